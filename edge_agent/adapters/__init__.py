@@ -1,0 +1,1 @@
+"""The outside world, one module per part of it; each is the only importer of its library."""

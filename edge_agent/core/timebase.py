@@ -1,0 +1,51 @@
+"""Instants and durations as distinct integer-nanosecond types, and the only conversions between units.
+
+Three types, so that mixing them is a type error: a *monotonic* instant is a reading of the device's own steady counter
+and means nothing on another device or after a reboot; a *UTC* instant is civil time; a *duration* is the distance
+between two instants of one kind. Durations are never computed from UTC instants: a wall clock may step.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Final, NewType
+
+MonotonicNs = NewType("MonotonicNs", int)
+"""An instant on the device's steady counter, in nanoseconds."""
+
+UtcNs = NewType("UtcNs", int)
+"""An instant of UTC, in nanoseconds since 1970-01-01T00:00:00Z."""
+
+DurationNs = NewType("DurationNs", int)
+"""A length of time, in nanoseconds."""
+
+NANOSECONDS_PER_SECOND: Final = 1_000_000_000
+NANOSECONDS_PER_MILLISECOND: Final = 1_000_000
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def seconds(value: float) -> DurationNs:
+    """Return a duration of ``value`` seconds."""
+    return DurationNs(round(value * NANOSECONDS_PER_SECOND))
+
+
+def to_seconds(duration: DurationNs) -> float:
+    """Return a duration in seconds."""
+    return duration / NANOSECONDS_PER_SECOND
+
+
+def later(instant: MonotonicNs, duration: DurationNs) -> MonotonicNs:
+    """Return the instant that lies ``duration`` after ``instant``."""
+    return MonotonicNs(instant + duration)
+
+
+def elapsed(since: MonotonicNs, until: MonotonicNs) -> DurationNs:
+    """Return the duration from ``since`` to ``until``; negative when ``until`` is the earlier."""
+    return DurationNs(until - since)
+
+
+def rfc3339(instant: UtcNs) -> str:
+    """Return a UTC instant as RFC 3339 with microseconds and ``Z``, the form of every time on the wire."""
+    moment = _EPOCH + timedelta(microseconds=instant // 1000)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond:06d}Z"

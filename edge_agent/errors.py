@@ -1,0 +1,82 @@
+"""The exception tree; what a library raises is translated into it where the library is called.
+
+EdgeAgentError            something outside is wrong, and the message says what to do
+├── ConfigError           the configuration is invalid: every problem found, each with its file and key
+├── UsageError            the command line asks for something that does not exist
+├── UnreachableError      the broker or the daemon cannot be reached
+└── LinkError             the MQTT connection
+    ├── ConnectFailedError    it could not be made
+    ├── LinkLostError         it ended while something waited on it
+    └── TooLargeError         the message is larger than the broker accepts
+
+A bug of ours is an assertion or a built-in exception: it is never caught, it ends the process and systemd restarts it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class EdgeAgentError(Exception):
+    """Something outside is wrong; ``str()`` is one line that says what, where, and what to do."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ConfigProblem:
+    """One thing that is wrong with the configuration.
+
+    Attributes:
+        file: the file it stands in, as the reader named it; empty when no file holds it.
+        key: the dotted key (``jobs.sync.every``); empty when the file as a whole is wrong.
+        reason: what was found, what is allowed, and the nearest known key where that helps.
+        line: 1-based line for a syntax error, else ``None``.
+    """
+
+    file: str
+    key: str
+    reason: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        """Return ``file:line: key: reason`` with the parts that exist."""
+        where = self.file if self.line is None else f"{self.file}:{self.line}"
+        return ": ".join(part for part in (where, self.key, self.reason) if part)
+
+
+class ConfigError(EdgeAgentError):
+    """The configuration is invalid; ``problems`` holds all that was found, in file order."""
+
+    exit_code = 78  # EX_CONFIG, sysexits(3)
+
+    def __init__(self, problems: list[ConfigProblem]) -> None:
+        assert problems, "a configuration error names at least one problem"
+        super().__init__("; ".join(str(problem) for problem in problems))
+        self.problems = problems
+
+
+class UsageError(EdgeAgentError):
+    """The command line asks for something that does not exist."""
+
+    exit_code = 64  # EX_USAGE
+
+
+class UnreachableError(EdgeAgentError):
+    """The broker or the daemon cannot be reached."""
+
+    exit_code = 69  # EX_UNAVAILABLE
+
+
+class LinkError(EdgeAgentError):
+    """The MQTT connection failed."""
+
+    exit_code = 69
+
+
+class LinkLostError(LinkError):
+    """The connection ended while something waited on it; what was in flight may or may not have arrived."""
+
+
+class TooLargeError(LinkError):
+    """The message is larger than the broker's Maximum Packet Size; it was not sent."""
