@@ -15,6 +15,9 @@ A bug of ours is an assertion or a built-in exception: it is never caught, it en
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
+
+from typing_extensions import override
 
 
 class EdgeAgentError(Exception):
@@ -39,6 +42,7 @@ class ConfigProblem:
     reason: str
     line: int | None = None
 
+    @override
     def __str__(self) -> str:
         """Return ``file:line: key: reason`` with the parts that exist."""
         where = self.file if self.line is None else f"{self.file}:{self.line}"
@@ -80,3 +84,29 @@ class LinkLostError(LinkError):
 
 class TooLargeError(LinkError):
     """The message is larger than the broker's Maximum Packet Size; it was not sent."""
+
+
+class ConnectFailure(Enum):
+    """How an attempt to connect failed; what to try next depends on it."""
+
+    UNRESOLVED = "unresolved"  # the name has no address
+    UNREACHABLE = "unreachable"  # no TCP connection: refused, timed out, no route
+    TLS = "tls"  # the TLS handshake failed, or a certificate file cannot be used
+    CLOSED = "closed"  # closed by the peer before its CONNACK
+    SILENT = "silent"  # connected, but no CONNACK came
+    OLD_PROTOCOL = "old_protocol"  # the broker does not speak MQTT 5
+    REFUSED = "refused"  # a CONNACK with another reason code
+
+
+class ConnectFailedError(LinkError):
+    """The connection could not be made.
+
+    Attributes:
+        failure: how it failed.
+        reason: the CONNACK's reason code (MQTT 5 §3.2.2.2, MQTT 3.1.1 §3.2.2.3), ``None`` without one.
+    """
+
+    def __init__(self, failure: ConnectFailure, message: str, *, reason: int | None = None) -> None:
+        super().__init__(message)
+        self.failure = failure
+        self.reason = reason

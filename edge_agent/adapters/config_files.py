@@ -1,0 +1,125 @@
+"""Reads configuration files and secrets from disk; never more than is allowed, and only from regular files."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from edge_agent.core.config_document import MAX_SOURCE_BYTES, Source
+from edge_agent.errors import ConfigError, ConfigProblem
+
+DEFAULT_PATH: Final = Path("/etc/edge-agent/edge-agent.toml")
+MAX_SECRET_BYTES: Final = 64 << 10
+MAX_DROP_INS: Final = 100
+
+_MISSING: Final = "create it (an empty one gives the defaults) or name another with --config"
+
+
+def default_path(option: str | None, environ: Mapping[str, str]) -> Path:
+    """Return the file that ``--config`` names, else ``$EDGE_AGENT_CONFIG``, else the one in ``/etc``."""
+    return Path(option or environ.get("EDGE_AGENT_CONFIG") or DEFAULT_PATH)
+
+
+def read_sources(path: Path) -> list[Source]:
+    """Return a file ``X.toml``, then ``X.d/*.toml`` in lexical order; hidden files there are left alone.
+
+    Raises:
+        ConfigError: with each file that cannot be read, and what to do about it.
+    """
+    problems, sources = [], []
+    try:
+        files = [path, *_drop_ins(path.parent / f"{path.stem}.d")]
+    except ConfigError as invalid:
+        files, problems = [path], invalid.problems
+    for file in files:
+        try:
+            sources.append(Source(str(file), _read(file, MAX_SOURCE_BYTES, missing=_MISSING)))
+        except ConfigError as invalid:
+            problems += invalid.problems
+    if problems:
+        raise ConfigError(problems)
+    return sources
+
+
+def read_secret(path: str, *, environ: Mapping[str, str] = os.environ, key: str = "") -> str:
+    """Return what a secret's file holds, without one newline at its end.
+
+    Args:
+        path: a path; a name without a slash is first looked up among the systemd credentials.
+        environ: where ``CREDENTIALS_DIRECTORY`` stands.
+        key: the dotted configuration key, for the message.
+
+    Raises:
+        ConfigError: it cannot be read; the message holds nothing of the secret.
+    """
+    file, folder = Path(path), environ.get("CREDENTIALS_DIRECTORY")
+    if "/" not in path and folder and (Path(folder) / path).exists():
+        file = Path(folder) / path
+    # a name alone may be the secret itself, put into the wrong place: it is not repeated
+    shown = str(file) if "/" in path else ""
+    try:
+        secret = _read(file, MAX_SECRET_BYTES, missing="create it").decode().removesuffix("\n").removesuffix("\r")
+    except ConfigError as invalid:
+        reason = (
+            invalid.problems[0].reason if shown else "no such file, and no readable systemd credential of that name"
+        )
+        raise ConfigError([ConfigProblem(shown, key, reason)]) from None
+    except UnicodeDecodeError:
+        raise ConfigError([ConfigProblem(shown, key, "the secret is not UTF-8 text")]) from None
+    if not secret:
+        raise ConfigError([ConfigProblem(shown, key, "the secret is empty")])
+    return secret
+
+
+def _drop_ins(folder: Path) -> list[Path]:
+    try:
+        files = sorted(file for file in folder.iterdir() if file.suffix == ".toml" and not file.name.startswith("."))
+    except FileNotFoundError:
+        return []
+    except OSError as bad:
+        raise _error(folder, f"cannot list the folder: {bad.strerror}") from None
+    if len(files) > MAX_DROP_INS:
+        raise _error(folder, f"{len(files)} files; at most {MAX_DROP_INS} are read")
+    return files
+
+
+def _read(path: Path, limit: int, *, missing: str) -> bytes:
+    """Return a regular file's bytes; ``missing`` says what to do when there is none.
+
+    Raises:
+        ConfigError: with the one reason why not.
+    """
+    try:
+        # a FIFO without a writer would block the daemon's start for ever
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            return _content(path, descriptor, limit)
+        finally:
+            os.close(descriptor)
+    except FileNotFoundError:
+        raise _error(path, f"no such file; {missing}") from None
+    except PermissionError:
+        raise _error(path, "permission denied; let the agent's user read it") from None
+    except OSError as bad:
+        raise _error(path, f"cannot be read: {bad.strerror}") from None
+
+
+def _content(path: Path, descriptor: int, limit: int) -> bytes:
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        what = "a folder" if stat.S_ISDIR(status.st_mode) else "no regular file"
+        raise _error(path, f"this is {what}; name a file")
+    content = b""
+    if status.st_size <= limit:
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            content = file.read(limit + 1)  # it may grow meanwhile, and files of /proc have no size
+    if max(status.st_size, len(content)) > limit:
+        raise _error(path, f"larger than {limit >> 10}KiB; is it the right file?")
+    return content
+
+
+def _error(path: Path, reason: str) -> ConfigError:
+    return ConfigError([ConfigProblem(str(path), "", reason)])

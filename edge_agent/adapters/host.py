@@ -1,0 +1,89 @@
+"""What the host says about itself: identity for templates, and facts of this boot and process."""
+
+from __future__ import annotations
+
+import os
+import re
+import ssl
+from pathlib import Path
+from typing import Final
+
+from edge_agent.core.config import HostFacts
+
+_ROOT: Final = Path("/")
+_ETHERNET: Final = "1"  # ARPHRD_ETHER, if_arp.h
+
+
+def read_facts(root: Path = _ROOT) -> HostFacts:
+    """Return what can be read below ``root``; what cannot is ``None``."""
+    return HostFacts(machine_id=_machine_id(root), serial=_serial(root), mac=_mac(root), hostname=_hostname(root))
+
+
+def common_name(cert_path: str) -> str | None:
+    """Return the subject's common name of a PEM certificate, or ``None`` when there is none or it cannot be read."""
+    # the standard library parses certificates in public only during a handshake; this is what its own tests use
+    decode = getattr(getattr(ssl, "_ssl", None), "_test_decode_cert", None)
+    if decode is None or not Path(cert_path).is_file():
+        return None
+    try:
+        subject = decode(cert_path).get("subject", ())
+    except (OSError, ValueError):  # ssl.SSLError is an OSError
+        return None
+    return next((str(value) for part in subject for name, value in part if name == "commonName"), None)
+
+
+def boot_id(root: Path = _ROOT) -> str:
+    """Return the kernel's random id of this boot, ``unknown`` where there is none."""
+    return _text(root / "proc/sys/kernel/random/boot_id") or "unknown"
+
+
+def rss_bytes(root: Path = _ROOT) -> int:
+    """Return the resident memory of this process in bytes, 0 where it cannot be read."""
+    fields = (_text(root / "proc/self/statm") or "").split()
+    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if len(fields) > 1 else 0
+
+
+def _text(path: Path) -> str | None:
+    """Return a small file's text without the NUL and the space around it, or ``None``."""
+    try:
+        with path.open("rb") as file:
+            return file.read(4096).decode().strip("\0 \t\r\n") or None
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _machine_id(root: Path) -> str | None:
+    for name in ("etc/machine-id", "var/lib/dbus/machine-id"):
+        text = _text(root / name) or ""
+        if re.fullmatch(r"[0-9a-f]{32}", text) and text.strip("0"):  # before the first boot it is "uninitialized"
+            return text
+    return None
+
+
+def _serial(root: Path) -> str | None:
+    for name in ("proc/device-tree/serial-number", "sys/class/dmi/id/product_serial", "sys/class/dmi/id/board_serial"):
+        text = _text(root / name) or ""
+        # firmware fills it with words where nobody set it: "To be filled by O.E.M.", "Default string", "None", zeros
+        if text.strip("0") and " " not in text and text.lower() != "none":
+            return text
+    return None
+
+
+def _mac(root: Path) -> str | None:
+    """Return the address of the first physical Ethernet-like interface, else of the first one at all."""
+    found: list[tuple[bool, str, str]] = []
+    for interface in (root / "sys/class/net").glob("*"):
+        address = _text(interface / "address") or ""
+        if (
+            interface.name != "lo"
+            and _text(interface / "type") == _ETHERNET
+            and re.fullmatch(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", address)
+            and address.strip("0:")
+        ):
+            found.append((not (interface / "device").exists(), interface.name, address))
+    return min(found)[2] if found else None
+
+
+def _hostname(root: Path) -> str | None:
+    name = (_text(root / "proc/sys/kernel/hostname") or "").partition(".")[0]
+    return name if name not in {"", "(none)"} else None

@@ -1,0 +1,75 @@
+"""Log lines on stderr: one JSON object a line for machines, a readable line on a terminal.
+
+A log call is an event name and fields: ``log.info("connected", extra={"broker": …})``.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any, Final, Literal, TextIO
+
+import orjson
+from typing_extensions import override
+
+from edge_agent.core.timebase import UtcNs, rfc3339, seconds
+
+_STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime"}
+_COLOURS: Final = {"WARNING": "\033[33m", "ERROR": "\033[31m", "CRITICAL": "\033[1;31m", "DEBUG": "\033[2m"}
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    return {key: value for key, value in record.__dict__.items() if key not in _STANDARD}
+
+
+def _time(record: logging.LogRecord) -> str:
+    return rfc3339(UtcNs(seconds(record.created)))
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: ``time``, ``level``, ``event``, then the event's fields."""
+
+    @override
+    def format(self, record: logging.LogRecord) -> str:
+        line = {"time": _time(record), "level": record.levelname.lower(), "event": record.getMessage()}
+        line |= _fields(record)
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+
+
+class ConsoleFormatter(logging.Formatter):
+    """``time LEVEL event key=value …`` for a person."""
+
+    def __init__(self, *, colour: bool) -> None:
+        super().__init__()
+        self._colour = colour
+
+    @override
+    def format(self, record: logging.LogRecord) -> str:
+        pairs = " ".join(f"{key}={value}" for key, value in _fields(record).items())
+        text = f"{_time(record)[11:23]} {record.levelname:<7} {record.getMessage()} {pairs}".rstrip()
+        if self._colour and (colour := _COLOURS.get(record.levelname)):
+            text = f"{colour}{text}\033[0m"
+        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+
+
+def configure(level: str, form: Literal["json", "console"] | None, *, stream: TextIO = sys.stderr) -> None:
+    """Send everything from ``level`` on to ``stream``, in place of what was configured before.
+
+    Args:
+        level: debug, info, warning or error.
+        form: ``None`` chooses console on a terminal, else json.
+        stream: where to.
+    """
+    terminal = stream.isatty()
+    handler = logging.StreamHandler(stream)
+    if (form or ("console" if terminal else "json")) == "console":
+        handler.setFormatter(ConsoleFormatter(colour=terminal))
+    else:
+        handler.setFormatter(JsonFormatter())
+    root = logging.getLogger()
+    for old in list(root.handlers):
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(level.upper())

@@ -1,0 +1,164 @@
+"""Makes MQTT connections: the options of the CONNECT, TLS, and what failed, in words."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from aiomqtt import Will
+from paho.mqtt.client import WebsocketConnectionError
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from edge_agent.adapters.mqtt_link import MAX_QUEUED_INBOUND, MqttConnection
+from edge_agent.adapters.mqtt_transport import MAX_INBOUND
+from edge_agent.adapters.threads import in_daemon_thread
+from edge_agent.core.config_models import Tls
+from edge_agent.core.connection import Attempt
+from edge_agent.core.timebase import DurationNs, to_seconds
+from edge_agent.errors import ConnectFailedError, ConnectFailure
+from edge_agent.ports import Clock, Connection, Message
+
+PROBE_WITHIN_S: Final = 5.0
+_ENCRYPTED: Final = {"mqtts", "wss"}
+_WEBSOCKET: Final = {"ws", "wss"}
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """Who connects, and how long the broker remembers.
+
+    Attributes:
+        client_id: MQTT 5 §3.1.3.1.
+        username: ``None`` = without.
+        password: ``None`` = without; never printed.
+        keepalive: MQTT 5 §3.1.2.10.
+        session_expiry: how long the broker keeps the session; 0 = it starts clean and ends with the connection.
+        will_delay: MQTT 5 §3.1.3.2.2.
+        tls: files for encrypted schemes.
+    """
+
+    client_id: str
+    keepalive: DurationNs
+    session_expiry: DurationNs
+    will_delay: DurationNs
+    tls: Tls
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+
+
+class MqttConnector:
+    """Makes connections of one login; see ``ports.Connector``."""
+
+    def __init__(self, login: Login, *, clock: Clock) -> None:
+        self._login = login
+        self._clock = clock
+        self._context: ssl.SSLContext | None = None
+
+    async def connect(self, attempt: Attempt, will: Message | None) -> Connection:
+        """See ``ports.Connector``."""
+        broker = attempt.broker
+        try:
+            options = self._options(attempt, will)
+            connection = MqttConnection(
+                broker.host, broker.port, clock=self._clock, protocol=attempt.protocol, **options
+            )
+            await connection.open()
+        except ConnectFailedError as error:
+            raise ConnectFailedError(error.failure, f"{broker}: {error}", reason=error.reason) from None
+        except (OSError, WebsocketConnectionError) as error:
+            failure, text = _explain(error)
+            raise ConnectFailedError(failure, f"{broker}: {text}") from error
+        return connection
+
+    async def reachable(self, attempt: Attempt) -> bool:
+        """See ``ports.Connector``."""
+        address = (attempt.broker.host, attempt.broker.port)
+
+        def probe() -> None:
+            socket.create_connection(address, timeout=PROBE_WITHIN_S).close()
+
+        try:
+            await in_daemon_thread(probe, name="mqtt-probe", late=lambda: None)
+        except OSError:
+            return False
+        return True
+
+    def _options(self, attempt: Attempt, will: Message | None) -> dict[str, Any]:
+        """Return the arguments of ``aiomqtt.Client`` that depend on the attempt."""
+        login = self._login
+        persistent = login.session_expiry > 0
+        options: dict[str, Any] = {
+            "identifier": login.client_id,
+            "username": login.username,
+            "password": login.password,
+            "keepalive": int(to_seconds(login.keepalive)),
+        }
+        if login.username is None and login.password is not None:
+            options["username"] = ""  # paho sends no password without a name; MQTT 5 allows an empty one
+        if attempt.protocol == 5:
+            properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+            properties.SessionExpiryInterval = int(to_seconds(login.session_expiry))
+            properties.ReceiveMaximum = MAX_QUEUED_INBOUND
+            properties.MaximumPacketSize = MAX_INBOUND
+            options |= {"properties": properties, "clean_start": not persistent}
+        else:
+            options["clean_session"] = not persistent
+        if will is not None:
+            options["will"] = self._will(attempt, will)
+        if attempt.broker.scheme in _ENCRYPTED:
+            options["tls_context"] = self._tls_context()
+        if attempt.broker.scheme in _WEBSOCKET:
+            options |= {"transport": "websockets", "websocket_path": attempt.broker.path or "/mqtt"}
+        return options
+
+    def _will(self, attempt: Attempt, will: Message) -> Will:
+        properties = None
+        if attempt.protocol == 5:
+            properties = Properties(PacketTypes.WILLMESSAGE)  # type: ignore[no-untyped-call]
+            properties.WillDelayInterval = int(to_seconds(self._login.will_delay))
+        return Will(will.topic, will.payload, 1, attempt.will_retained, properties)
+
+    def _tls_context(self) -> ssl.SSLContext:
+        """Build the context at first use: reading the certificate authorities costs time and memory.
+
+        Raises:
+            ConnectFailedError: a file cannot be used; it may be put right while the agent runs, so it is tried again.
+        """
+        if self._context is not None:
+            return self._context
+        tls = self._login.tls
+        try:
+            context = ssl.create_default_context(cafile=tls.ca)
+            if tls.cert is not None:
+                context.load_cert_chain(tls.cert, tls.key)
+        except (OSError, ssl.SSLError) as error:
+            files = ", ".join(str(name) for name in (tls.ca, tls.cert, tls.key) if name)
+            text = f"[mqtt.tls] {files}: {error}; PEM files that this user can read are needed"
+            raise ConnectFailedError(ConnectFailure.TLS, text) from error
+        if tls.alpn:
+            context.set_alpn_protocols(list(tls.alpn))
+        self._context = context
+        return context
+
+
+_SAID: Final[tuple[tuple[type[Exception], ConnectFailure, str], ...]] = (  # the first that matches
+    (ssl.SSLCertVerificationError, ConnectFailure.TLS, "its certificate is not accepted ({}); see [mqtt.tls] ca"),
+    (ssl.SSLError, ConnectFailure.TLS, "no TLS with this port ({}); is it the broker's TLS port?"),
+    (socket.gaierror, ConnectFailure.UNRESOLVED, "the name is not known here ({}); check it and the DNS"),
+    (ConnectionRefusedError, ConnectFailure.UNREACHABLE, "nothing listens there; check the port, is the broker up?"),
+    (WebsocketConnectionError, ConnectFailure.UNREACHABLE, "no WebSocket there ({}); check the port and the path"),
+    (ConnectionError, ConnectFailure.UNREACHABLE, "closed during the handshake ({}); check the port and the scheme"),
+    (TimeoutError, ConnectFailure.UNREACHABLE, "no answer in time; check the address, the port and the firewall"),
+)
+
+
+def _explain(error: Exception) -> tuple[ConnectFailure, str]:
+    """Say in one line what failed and what to do."""
+    detail = getattr(error, "verify_message", None) or getattr(error, "strerror", None) or str(error)
+    for kind, failure, text in _SAID:
+        if isinstance(error, kind):
+            return failure, text.format(detail)
+    return ConnectFailure.UNREACHABLE, str(error)

@@ -1,0 +1,213 @@
+"""One MQTT connection: pipelined publishing in a window of our own, acknowledgements seen and given."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, Final
+
+import aiomqtt
+from paho.mqtt.client import Client as PahoClient
+from paho.mqtt.client import MQTTMessage
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+from typing_extensions import override
+
+from edge_agent.adapters.mqtt_transport import MqttTransport
+from edge_agent.core.connection import ClosedBy, Closing, ProtocolVersion
+from edge_agent.core.silence import ANSWER_WITHIN
+from edge_agent.core.timebase import later, to_seconds
+from edge_agent.errors import TooLargeError
+from edge_agent.ports import Clock, Delivery, Limits, Message
+
+log = logging.getLogger(__name__)
+
+WINDOW: Final = 100  # unacknowledged publishes; more gains nothing, and covers a round trip of a second at 100 a second
+WINDOW_3_1_1: Final = 20  # what brokers of that protocol, which cannot announce a limit, commonly keep
+WINDOW_BYTES: Final = 256 * 1024
+MAX_QUEUED_INBOUND: Final = 32  # messages; beyond them nothing more is read from the socket
+DISCONNECT_WITHIN_S: Final = 2.0
+PACKET_OVERHEAD: Final = 64  # fixed header, lengths, packet id and the few properties that are sent
+
+
+@lru_cache(maxsize=64)
+def _publish_properties(expiry_s: int | None, content_type: str | None) -> Properties | None:
+    if expiry_s is None and content_type is None:
+        return None
+    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+    if expiry_s is not None:
+        properties.MessageExpiryInterval = expiry_s
+    if content_type is not None:
+        properties.ContentType = content_type
+    return properties
+
+
+class MqttConnection(MqttTransport):
+    """One established MQTT connection; its methods promise what ``ports.Connection`` says."""
+
+    def __init__(self, hostname: str, port: int, *, clock: Clock, protocol: ProtocolVersion, **options: Any) -> None:  # noqa: ANN401  # aiomqtt's own
+        """Prepare a connection; the arguments are those of ``MqttTransport``."""
+        super().__init__(hostname, port, clock=clock, protocol=protocol, **options)
+        self._unacknowledged: dict[int, tuple[asyncio.Future[int | None], int]] = {}
+        self._unacknowledged_bytes = 0
+        self._room = asyncio.Event()
+        self._inbound: deque[Delivery] = deque()
+        self._arrived = asyncio.Event()
+
+    @property
+    def protocol(self) -> ProtocolVersion:
+        """See ``ports.Connection``."""
+        return self._protocol
+
+    @property
+    def limits(self) -> Limits:
+        """See ``ports.Connection``."""
+        return self._limits
+
+    @property
+    def session_present(self) -> bool:
+        """See ``ports.Connection``."""
+        return self._session_present
+
+    def has_room(self) -> bool:
+        """See ``ports.Connection``."""
+        window = WINDOW if self._protocol == 5 else WINDOW_3_1_1
+        return (
+            len(self._unacknowledged) < min(window, self._limits.receive_maximum)
+            and self._unacknowledged_bytes < WINDOW_BYTES
+            and not self._end.done()
+        )
+
+    async def room(self) -> bool:
+        """See ``ports.Connection``."""
+        while not self.has_room():
+            if self._end.done():
+                return False
+            self._room.clear()
+            await self._room.wait()
+        return True
+
+    def send(self, message: Message) -> asyncio.Future[int | None]:
+        """See ``ports.Connection``."""
+        size = len(message.payload) + len(message.topic) + PACKET_OVERHEAD
+        if size > self._limits.maximum_packet_size:
+            text = f"{message.topic}: {size} bytes, the broker accepts {self._limits.maximum_packet_size}"
+            raise TooLargeError(text)
+        acknowledged: asyncio.Future[int | None] = self._loop.create_future()
+        if self._end.done():
+            acknowledged.set_result(None)
+            return acknowledged
+        qos = self._limits.maximum_qos
+        properties = _publish_properties(message.expiry_s, message.content_type) if self._protocol == 5 else None
+        retain = message.retain and self._limits.retain_available
+        mid = self._client.publish(message.topic, message.payload, qos, retain, properties).mid
+        if qos == 0:
+            acknowledged.set_result(0)
+            return acknowledged
+        if not self._unacknowledged:
+            now = self._clock.monotonic()
+            self._silence.owed_since = now
+            self._look_by(later(now, ANSWER_WITHIN))
+        self._unacknowledged[mid] = (acknowledged, size)
+        self._unacknowledged_bytes += size
+        return acknowledged
+
+    async def subscribe_to(self, filters: Sequence[str]) -> list[int] | None:
+        """See ``ports.Connection``."""
+        if self._end.done():
+            return None
+        topics: Any
+        if self._protocol == 5:
+            topics = [(name, SubscribeOptions(qos=1, retainAsPublished=True)) for name in filters]
+        else:
+            topics = [(name, 1) for name in filters]
+        asked = self._loop.create_task(self.subscribe(topics, timeout=to_seconds(ANSWER_WITHIN)))
+        try:
+            await asyncio.wait((asked, self._end), return_when=asyncio.FIRST_COMPLETED)
+            if not asked.done():
+                return None
+            codes = asked.result()
+        except aiomqtt.MqttError:
+            self._give_up(Closing(ClosedBy.SILENCE, detail="no SUBACK came"))
+            return None
+        finally:
+            asked.cancel()
+        return [code.value if isinstance(code, ReasonCode) else code for code in codes]
+
+    async def receive(self) -> Delivery | None:
+        """See ``ports.Connection``."""
+        while not self._inbound:
+            if self._end.done():
+                return None
+            self._arrived.clear()
+            await self._arrived.wait()
+        delivery = self._inbound.popleft()
+        if not self._reading and len(self._inbound) < MAX_QUEUED_INBOUND // 2:
+            self._resume_reading()
+        return delivery
+
+    def acknowledge(self, delivery: Delivery) -> None:
+        """See ``ports.Connection``."""
+        if delivery.qos > 0 and not self._end.done():
+            self._client.ack(delivery.packet_id, delivery.qos)
+
+    async def closed(self) -> Closing:
+        """See ``ports.Connection``."""
+        return await asyncio.shield(self._end)
+
+    async def disconnect(self) -> None:
+        """See ``ports.Connection``."""
+        if self._end.done():
+            return
+        self._giving_up = Closing(ClosedBy.US)
+        self._client.disconnect()
+        self._flush()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DISCONNECT_WITHIN_S):
+                await self.closed()
+        self._give_up(self._giving_up)
+
+    # -- what paho calls
+
+    @override
+    def _on_publish(
+        self, client: PahoClient, userdata: Any, mid: int, reason_code: ReasonCode, properties: Properties
+    ) -> None:
+        entry = self._unacknowledged.pop(mid, None)
+        if entry is None:
+            return
+        acknowledged, size = entry
+        self._unacknowledged_bytes -= size
+        self._silence.owed_since = self._clock.monotonic() if self._unacknowledged else None
+        if not acknowledged.done():
+            acknowledged.set_result(reason_code.value)
+        self._room.set()
+
+    @override
+    def _on_message(self, client: PahoClient, userdata: Any, message: MQTTMessage) -> None:
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:
+            client.ack(message.mid, message.qos)
+            log.warning("message_dropped", extra={"reason": "its topic is not UTF-8"})
+            return
+        self._inbound.append(Delivery(topic, bytes(message.payload), message.retain, message.qos, message.mid))
+        self._arrived.set()
+        if len(self._inbound) >= MAX_QUEUED_INBOUND:
+            self._pause_reading()
+
+    @override
+    def _ended(self, closing: Closing) -> None:
+        super()._ended(closing)
+        for acknowledged, _ in self._unacknowledged.values():
+            if not acknowledged.done():
+                acknowledged.set_result(None)
+        self._unacknowledged.clear()
+        self._room.set()
+        self._arrived.set()

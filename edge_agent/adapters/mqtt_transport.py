@@ -1,0 +1,322 @@
+"""The lower half of an MQTT connection: opening it, moving bytes between paho and the socket, noticing its end.
+
+With ``mqtt_link`` the only user of aiomqtt and paho, and the only place that touches their private parts. aiomqtt 2 by
+itself acknowledges messages before anybody has handled them, hides the reason codes of PUBACKs and the limits of the
+CONNACK, leaves publishes pending when the connection ends, and wakes up once a second. What is relied on: the callbacks
+that aiomqtt registers with paho are methods that a subclass may override, and paho makes its socket in two methods.
+The contract tests of the link hold both libraries to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+from typing import TYPE_CHECKING, Any, Final
+
+import aiomqtt
+from paho.mqtt.client import Client as PahoClient
+from paho.mqtt.client import ConnectFlags, DisconnectFlags
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from typing_extensions import override
+
+from edge_agent.adapters.buffered_socket import BufferedSocket
+from edge_agent.adapters.threads import in_daemon_thread
+from edge_agent.core.connection import ClosedBy, Closing, ProtocolVersion
+from edge_agent.core.silence import ANSWER_WITHIN, Do, SilenceWatch
+from edge_agent.core.timebase import (
+    NANOSECONDS_PER_MILLISECOND,
+    MonotonicNs,
+    elapsed,
+    seconds,
+    to_seconds,
+)
+from edge_agent.errors import ConnectFailedError, ConnectFailure
+from edge_agent.ports import Clock, Limits
+
+if TYPE_CHECKING:
+    from paho.mqtt.client import SocketLike
+
+MAX_INBOUND: Final = 256 * 1024  # bytes of one incoming packet
+CONNECT_WITHIN_S: Final = 30.0  # resolver, TCP and TLS
+CONNACK_WITHIN_S: Final = 10.0
+UNSUPPORTED_PROTOCOL: Final = 0x84
+_RESET: Final = {errno.ECONNRESET, errno.EPIPE}
+
+_LIBRARY_LOG: Final = logging.getLogger("edge_agent.mqtt.library")
+_LIBRARY_LOG.setLevel(logging.CRITICAL)  # what the libraries have to say is said once, and better, by the services
+
+
+class MqttTransport(aiomqtt.Client):
+    """An aiomqtt client whose socket is ours; used for one connection only.
+
+    A connection is never reused: paho would resend what it remembers, and the caller sends it again as well.
+    """
+
+    def __init__(self, hostname: str, port: int, *, clock: Clock, protocol: ProtocolVersion, **options: Any) -> None:  # noqa: ANN401  # aiomqtt's own
+        """Prepare a connection.
+
+        Args:
+            hostname: the broker's name or address.
+            port: its port.
+            clock: where the time comes from.
+            protocol: 5 or 4.
+            **options: of ``aiomqtt.Client``, as they are.
+        """
+        version = aiomqtt.ProtocolVersion.V5 if protocol == 5 else aiomqtt.ProtocolVersion.V311
+        # 0 in flight: paho leaves the window to us, and does not walk all of it on every acknowledgement.
+        super().__init__(hostname, port, protocol=version, logger=_LIBRARY_LOG, max_inflight_messages=0, **options)
+        self._client.manual_ack_set(on=True)
+        self._protocol: ProtocolVersion = protocol
+        self._clock = clock
+        self._limits = Limits()
+        self._session_present = False
+        self._end: asyncio.Future[Closing] = self._loop.create_future()
+        self._connack: asyncio.Future[None] = self._loop.create_future()
+        self._giving_up: Closing | None = None
+        self._buffered: BufferedSocket | None = None
+        self._fileno = -1
+        self._reading = False
+        self._writer_armed = False
+        self._flush_scheduled = False
+        self._silence = SilenceWatch(seconds(self._keepalive), last_out=clock.monotonic())
+        self._look: asyncio.TimerHandle | None = None
+        self._look_at: MonotonicNs | None = None
+        self._put_buffer_under_paho()
+
+    # -- opening
+
+    async def open(self) -> None:
+        """Connect and wait for the CONNACK.
+
+        Raises:
+            ConnectFailedError: the broker said no, or said nothing.
+            OSError: there is no connection; of whichever kind the operating system or the TLS library says.
+        """
+        try:
+            async with asyncio.timeout(CONNECT_WITHIN_S):
+                await in_daemon_thread(self._client_connect, name="mqtt-connect", late=self._client._sock_close)
+            self._fileno = self._socket().fileno()
+            self._resume_reading()
+            self._flush()
+            async with asyncio.timeout(CONNACK_WITHIN_S):
+                await asyncio.wait((self._connack, self._end), return_when=asyncio.FIRST_COMPLETED)
+            if not self._connack.done():
+                raise self._closed_early(self._end.result())
+            self._connack.result()
+        except TimeoutError as error:
+            if self._fileno < 0:
+                raise  # the connection itself timed out
+            text = f"connected, but no CONNACK came within {CONNACK_WITHIN_S:.0f} s; is it an MQTT port?"
+            raise ConnectFailedError(ConnectFailure.SILENT, text) from error
+        finally:
+            if not (self._connack.done() and self._connack.exception() is None):
+                self._give_up(Closing(ClosedBy.US))
+        self._look_by(self._silence.next_look())
+
+    def _closed_early(self, closing: Closing) -> ConnectFailedError:
+        if closing.by is ClosedBy.PROTOCOL:
+            if self._protocol == 5:
+                return ConnectFailedError(ConnectFailure.OLD_PROTOCOL, "the broker does not answer in MQTT 5")
+            return ConnectFailedError(ConnectFailure.REFUSED, "the broker does not speak MQTT 3.1.1", reason=1)
+        if closing.by is ClosedBy.PEER:
+            return ConnectFailedError(ConnectFailure.CLOSED, "the broker closed the connection without a CONNACK")
+        return ConnectFailedError(ConnectFailure.UNREACHABLE, closing.detail)
+
+    def _put_buffer_under_paho(self) -> None:
+        create, wrap = self._client._create_socket_connection, self._client._ssl_wrap_socket
+
+        def buffered(sock: socket.socket) -> BufferedSocket:
+            self._buffered = BufferedSocket(sock)
+            return self._buffered
+
+        def create_with_options() -> socket.socket:
+            sock = create()
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            patience = ANSWER_WITHIN // NANOSECONDS_PER_MILLISECOND
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience)
+            return sock
+
+        paho: Any = self._client
+        if self._client._ssl:
+            paho._create_socket_connection = create_with_options
+            paho._ssl_wrap_socket = lambda sock: buffered(wrap(sock))
+        else:
+            paho._create_socket_connection = lambda: buffered(create_with_options())
+
+    def _socket(self) -> BufferedSocket:
+        assert self._buffered is not None, "the connection was opened"
+        return self._buffered
+
+    # -- what paho calls
+
+    @override
+    def _on_connect(
+        self,
+        client: PahoClient,
+        userdata: Any,
+        flags: ConnectFlags,
+        reason_code: ReasonCode,
+        properties: Properties | None = None,
+    ) -> None:
+        if self._connack.done():
+            return
+        if reason_code.value == UNSUPPORTED_PROTOCOL and self._protocol == 5:
+            error = ConnectFailedError(ConnectFailure.OLD_PROTOCOL, "the broker does not speak MQTT 5")
+            self._connack.set_exception(error)
+        elif reason_code.is_failure:
+            text = f"the broker refused the connection: {reason_code} (0x{reason_code.value:02X})"
+            error = ConnectFailedError(ConnectFailure.REFUSED, text, reason=reason_code.value)
+            self._connack.set_exception(error)
+        else:
+            self._session_present = flags.session_present
+            self._obey(properties)
+            self._connack.set_result(None)
+
+    def _obey(self, properties: Properties | None) -> None:
+        def said(name: str, default: int) -> int:
+            return int(getattr(properties, name, default))
+
+        keepalive = said("ServerKeepAlive", 0)
+        self._limits = Limits(
+            receive_maximum=said("ReceiveMaximum", 65535),
+            maximum_packet_size=said("MaximumPacketSize", 268_435_455),
+            maximum_qos=min(said("MaximumQoS", 1), 1),
+            retain_available=bool(said("RetainAvailable", 1)),
+            keepalive_s=keepalive or None,
+            session_expiry_s=getattr(properties, "SessionExpiryInterval", None),
+        )
+        if keepalive:
+            self._silence.keepalive = seconds(keepalive)
+
+    @override
+    def _on_disconnect(
+        self,
+        client: PahoClient,
+        userdata: Any,
+        flags: DisconnectFlags,
+        reason_code: ReasonCode,
+        properties: Properties | None = None,
+    ) -> None:
+        if flags.is_disconnect_packet_from_server:
+            self._ended(Closing(ClosedBy.PEER, reason_code.value, f"the broker said: {reason_code}"))
+        else:
+            self._ended(self._giving_up or self._explain_loss())
+
+    def _explain_loss(self) -> Closing:
+        sock = self._socket()
+        if sock.ended:
+            return Closing(ClosedBy.PEER, detail="the broker closed the connection")
+        if sock.error is None:
+            return Closing(ClosedBy.PROTOCOL, detail="the broker sent something that is not MQTT")
+        by = ClosedBy.PEER if sock.error.errno in _RESET else ClosedBy.NETWORK
+        return Closing(by, detail=str(sock.error))
+
+    @override
+    def _on_socket_open(self, client: PahoClient, userdata: Any, sock: SocketLike) -> None:
+        pass  # in the connecting thread; open() goes on in the loop's
+
+    @override
+    def _on_socket_close(self, client: PahoClient, userdata: Any, sock: SocketLike) -> None:
+        if self._fileno >= 0:
+            self._loop.remove_reader(self._fileno)
+            self._loop.remove_writer(self._fileno)
+            self._fileno = -1
+        self._reading = False
+
+    @override
+    def _on_socket_register_write(self, client: PahoClient, userdata: Any, sock: SocketLike) -> None:
+        if self._fileno >= 0 and not self._flush_scheduled:
+            self._flush_scheduled = True
+            self._loop.call_soon(self._flush)
+
+    @override
+    def _on_socket_unregister_write(self, client: PahoClient, userdata: Any, sock: SocketLike) -> None:
+        pass  # _flush decides by what is left
+
+    # -- bytes
+
+    def _pause_reading(self) -> None:
+        if self._reading:
+            self._loop.remove_reader(self._fileno)
+            self._reading = False
+
+    def _resume_reading(self) -> None:
+        if self._fileno >= 0:
+            self._loop.add_reader(self._fileno, self._readable)
+            self._reading = True
+            self._loop.call_soon(self._readable)  # what was read ahead is not announced again
+
+    def _readable(self) -> None:
+        try:
+            while self._reading:
+                self._client.loop_read()
+                if self._client._in_packet["remaining_length"] > MAX_INBOUND:
+                    self._give_up(Closing(ClosedBy.PROTOCOL, detail=f"a packet of more than {MAX_INBOUND} bytes"))
+                if not self._socket().pending():
+                    return
+        except Exception as error:  # noqa: BLE001  # paho lets bytes that are not MQTT surface as almost anything
+            self._give_up(Closing(ClosedBy.PROTOCOL, detail=f"the broker sent something that is not MQTT: {error!r}"))
+
+    def _flush(self) -> None:
+        self._flush_scheduled = False
+        if self._fileno < 0:
+            return
+        self._client.loop_write()
+        if self._fileno < 0:  # it was a DISCONNECT
+            return
+        try:
+            done = self._socket().flush()
+        except OSError:
+            self._give_up(self._explain_loss())
+            return
+        self._silence.last_out = self._clock.monotonic()
+        if done and self._writer_armed:
+            self._loop.remove_writer(self._fileno)
+        elif not done and not self._writer_armed:
+            self._loop.add_writer(self._fileno, self._flush)
+        self._writer_armed = not done
+
+    # -- silence and the end
+
+    def _look_by(self, deadline: MonotonicNs) -> None:
+        """Make sure that the silence is looked at by ``deadline``; one timer serves, moved only to be earlier."""
+        if self._end.done() or (self._look_at is not None and self._look_at <= deadline):
+            return
+        if self._look is not None:
+            self._look.cancel()
+        self._look_at = deadline
+        wait = to_seconds(elapsed(self._clock.monotonic(), deadline))
+        self._look = self._loop.call_later(max(wait, 0), self._look_at_silence)
+
+    def _look_at_silence(self) -> None:
+        self._look_at = None
+        now = self._clock.monotonic()
+        if self._client._ping_t == 0:  # paho clears it at a PINGRESP
+            self._silence.ping_sent = None
+        match self._silence.decide(now):
+            case Do.GIVE_UP:
+                self._give_up(Closing(ClosedBy.SILENCE, detail="the broker answered nothing for 20 s"))
+                return
+            case Do.PING:
+                self._client._send_pingreq()
+                self._silence.ping_sent = now
+            case Do.NOTHING:
+                pass
+        self._look_by(self._silence.next_look())
+
+    def _give_up(self, closing: Closing) -> None:
+        """End the connection from here."""
+        self._giving_up = closing
+        self._client._sock_close()
+        self._ended(closing)
+
+    def _ended(self, closing: Closing) -> None:
+        """Take note of the end, once."""
+        if self._end.done():
+            return
+        self._end.set_result(closing)
+        if self._look is not None:
+            self._look.cancel()

@@ -1,0 +1,223 @@
+"""The composition root: builds every part, starts them in dependency order, stops them in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import secrets
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from edge_agent import __version__
+from edge_agent.adapters import logs
+from edge_agent.adapters.config_files import read_secret
+from edge_agent.adapters.host import boot_id, rss_bytes
+from edge_agent.adapters.mqtt_connector import Login, MqttConnector
+from edge_agent.adapters.systemd import Systemd, watchdog_period
+from edge_agent.core.config import Loaded, changed_sections
+from edge_agent.core.config_models import Config
+from edge_agent.core.connection import ConnectionPolicy
+from edge_agent.core.events import AgentData, ConfigData, HeartbeatData
+from edge_agent.core.liveness import Liveness
+from edge_agent.core.timebase import elapsed, to_seconds
+from edge_agent.core.topics import Topics
+from edge_agent.errors import ConfigError
+from edge_agent.ports import Clock
+from edge_agent.services.heartbeat import Heartbeat
+from edge_agent.services.link import Link
+from edge_agent.services.presence import Presence
+from edge_agent.services.watchdog import Watchdog
+
+log = logging.getLogger(__name__)
+
+_NEEDS_RESTART: Final = frozenset({"state"})
+
+
+@dataclass(slots=True)
+class _Part:
+    """A service that runs, and the sections of the configuration that it is built from."""
+
+    name: str
+    sections: frozenset[str]
+    run: Callable[[], Coroutine[Any, Any, None]]
+    task: asyncio.Task[None] | None = None
+
+
+class Agent:
+    """The daemon."""
+
+    def __init__(self, loaded: Loaded, *, load: Callable[[], Loaded], clock: Clock, environ: Mapping[str, str]) -> None:
+        """Prepare.
+
+        Args:
+            loaded: the configuration to start with.
+            load: reads it again; raises ``ConfigError``.
+            clock: where the time comes from.
+            environ: the process's environment: how the service manager is told things.
+        """
+        self._loaded = loaded
+        self._load = load
+        self._clock = clock
+        self._environ = environ
+        self._notifier = Systemd(environ, clock=clock)
+        self._liveness = Liveness()
+        self._started = clock.monotonic()
+        self._boot_id = boot_id()
+        self._link = self._make_link(loaded.config)
+        # in dependency order
+        self._parts = [
+            _Part("watchdog", frozenset(), self._run_watchdog),
+            _Part("link", frozenset({"device", "mqtt"}), self._run_link),
+            _Part("heartbeat", frozenset({"device", "mqtt", "heartbeat"}), self._run_heartbeat),
+        ]
+
+    async def run(self, *, stop: asyncio.Event, reload: asyncio.Event) -> None:
+        """Run until ``stop`` is set; read the configuration again whenever ``reload`` is.
+
+        A service that fails brings everything down: its bug is logged and the service manager restarts the process.
+        """
+        async with asyncio.TaskGroup() as group:
+            self._start(group, self._parts)
+            self._notifier.ready(f"device {self._loaded.config.device.id}")
+            log.info(
+                "started",
+                extra={
+                    "version": __version__,
+                    "device": self._loaded.config.device.id,
+                    "config": self._loaded.digest,
+                    "not_used_yet": list(self._loaded.unused),
+                },
+            )
+            stopping = group.create_task(_wait(stop), name="stop")
+            while not stopping.done():
+                reloading = group.create_task(_wait(reload), name="reload")
+                await asyncio.wait((stopping, reloading), return_when=asyncio.FIRST_COMPLETED)
+                if stopping.done():
+                    reloading.cancel()
+                else:
+                    reload.clear()
+                    await self._reload(group)
+            self._notifier.stopping()
+            await self._stop(self._parts)
+        log.info("stopped")
+
+    # -- parts
+
+    def _start(self, group: asyncio.TaskGroup, parts: list[_Part]) -> None:
+        for part in parts:
+            part.task = group.create_task(part.run(), name=part.name)
+
+    async def _stop(self, parts: list[_Part]) -> None:
+        for part in reversed(parts):
+            if part.task is not None:
+                part.task.cancel()
+                await asyncio.wait((part.task,))
+
+    async def _run_watchdog(self) -> None:
+        period = watchdog_period(self._environ)
+        if period is not None:
+            await Watchdog(self._notifier, period=period, clock=self._clock, liveness=self._liveness).run()
+
+    async def _run_link(self) -> None:
+        await self._link.run()
+
+    async def _run_heartbeat(self) -> None:
+        config = self._loaded.config
+        heartbeat = Heartbeat(
+            self._link,
+            topics=_topics(config),
+            every=config.heartbeat.every,
+            measure=self._measure,
+            clock=self._clock,
+            liveness=self._liveness,
+        )
+        await heartbeat.run()
+
+    def _make_link(self, config: Config) -> Link:
+        mqtt = config.mqtt
+        login = Login(
+            client_id=mqtt.client_id,
+            keepalive=mqtt.keepalive,
+            session_expiry=mqtt.session_expiry,
+            will_delay=mqtt.will_delay,
+            tls=mqtt.tls,
+            username=mqtt.username,
+            password=_secret(mqtt.password_file, self._environ),
+        )
+        policy = ConnectionPolicy(
+            mqtt.brokers,
+            protocol=None if mqtt.protocol == "auto" else mqtt.protocol,
+            reconnect_max=mqtt.reconnect_max,
+            uniform=random.random,  # noqa: TID251  # here the randomness enters
+        )
+        return Link(
+            MqttConnector(login, clock=self._clock),
+            policy,
+            presence=Presence(_topics(config), groups=config.device.groups, clock=self._clock),
+            clock=self._clock,
+            liveness=self._liveness,
+            new_name=lambda: secrets.token_hex(8),
+        )
+
+    def _measure(self) -> HeartbeatData:
+        config = self._loaded.config
+        return HeartbeatData(
+            uptime_s=int(to_seconds(elapsed(self._started, self._clock.monotonic()))),
+            boot_id=self._boot_id,
+            session=None,
+            interval_s=to_seconds(config.heartbeat.every),
+            agent=AgentData(__version__, os.getpid(), rss_bytes()),
+            config=ConfigData(self._loaded.digest),
+        )
+
+    # -- reload
+
+    async def _reload(self, group: asyncio.TaskGroup) -> None:
+        """Read the configuration again and restart the parts that it touches; a bad one changes nothing."""
+        self._notifier.reloading()
+        try:
+            await self._apply(group, self._load())
+        except ConfigError as error:
+            for problem in error.problems:
+                log.error(  # noqa: TRY400  # not a bug of ours: the traceback would tell nobody anything
+                    "config_rejected",
+                    extra={"file": problem.file, "key": problem.key, "line": problem.line, "reason": problem.reason},
+                )
+        self._notifier.ready(f"device {self._loaded.config.device.id}")
+
+    async def _apply(self, group: asyncio.TaskGroup, new: Loaded) -> None:
+        old = self._loaded.config
+        changed = changed_sections(old, new.config)
+        if new.config.device.id != old.device.id or changed & _NEEDS_RESTART:
+            log.warning("config_pending", extra={"reason": "device.id and [state] change only with a restart"})
+            return
+        touched = [part for part in self._parts if part.sections & changed]
+        link = self._make_link(new.config) if any(part.name == "link" for part in touched) else self._link
+        await self._stop(touched)
+        self._loaded, self._link = new, link
+        logs.configure(new.config.log.level, new.config.log.format)
+        self._start(group, touched)
+        log.info(
+            "config_applied",
+            extra={
+                "config": new.digest,
+                "changed": sorted(changed),
+                "restarted": [part.name for part in touched],
+                "not_used_yet": list(new.unused),
+            },
+        )
+
+
+def _topics(config: Config) -> Topics:
+    return Topics(config.mqtt.prefix, config.device.id)
+
+
+def _secret(file: str | None, environ: Mapping[str, str]) -> str | None:
+    return None if file is None else read_secret(file, environ=environ, key="mqtt.password_file")
+
+
+async def _wait(event: asyncio.Event) -> None:
+    await event.wait()

@@ -1,0 +1,75 @@
+"""The command line: one module per verb, of which only the one that is asked for is imported.
+
+A verb's module has ``add_parser(subparsers)`` and sets its function as the parser's default ``run``: it takes the
+arguments and returns an exit code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from importlib import import_module
+from typing import Final, NoReturn
+
+from typing_extensions import override
+
+from edge_agent import __version__
+from edge_agent.errors import ConfigError, EdgeAgentError, UsageError
+
+VERBS: Final = {
+    "run": "the daemon, in the foreground",
+    "demo": "see it work with nothing installed: a broker, an agent, an outage and its recovery",
+    "check": "validate the configuration",
+    "watch": "a live table of the fleet from its heartbeats",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line and exits with EX_USAGE."""
+
+    @override
+    def error(self, message: str) -> NoReturn:
+        self.exit(UsageError.exit_code, f"edge-agent: {message}; see {self.prog} --help\n")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb and return the process's exit code; what is wrong goes to stderr, a line each."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        args = _parser(argv).parse_args(argv)
+        code = args.run(args)
+        sys.stdout.flush()
+    except ConfigError as error:
+        return _complain(error.exit_code, *(str(problem) for problem in error.problems))
+    except EdgeAgentError as error:
+        return _complain(error.exit_code, str(error))
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader went away; without this the interpreter complains once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    assert isinstance(code, int), "a verb returns its exit code"
+    return code
+
+
+def _parser(argv: list[str]) -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="edge-agent",
+        description="Says over MQTT that a small Linux device is alive, and loses nothing while it is offline.",
+    )
+    parser.add_argument("--version", action="version", version=f"edge-agent {__version__}")
+    subparsers = parser.add_subparsers(metavar="VERB", required=True, parser_class=_Parser)
+    asked = next((word for word in argv if not word.startswith("-")), None)
+    for verb, text in VERBS.items():
+        if verb == asked:
+            import_module(f"edge_agent.cli.{verb}").add_parser(subparsers)
+        else:
+            subparsers.add_parser(verb, help=text)
+    return parser
+
+
+def _complain(code: int, *lines: str) -> int:
+    sys.stderr.writelines(f"edge-agent: {line}\n" for line in lines)
+    return code

@@ -1,0 +1,78 @@
+"""``edge-agent check``: is the configuration valid, and if not, what is wrong with it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, cast
+
+from pydantic import BaseModel
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import SchemaSerializer, core_schema
+from typing_extensions import override
+
+from edge_agent.cli.loading import load
+from edge_agent.core.config_models import Config
+from edge_agent.errors import ConfigError
+
+if TYPE_CHECKING:
+    # argparse gives its result of add_subparsers no public name
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the verb to the command line."""
+    parser = subparsers.add_parser("check", help="validate the configuration", description=__doc__)
+    parser.add_argument("--config", metavar="PATH", help="configuration file")
+    parser.add_argument("--schema", action="store_true", help="print the JSON Schema of the configuration instead")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what is found; return 0 if the configuration is valid, else 78."""
+    if args.schema:
+        _print(schema())
+        return 0
+    try:
+        loaded = load(args.config, os.environ)
+    except ConfigError as invalid:
+        if args.json:
+            _print({"ok": False, "problems": [asdict(problem) for problem in invalid.problems], "unused": []})
+        else:
+            sys.stderr.writelines(f"{problem}\n" for problem in invalid.problems)
+        return invalid.exit_code
+    if args.json:
+        _print({"ok": True, "problems": [], "unused": loaded.unused})
+        return 0
+    device = loaded.config.device.id
+    sys.stdout.write(f"ok: {', '.join(loaded.sources)}, device {device}, digest {loaded.digest}\n")
+    if loaded.unused:
+        sys.stdout.write(f"not used yet: {', '.join(loaded.unused)}\n")
+    return 0
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema (2020-12) of the configuration as it is written in TOML."""
+    return {"$schema": GenerateJsonSchema.schema_dialect} | Config.model_json_schema(schema_generator=_AsWritten)
+
+
+class _AsWritten(GenerateJsonSchema):
+    """States defaults in the form that a file holds: "1m", not nanoseconds."""
+
+    @override
+    def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
+        inner, default = self.generate_inner(schema["schema"]), schema.get("default")
+        if default is None or isinstance(
+            default, BaseModel
+        ):  # TOML has no null; a table's defaults stand in its own schema
+            return inner
+        written = SchemaSerializer(schema["schema"]).to_python(default, mode="json")
+        return cast("JsonSchemaValue", inner | {"default": written})
+
+
+def _print(value: object) -> None:
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")

@@ -1,0 +1,53 @@
+"""``edge-agent run``: the daemon, in the foreground."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+from typing import TYPE_CHECKING
+
+from edge_agent.adapters import logs
+from edge_agent.adapters.system_clock import SystemClock
+from edge_agent.agent import Agent
+from edge_agent.cli.loading import load
+
+if TYPE_CHECKING:
+    from edge_agent.cli.check import Subparsers
+
+log = logging.getLogger(__name__)
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the verb to the command line."""
+    parser = subparsers.add_parser(
+        "run",
+        help="the daemon, in the foreground",
+        description="Run the daemon. SIGTERM and SIGINT stop it gracefully, SIGHUP rereads its configuration.",
+    )
+    parser.add_argument("--config", metavar="PATH", help="configuration file")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run until a signal says otherwise; return 0 after a graceful stop, 1 after a bug of ours."""
+    loaded = load(args.config, os.environ)
+    logs.configure(loaded.config.log.level, loaded.config.log.format)
+    agent = Agent(loaded, load=lambda: load(args.config, os.environ), clock=SystemClock(), environ=os.environ)
+    try:
+        asyncio.run(_run(agent))
+    except Exception:
+        log.critical("crashed", exc_info=True)
+        return 1
+    return 0
+
+
+async def _run(agent: Agent) -> None:
+    loop = asyncio.get_running_loop()
+    stop, reload = asyncio.Event(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, reload.set)
+    await agent.run(stop=stop, reload=reload)

@@ -1,0 +1,262 @@
+"""From the bytes of configuration files to one valid ``Config``, or to everything that is wrong with them.
+
+The steps: read each file as TOML, merge them, put the profile's defaults underneath, fill in templates, validate. Only
+``ConfigError`` comes out, whatever the bytes are. No message repeats a value that may be a secret.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import hmac
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from types import UnionType
+from typing import Any, Final, TypeAlias, get_args, get_origin
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from edge_agent.core.config_document import Path, Source, Table, lay_over, merge
+from edge_agent.core.config_models import Config
+from edge_agent.core.config_types import kind_of
+from edge_agent.core.units import quoted
+from edge_agent.errors import ConfigError, ConfigProblem
+
+_BUILT: Final = ("version", "profile", "device", "mqtt", "heartbeat", "log", "operator", "state")
+_METERED: Final = {
+    "heartbeat": {"every": "15m"},
+    "mqtt": {"keepalive": "20m", "will_delay": "60s"},
+    "outbox": {"batch": 50},
+    "time": {"poll_min": "1024s", "poll_max": "36h"},
+}
+_APPLICATION_ID: Final = bytes.fromhex("5d0c7a3be8f14c1f9b6e2a47d390c815")
+
+CommonName: TypeAlias = Callable[[str], str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class HostFacts:
+    """What the host knows about itself, for templates; ``None`` where it does not know."""
+
+    machine_id: str | None = None
+    serial: str | None = None
+    mac: str | None = None
+    hostname: str | None = None
+    cert_cn: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A valid configuration.
+
+    Attributes:
+        config: the models, templates filled in.
+        digest: 12 hex digits that change when anything in ``config`` does.
+        unused: keys that were set and whose part is not built yet.
+        sources: names of the files it was read from.
+    """
+
+    config: Config
+    digest: str
+    unused: tuple[str, ...]
+    sources: tuple[str, ...]
+
+
+def parse(sources: Sequence[Source], facts: HostFacts, *, common_name: CommonName | None = None) -> Loaded:
+    """Return the configuration that files make up, the later over the earlier.
+
+    Args:
+        sources: the files in order.
+        facts: what templates may use.
+        common_name: reads the common name out of a certificate file; asked only if a template needs it.
+
+    Raises:
+        ConfigError: with all problems found, in file order.
+    """
+    merged, origins = merge(sources)
+    data = _with_profile(merged)
+    found = list(_fill_templates(data, facts, common_name))
+    config = None
+    try:
+        config = Config.model_validate(data)
+    except ValidationError as invalid:
+        found += [(_path(error), _reason(error)) for error in invalid.errors(include_url=False) if not _echo(error)]
+    if config is not None:
+        found += _dangling(config)
+    if config is None or found:
+        order = {source.name: index for index, source in enumerate(sources)}
+        main = sources[0].name if sources else ""
+        problems = [ConfigProblem(_origin(path, origins, main), dotted(path), reason) for path, reason in found]
+        raise ConfigError(sorted(problems, key=lambda problem: order.get(problem.file, 0)))
+    return Loaded(config, digest(config), unused_keys(merged), tuple(source.name for source in sources))
+
+
+def digest(config: Config) -> str:
+    """Return 12 hex digits that are equal for equal configurations, in whatever order their keys were written."""
+    canonical = json.dumps(config.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def unused_keys(merged: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the keys that a merged document sets and whose part is not built yet, as ``section.key``."""
+    tables = ((section, table) for section, table in merged.items() if section not in _BUILT)
+    return tuple(dotted((section, key)) for section, table in tables if isinstance(table, dict) for key in table)
+
+
+def changed_sections(old: Config, new: Config) -> frozenset[str]:
+    """Return the names of the top-level keys that differ."""
+    return frozenset(name for name in Config.model_fields if getattr(old, name) != getattr(new, name))
+
+
+def dotted(path: Path) -> str:
+    """Return a key as people write it: ``mqtt.brokers[0]``; unusual names are quoted."""
+    text = ""
+    for part in path:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            name = part if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", part) else quoted(part)
+            text += f".{name}" if text else name
+    return text
+
+
+def derived_id(facts: HostFacts) -> str | None:
+    """Return the default device id, or ``None`` when the host knows neither a machine id nor a MAC address.
+
+    A machine id is confidential (machine-id(5)), so it is hashed with an id of this application, as
+    sd_id128_get_machine_app_specific(3) does: ``systemd-id128 machine-id --app-specific=`` shows the same digits.
+    """
+    identity = facts.machine_id or facts.mac
+    if identity is None:
+        return None
+    key = bytes.fromhex(identity) if re.fullmatch(r"[0-9a-f]{32}", identity) else identity.encode()
+    hashed = bytearray(hmac.digest(key, _APPLICATION_ID, "sha256")[:8])
+    hashed[6] = hashed[6] & 0x0F | 0x40  # it is made a UUID of version 4 there
+    return f"edge-{hashed.hex()}"
+
+
+def _with_profile(merged: Table) -> Table:
+    """Return a copy of the document with the profile's defaults under it."""
+    data: Table = {}
+    for layer in (_METERED if merged.get("profile") == "metered" else {}, merged):
+        lay_over(data, layer)
+    return data
+
+
+def _fill_templates(data: Table, facts: HostFacts, common_name: CommonName | None) -> Iterator[tuple[Path, str]]:
+    """Replace templates in place; yield what cannot be, and leave something valid there."""
+    device, mqtt = _table(data, "device"), _table(data, "mqtt")
+    template = device.get("id")
+    if template is None:
+        device["id"] = derived_id(facts) or "unknown"
+        if device["id"] == "unknown":
+            yield ("device", "id"), "this host has neither a machine id nor a MAC address; set device.id"
+    elif isinstance(template, str):
+        known = asdict(facts)
+        tls = mqtt.get("tls")
+        cert = tls.get("cert") if isinstance(tls, dict) else None
+        if "{cert_cn}" in template and known["cert_cn"] is None and common_name is not None and isinstance(cert, str):
+            known["cert_cn"] = common_name(cert)
+        yield from _fill(device, ("device", "id"), known)
+    identity = device["id"] if isinstance(device["id"], str) else "unknown"
+    mqtt.setdefault("client_id", "{id}")
+    for key in ("prefix", "username", "client_id"):
+        yield from _fill(mqtt, ("mqtt", key), {"id": identity})
+
+
+def _table(data: Table, name: str) -> Table:
+    table = data.setdefault(name, {})
+    return table if isinstance(table, dict) else {}
+
+
+def _fill(table: Table, path: tuple[str, str], known: Mapping[str, str | None]) -> Iterator[tuple[Path, str]]:
+    template = table.get(path[1])
+    if not isinstance(template, str):
+        return
+    missing = [name for name in re.findall(r"\{([^{}]*)\}", template) if not isinstance(known.get(name), str)]
+    if missing:
+        table[path[1]] = "unknown"
+        available = ", ".join(f"{{{name}}}" for name, value in known.items() if value is not None) or "none"
+        why = "is not known on this device" if missing[0] in known else "is no placeholder"
+        yield path, f"{quoted('{' + missing[0] + '}')} {why}; available: {available}"
+    else:
+        table[path[1]] = re.sub(r"\{([^{}]*)\}", lambda match: known[match[1]] or "", template)
+
+
+def _dangling(config: Config) -> Iterator[tuple[Path, str]]:
+    for name, job in config.jobs.items():
+        if job.fallback is not None and (job.fallback == name or job.fallback not in config.jobs):
+            yield ("jobs", name, "fallback"), f"found {quoted(job.fallback)}; the name of another job is needed"
+
+
+def _origin(path: Path, origins: Mapping[Path, str], main: str) -> str:
+    """Return the file that set a key last, or the nearest table around it, or else the main file."""
+    return next((origins[path[:end]] for end in range(len(path), 0, -1) if path[:end] in origins), main)
+
+
+def _path(error: ErrorDetails) -> Path:
+    return tuple(part for part in error["loc"] if part != "[key]")  # what pydantic adds where a dict's key is wrong
+
+
+def _echo(error: ErrorDetails) -> bool:
+    """Whether a list is called too short only because an entry of it was wrong, which is said already."""
+    return error["type"] == "too_short" and len(error["input"]) >= error["ctx"]["min_length"]
+
+
+_NEEDED: Final = {
+    "model_type": "a table is needed",
+    "dict_type": "a table is needed",
+    "tuple_type": "an array is needed",
+    "int_type": "a whole number is needed",
+    "bool_type": "true or false is needed",
+    "literal_error": "{expected} is allowed",
+    "greater_than_equal": "at least {ge} is allowed",
+    "less_than_equal": "at most {le} is allowed",
+    "too_short": "at least {min_length} entries are needed",
+    "too_long": "at most {max_length} entries are allowed",
+}
+_SHOWN: Final = {"literal_error", "greater_than_equal", "less_than_equal"}  # where the value cannot be a secret
+
+
+def _reason(error: ErrorDetails) -> str:
+    """Return pydantic's finding in plain words: what was found, what is allowed."""
+    match error["type"]:
+        case "value_error":
+            return str(error["ctx"]["error"])
+        case "extra_forbidden":
+            return _unknown_key(error["loc"])
+        case "missing":
+            return "this key is needed"
+        case kind if kind in _NEEDED:
+            needed = _NEEDED[kind].format(**error.get("ctx", {})).replace("'", '"')
+            return f"found {_found(kind, error['input'])}; {needed}"
+        case _:  # nothing that the models produce today
+            return error["msg"]
+
+
+def _found(kind: str, value: Any) -> str:  # noqa: ANN401
+    if kind in {"too_short", "too_long"}:
+        return f"{len(value)} entries"
+    if kind in _SHOWN and isinstance(value, str):
+        return quoted(value)
+    return str(value) if kind in _SHOWN and type(value) is int else kind_of(value)
+
+
+def _unknown_key(path: Path) -> str:
+    key, known = str(path[-1]), list(_model_at(path[:-1]).model_fields)
+    nearest = difflib.get_close_matches(key[:64], known, n=1)
+    hint = f"did you mean '{nearest[0]}'?" if nearest else f"known here: {', '.join(known)}"
+    return f"unknown key '{quoted(key)[1:-1]}'; {hint}"
+
+
+def _model_at(path: Path) -> type[Config]:
+    """Return the model whose table stands at a path."""
+    kind: Any = Config
+    for part in path:
+        kind = get_args(kind)[1] if get_origin(kind) is dict else kind.model_fields[part].annotation
+        if get_origin(kind) is UnionType:
+            kind = get_args(kind)[0]
+    return kind  # type: ignore[no-any-return]

@@ -1,0 +1,129 @@
+"""Configuration files as TOML documents, and several of them as one.
+
+Tables merge, everything else replaces. What the models could not work with (depth, numbers beyond 64 bits) is refused
+here, so that whatever walks a document afterwards may recurse and print.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+from edge_agent.errors import ConfigError, ConfigProblem
+
+MAX_SOURCE_BYTES: Final = 1 << 20
+"""The largest configuration file that is read, in bytes."""
+
+_MAX_DEPTH: Final = 16
+_MAX_DOTS: Final = 500  # in one line: tomllib's time grows with the square of the parts of a dotted key
+_TOO_DEEP: Final = f"nested deeper than {_MAX_DEPTH} levels"
+
+Table: TypeAlias = dict[str, Any]
+Path: TypeAlias = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One configuration file: its name in messages, and its bytes."""
+
+    name: str
+    text: bytes
+
+
+def merge(sources: Sequence[Source]) -> tuple[Table, dict[Path, str]]:
+    """Return the merged document, and for each key the file that set it last.
+
+    Raises:
+        ConfigError: with one problem for each file that is no usable TOML.
+    """
+    merged: Table = {}
+    origins: dict[Path, str] = {}
+    problems = []
+    for source in sources:
+        try:
+            lay_over(merged, _document(source), origins=origins, name=source.name)
+        except ConfigError as invalid:
+            problems += invalid.problems
+    if problems:
+        raise ConfigError(problems)
+    return merged, origins
+
+
+def lay_over(
+    below: Table, above: Table, *, path: Path = (), origins: dict[Path, str] | None = None, name: str = ""
+) -> None:
+    """Put one document over another in place, and note ``name`` as the origin of each of its keys."""
+    for key, value in above.items():
+        here = (*path, key)
+        if origins is not None:
+            origins[here] = name
+        if isinstance(value, dict):
+            if not isinstance(below.get(key), dict):
+                below[key] = {}
+            lay_over(below[key], value, path=here, origins=origins, name=name)
+        else:
+            below[key] = value
+
+
+def _document(source: Source) -> Table:
+    text = _text(source)
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as bad:
+        raise _error(source, *_place(str(bad), text)) from None
+    except RecursionError:
+        raise _error(source, _TOO_DEEP) from None
+    except ValueError as bad:  # numbers of thousands of digits
+        raise _error(source, f"TOML: {str(bad).partition(':')[0]}") from None
+    unfit = _unfit(document)
+    if unfit:
+        raise _error(source, unfit)
+    return document
+
+
+def _text(source: Source) -> str:
+    if len(source.text) > MAX_SOURCE_BYTES:
+        raise _error(source, "larger than 1MiB; is it the right file?")
+    try:
+        text = source.text.decode("utf-8-sig")
+    except UnicodeDecodeError as bad:
+        line = source.text.count(b"\n", 0, bad.start) + 1
+        raise _error(source, "not UTF-8; save it as UTF-8", line) from None
+    for number, row in enumerate(text.split("\n"), start=1):
+        if row.count(".") > _MAX_DOTS:
+            raise _error(source, f"more than {_MAX_DOTS} dots in one line", number)
+    return text
+
+
+def _error(source: Source, reason: str, line: int | None = None) -> ConfigError:
+    return ConfigError([ConfigProblem(source.name, "", reason, line)])
+
+
+def _place(message: str, text: str) -> tuple[str, int]:
+    """Return the reason and the line of what tomllib says."""
+    what, _, where = message.rpartition(" (at ")
+    position = re.match(r"line ([0-9]+), column ([0-9]+)", where)
+    if position is None:
+        return f"TOML: {what} at the end of the file", text.rstrip("\n").count("\n") + 1
+    return f"TOML: {what} at column {position[2]}", int(position[1])
+
+
+def _unfit(document: Table) -> str:
+    """Return why a document cannot be worked with, or nothing."""
+    waiting: list[tuple[object, int]] = [(document, 0)]
+    while waiting:
+        value, depth = waiting.pop()
+        if depth > _MAX_DEPTH:
+            return _TOO_DEEP
+        if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+            return "a whole number does not fit in 64 bits"
+        if isinstance(value, float) and not math.isfinite(value):
+            return "inf and nan are no values here"
+        if isinstance(value, dict | list):
+            inner = value.values() if isinstance(value, dict) else value
+            waiting += [(item, depth + 1) for item in inner]
+    return ""

@@ -1,0 +1,321 @@
+"""Which broker to try next, how, and when: the memory of what went wrong with each, and the decisions it leads to.
+
+Rules kept here and nowhere else:
+
+1. Brokers are tried in order of preference; a failure moves on to the next, a lost connection starts over at the first.
+2. Waits are exponential with full jitter, capped at 4 s during the first 2 minutes of an outage and at the configured
+   maximum after; 30 s of life end an outage.
+3. ``auto`` starts with MQTT 5. A broker that says it cannot, answers in 3.1.1, or closes twice without a CONNACK is
+   spoken to in 3.1.1 until restart.
+4. What a broker answers by closing the connection (a filter, a retained message, a topic) is left out for an hour, so
+   that no refusal becomes a reconnect loop.
+5. A client id taken over by another client makes both disconnect each other for ever: attempts are then at least 60 s
+   apart until a connection has lived for 5 minutes.
+
+Nothing here reads a clock: every instant is an argument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final, Literal
+
+from edge_agent.core.backoff import Uniform, full_jitter
+from edge_agent.core.config_types import BrokerUrl
+from edge_agent.core.timebase import DurationNs, MonotonicNs, elapsed, later, seconds
+from edge_agent.core.topics import MAX_FILTERS_PER_SUBSCRIBE
+from edge_agent.errors import ConnectFailedError, ConnectFailure
+
+ProtocolVersion = Literal[4, 5]
+"""The protocol level of a CONNECT packet: 4 is MQTT 3.1.1."""
+
+FIRST_WAIT: Final = seconds(1)
+EARLY_OUTAGE: Final = seconds(120)
+EARLY_CAP: Final = seconds(4)
+ESTABLISHED_AFTER: Final = seconds(30)
+QUICK_CLOSE: Final = seconds(5)
+QUICK_CLOSES_THAT_MEAN_TAKEOVER: Final = 3
+TAKEOVER_WAIT: Final = seconds(60)
+TAKEOVER_FORGOTTEN_AFTER: Final = seconds(300)
+LEFT_OUT_FOR: Final = seconds(3600)
+STRIKES: Final = 2
+CLOSES_THAT_MEAN_OLD: Final = 2
+SESSION_TAKEN_OVER: Final = 0x8E  # MQTT 5 §3.14.2.1
+RETAIN_NOT_SUPPORTED: Final = 0x9A
+
+
+class SuspectKind(Enum):
+    """What was outstanding when a broker closed the connection."""
+
+    FILTER = "filter"
+    RETAINED = "retained"
+    TOPIC = "topic"
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """One thing the broker may have closed the connection for: a filter, or a publish to a topic, retained or not."""
+
+    kind: SuspectKind
+    name: str
+
+
+class ClosedBy(Enum):
+    """Who ended a connection."""
+
+    PEER = "peer"  # a DISCONNECT packet, or the end of the stream
+    NETWORK = "network"  # the operating system gave up on it
+    SILENCE = "silence"  # nothing was answered for too long, so it was given up here
+    PROTOCOL = "protocol"  # the peer sent something that is not MQTT
+    US = "us"
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """How a connection ended.
+
+    Attributes:
+        by: who ended it.
+        reason: the reason code of the broker's DISCONNECT (MQTT 5 §3.14.2.1), ``None`` without one.
+        detail: one line for the log.
+    """
+
+    by: ClosedBy
+    reason: int | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What to try next.
+
+    Attributes:
+        broker: whom to connect to.
+        protocol: the protocol to speak.
+        will_retained: whether the Will asks to be retained; some brokers refuse the connection for it.
+        wait: how long to wait first.
+    """
+
+    broker: BrokerUrl
+    protocol: ProtocolVersion
+    will_retained: bool
+    wait: DurationNs
+
+
+@dataclass(slots=True)
+class _BrokerMemory:
+    """What is known of one broker."""
+
+    protocol: ProtocolVersion
+    closes_before_connack: int = 0
+    one_filter_at_a_time: bool = False
+    strikes: dict[Suspect, int] = field(default_factory=dict)
+    left_out: dict[Suspect, MonotonicNs] = field(default_factory=dict)  # until when
+
+
+_WILL = Suspect(SuspectKind.RETAINED, "will")
+
+
+class ConnectionPolicy:
+    """The decisions of the connection loop.
+
+    Call ``next_attempt``, then exactly one of ``failed`` or ``connected``; after ``connected``, ``closed`` at its end.
+    """
+
+    def __init__(
+        self,
+        brokers: Sequence[BrokerUrl],
+        *,
+        protocol: ProtocolVersion | None,
+        reconnect_max: DurationNs,
+        uniform: Uniform,
+    ) -> None:
+        """Start with nothing known.
+
+        Args:
+            brokers: in order of preference; at least one.
+            protocol: the one protocol to speak; ``None`` tries MQTT 5 and falls back.
+            reconnect_max: cap of the wait between tries once an outage has lasted.
+            uniform: the randomness of the jitter.
+        """
+        assert brokers, "there is at least one broker"
+        self._brokers = tuple(brokers)
+        self._memory = [_BrokerMemory(protocol or 5) for _ in brokers]
+        self._may_fall_back = protocol is None
+        self._reconnect_max = reconnect_max
+        self._uniform = uniform
+        self._index = 0
+        self._tries = 0
+        self._outage_since: MonotonicNs | None = None
+        self._connected_at: MonotonicNs | None = None
+        self._quick_closes = 0
+        self._taken_over = False
+
+    # -- the loop
+
+    def next_attempt(self, now: MonotonicNs) -> Attempt:
+        """Return what to try next; the very first try has no wait."""
+        memory = self._current
+        closes = memory.closes_before_connack - (CLOSES_THAT_MEAN_OLD if self._may_fall_back else 0)
+        return Attempt(
+            broker=self._brokers[self._index],
+            protocol=memory.protocol,
+            # After closes that no change of protocol explains, the retained Will is left out every other two tries.
+            will_retained=not self._is_left_out(_WILL, now) and (closes < 2 or closes % 4 < 2),
+            wait=self._wait(now),
+        )
+
+    def failed(self, error: ConnectFailedError, now: MonotonicNs) -> None:
+        """Take note that the attempt failed."""
+        memory = self._current
+        if error.failure is ConnectFailure.OLD_PROTOCOL and self._may_fall_back:
+            memory.protocol = 4
+        if error.failure is ConnectFailure.CLOSED:
+            memory.closes_before_connack += 1
+            if self._may_fall_back and memory.closes_before_connack >= CLOSES_THAT_MEAN_OLD:
+                memory.protocol = 4
+        if error.reason == RETAIN_NOT_SUPPORTED:
+            memory.left_out[_WILL] = later(now, LEFT_OUT_FOR)
+        self._outage_since = self._outage_since if self._outage_since is not None else now
+        self._move_on()
+
+    def connected(self, now: MonotonicNs, *, will_retained: bool) -> None:
+        """Take note of a CONNACK; ``will_retained`` as in the attempt."""
+        self._connected_at = now
+        self._current.closes_before_connack = 0
+        if not will_retained:
+            self._current.left_out.setdefault(_WILL, later(now, LEFT_OUT_FOR))
+
+    def closed(self, closing: Closing, suspects: frozenset[Suspect], now: MonotonicNs) -> None:
+        """Take note of the end of a connection.
+
+        Args:
+            closing: how it ended.
+            suspects: what was outstanding then.
+            now: when it ended.
+        """
+        assert self._connected_at is not None, "a connection was made"
+        life = elapsed(self._connected_at, now)
+        self._connected_at = None
+        if life >= TAKEOVER_FORGOTTEN_AFTER:
+            self._taken_over = False
+        blamed = closing.by is ClosedBy.PEER and closing.reason != SESSION_TAKEN_OVER and self._blame(suspects, now)
+        self._watch_for_takeover(closing, life, blamed=blamed)
+        if life >= ESTABLISHED_AFTER or self._outage_since is None:
+            self._outage_since = now
+            self._tries = 0
+        if life >= ESTABLISHED_AFTER:
+            self._index = 0
+        elif not blamed:
+            self._move_on()
+
+    # -- what may be asked of the broker in use
+
+    def batches(self, filters: Sequence[str], now: MonotonicNs) -> list[tuple[str, ...]]:
+        """Return the filters to subscribe to, a tuple for each SUBSCRIBE, without those that are left out."""
+        wanted = [f for f in filters if not self._is_left_out(Suspect(SuspectKind.FILTER, f), now)]
+        size = 1 if self._current.one_filter_at_a_time else MAX_FILTERS_PER_SUBSCRIBE
+        return [tuple(wanted[i : i + size]) for i in range(0, len(wanted), size)]
+
+    def may_retain(self, topic: str, now: MonotonicNs) -> bool:
+        """Return whether a retained message may be sent to the topic."""
+        return not self._is_left_out(Suspect(SuspectKind.RETAINED, topic), now)
+
+    def may_publish(self, topic: str, now: MonotonicNs) -> bool:
+        """Return whether anything may be sent to the topic."""
+        return not self._is_left_out(Suspect(SuspectKind.TOPIC, topic), now)
+
+    def accepted(self, suspect: Suspect) -> None:
+        """Take note that the broker accepted what was suspected."""
+        self._current.strikes.pop(suspect, None)
+
+    # -- what to tell
+
+    def reasons(self, now: MonotonicNs) -> list[str]:
+        """Return why the connection is less than it should be, as stable words; empty when all is well."""
+        found = ["client_id_taken_over"] if self.taken_over(now) else []
+        found += [f"{suspect.kind.value}_refused: {suspect.name}" for suspect in self._left_out(now)]
+        return found
+
+    def taken_over(self, now: MonotonicNs) -> bool:
+        """Return whether another client uses this client id, as far as is known."""
+        if self._connected_at is not None and elapsed(self._connected_at, now) >= TAKEOVER_FORGOTTEN_AFTER:
+            self._taken_over = False
+        return self._taken_over
+
+    def next_review(self, now: MonotonicNs) -> MonotonicNs | None:
+        """Return when the answers above change by themselves; ``None`` when they will not."""
+        instants = [self._current.left_out[suspect] for suspect in self._left_out(now)]
+        if self.taken_over(now) and self._connected_at is not None:
+            instants.append(later(self._connected_at, TAKEOVER_FORGOTTEN_AFTER))
+        return min(instants, default=None)
+
+    def first_attempt(self) -> Attempt:
+        """Return how the preferred broker would be connected to."""
+        return Attempt(self._brokers[0], self._memory[0].protocol, will_retained=True, wait=seconds(0))
+
+    @property
+    def on_first_broker(self) -> bool:
+        """Whether the broker in use is the preferred one."""
+        return self._index == 0
+
+    # -- inside
+
+    @property
+    def _current(self) -> _BrokerMemory:
+        return self._memory[self._index]
+
+    def _move_on(self) -> None:
+        self._index = (self._index + 1) % len(self._brokers)
+        self._tries += self._index == 0
+
+    def _wait(self, now: MonotonicNs) -> DurationNs:
+        if self._outage_since is None:
+            return seconds(0)
+        early = elapsed(self._outage_since, now) < EARLY_OUTAGE
+        cap = min(EARLY_CAP, self._reconnect_max) if early else self._reconnect_max
+        wait = full_jitter(self._tries, base=FIRST_WAIT, cap=cap, uniform=self._uniform)
+        return DurationNs(wait + TAKEOVER_WAIT) if self._taken_over else wait
+
+    def _watch_for_takeover(self, closing: Closing, life: DurationNs, *, blamed: bool) -> None:
+        if closing.reason == SESSION_TAKEN_OVER:
+            self._taken_over = True
+        elif closing.by is ClosedBy.PEER and life < QUICK_CLOSE and not blamed:
+            self._quick_closes += 1
+            self._taken_over = self._taken_over or self._quick_closes >= QUICK_CLOSES_THAT_MEAN_TAKEOVER
+        else:
+            self._quick_closes = 0
+
+    def _blame(self, suspects: frozenset[Suspect], now: MonotonicNs) -> bool:
+        """Act on what was outstanding; return whether that explains the close."""
+        filters = [suspect for suspect in suspects if suspect.kind is SuspectKind.FILTER]
+        if len(filters) > 1:
+            self._current.one_filter_at_a_time = True
+            return True
+        if filters:
+            self._current.left_out[filters[0]] = later(now, LEFT_OUT_FOR)
+            return True
+        if len(suspects) != 1:  # many topics in flight: any of them, or none
+            return False
+        (suspect,) = suspects
+        strikes = self._current.strikes.get(suspect, 0) + 1
+        if strikes < STRIKES:
+            self._current.strikes[suspect] = strikes
+            return False
+        self._current.strikes.pop(suspect)
+        self._current.left_out[suspect] = later(now, LEFT_OUT_FOR)
+        return True
+
+    def _is_left_out(self, suspect: Suspect, now: MonotonicNs) -> bool:
+        until = self._current.left_out.get(suspect)
+        if until is None:
+            return False
+        if until > now:
+            return True
+        del self._current.left_out[suspect]
+        return False
+
+    def _left_out(self, now: MonotonicNs) -> list[Suspect]:
+        return [suspect for suspect in list(self._current.left_out) if self._is_left_out(suspect, now)]

@@ -1,0 +1,57 @@
+"""When to probe a connection, and when to give it up because nothing answers.
+
+A connection can die without a sign: a NAT forgets it, a cable is pulled, a broker hangs. Two things expose that: a
+PINGREQ after an idle keepalive (MQTT 5 §3.1.2.10), and publishes of which none is acknowledged. Single publishes never
+time out: while any acknowledgement comes in, the connection is alive and the rest is in line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from edge_agent.core.timebase import DurationNs, MonotonicNs, later, seconds
+
+ANSWER_WITHIN: Final = seconds(20)
+"""For a PINGRESP, or for any PUBACK while some are due."""
+
+
+class Do(Enum):
+    """What to do now."""
+
+    NOTHING = "nothing"
+    PING = "ping"
+    GIVE_UP = "give_up"
+
+
+@dataclass(slots=True)
+class SilenceWatch:
+    """The facts about one connection; the shell keeps them true.
+
+    Attributes:
+        keepalive: the idle time after which a PINGREQ is due.
+        last_out: when something was last sent.
+        ping_sent: when the PINGREQ was sent that is not answered yet; ``None`` = none is.
+        owed_since: since when acknowledgements are due and none has come; ``None`` = none is due.
+    """
+
+    keepalive: DurationNs
+    last_out: MonotonicNs
+    ping_sent: MonotonicNs | None = None
+    owed_since: MonotonicNs | None = None
+
+    def decide(self, now: MonotonicNs) -> Do:
+        """Return what is due at ``now``."""
+        if any(later(since, ANSWER_WITHIN) <= now for since in (self.ping_sent, self.owed_since) if since is not None):
+            return Do.GIVE_UP
+        if self.ping_sent is None and later(self.last_out, self.keepalive) <= now:
+            return Do.PING
+        return Do.NOTHING
+
+    def next_look(self) -> MonotonicNs:
+        """Return the first instant at which ``decide`` may have another answer."""
+        due = [later(since, ANSWER_WITHIN) for since in (self.ping_sent, self.owed_since) if since is not None]
+        if self.ping_sent is None:
+            due.append(later(self.last_out, self.keepalive))
+        return min(due)

@@ -1,0 +1,94 @@
+"""Says that the device is alive, on a grid that no delay shifts; while offline only the latest is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+from edge_agent.core.events import CONTENT_TYPE, HEARTBEAT, HeartbeatData, Stamp
+from edge_agent.core.liveness import Liveness
+from edge_agent.core.schedule import next_on_grid
+from edge_agent.core.timebase import DurationNs, later, seconds, to_seconds
+from edge_agent.core.topics import Topics
+from edge_agent.ports import Clock, Message
+from edge_agent.services.link import Link
+
+LATE_BY: Final = seconds(30)  # how late the loop may wake before the watchdog calls it a hang
+
+
+@dataclass(slots=True)
+class _Beat:
+    """A heartbeat that no broker has acknowledged; once encoded it keeps its bytes: sent twice, it is the same."""
+
+    data: HeartbeatData
+    stamp: Stamp
+    payload: bytes | None = None
+
+
+class Heartbeat:
+    """Measures on the grid, sends when there is a session."""
+
+    def __init__(
+        self,
+        link: Link,
+        *,
+        topics: Topics,
+        every: DurationNs,
+        measure: Callable[[], HeartbeatData],
+        clock: Clock,
+        liveness: Liveness,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            link: where sessions come from.
+            topics: of this device.
+            every: the period.
+            measure: the state of the agent now; its ``session`` is filled in when it is sent.
+            clock: where the time comes from.
+            liveness: where progress is promised.
+        """
+        self._link = link
+        self._topic = topics.heartbeat
+        self._every = every
+        self._measure = measure
+        self._clock = clock
+        self._liveness = liveness
+        self._latest: _Beat | None = None
+        self._beaten = asyncio.Event()
+
+    async def run(self) -> None:
+        """Beat until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._send(), name="heartbeat-send")
+            group.create_task(self._beat(), name="heartbeat-beat")
+
+    async def _beat(self) -> None:
+        start = due = self._clock.monotonic()
+        try:
+            while True:
+                await self._clock.sleep_until(due)
+                self._latest = _Beat(self._measure(), Stamp(self._clock.utc()))
+                self._beaten.set()
+                due = next_on_grid(start, self._every, self._clock.monotonic())
+                self._liveness.promise("heartbeat", later(due, LATE_BY))
+        finally:
+            self._liveness.release("heartbeat")
+
+    async def _send(self) -> None:
+        expiry_s = max(1, math.ceil(2 * to_seconds(self._every)))
+        while True:
+            await self._beaten.wait()
+            session = await self._link.session()
+            beat = self._latest
+            self._beaten.clear()
+            assert beat is not None, "there is one once it has beaten"
+            if beat.payload is None:
+                beat.payload = session.event(HEARTBEAT, replace(beat.data, session=session.name), stamp=beat.stamp)
+            message = Message(self._topic, beat.payload, expiry_s=expiry_s, content_type=CONTENT_TYPE)
+            if not await session.publish(message):
+                self._beaten.set()  # this one again on the next session, or the one that has replaced it by then
+                await session.connection.closed()

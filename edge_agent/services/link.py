@@ -1,0 +1,201 @@
+"""Keeps the device connected: one connection after another, for ever, and a session on each for the others to use."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from edge_agent.core.connection import Attempt, ClosedBy, Closing, ConnectionPolicy
+from edge_agent.core.liveness import Liveness
+from edge_agent.core.timebase import DurationNs, MonotonicNs, elapsed, later, seconds, to_seconds
+from edge_agent.errors import ConnectFailedError
+from edge_agent.ports import Clock, Connection, Connector
+from edge_agent.services.presence import Presence
+from edge_agent.services.session import Session
+
+log = logging.getLogger(__name__)
+
+CONNECTS_WITHIN: Final = seconds(60)  # resolver, TCP, TLS and CONNACK, each with a bound of its own
+RETURN_FIRST: Final = seconds(300)  # on a broker that is not the first: when to look for the first one
+RETURN_LAST: Final = seconds(3600)
+SAY_FAILURE_AGAIN: Final = seconds(600)
+
+
+class Link:
+    """The connection loop; ``run`` is its task, ``session`` what others wait for."""
+
+    def __init__(
+        self,
+        connector: Connector,
+        policy: ConnectionPolicy,
+        *,
+        presence: Presence,
+        clock: Clock,
+        liveness: Liveness,
+        new_name: Callable[[], str],
+    ) -> None:
+        """Prepare.
+
+        Args:
+            connector: makes connections.
+            policy: decides which, and when.
+            presence: what is said on each connection, and heard.
+            clock: where the time comes from.
+            liveness: where progress is promised.
+            new_name: names a session; never the same twice.
+        """
+        self._connector = connector
+        self._policy = policy
+        self._presence = presence
+        self._clock = clock
+        self._liveness = liveness
+        self._new_name = new_name
+        self._open: asyncio.Future[Session] | None = None
+        self._said: tuple[str, MonotonicNs] | None = None
+        self._return_wait = RETURN_FIRST
+
+    async def session(self) -> Session:
+        """Return the session that is open, or wait for the next one."""
+        if self._open is None:
+            self._open = asyncio.get_running_loop().create_future()
+        return await asyncio.shield(self._open)
+
+    async def run(self) -> None:
+        """Keep connecting; cancelled, say ``offline`` and disconnect."""
+        while True:
+            attempt = self._policy.next_attempt(self._clock.monotonic())
+            due = later(self._clock.monotonic(), attempt.wait)
+            self._liveness.promise("link", later(due, CONNECTS_WITHIN))
+            await self._clock.sleep_until(due)
+            try:
+                connection = await self._connector.connect(attempt, self._presence.will)
+            except ConnectFailedError as error:
+                self._say_failure(str(error))
+                self._policy.failed(error, self._clock.monotonic())
+                continue
+            self._liveness.release("link")  # from here on only the broker can have something to say
+            self._policy.connected(self._clock.monotonic(), will_retained=attempt.will_retained)
+            await self._use(connection, attempt)
+
+    async def _use(self, connection: Connection, attempt: Attempt) -> None:
+        session = Session(
+            connection=connection,
+            policy=self._policy,
+            clock=self._clock,
+            name=self._new_name(),
+            device=self._presence.device,
+            broker=str(attempt.broker),
+            since=self._clock.utc(),
+        )
+        self._said = None
+        log.info(
+            "connected",
+            extra={"broker": session.broker, "protocol": connection.protocol, "session": session.name},
+        )
+        begun = self._clock.monotonic()
+        try:
+            closing = await self._serve(session)
+        except asyncio.CancelledError:
+            await self._presence.farewell(session)
+            await connection.disconnect()
+            raise
+        finally:
+            self._close_session()
+        life = elapsed(begun, self._clock.monotonic())
+        log.log(
+            logging.INFO if closing.by is ClosedBy.US else logging.WARNING,
+            "disconnected",
+            extra={
+                "broker": session.broker,
+                "by": closing.by.value,
+                "reason": closing.reason,
+                "detail": closing.detail,
+                "after_s": round(to_seconds(life), 1),
+            },
+        )
+        self._policy.closed(closing, session.suspects(), self._clock.monotonic())
+
+    async def _serve(self, session: Session) -> Closing:
+        """Run all that belongs to a session until the connection ends."""
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self._receive(session), name="receive"),
+                group.create_task(self._begin(session), name="begin"),
+                group.create_task(self._presence.heal(session), name="heal"),
+            ]
+            if not self._policy.on_first_broker:
+                tasks.append(group.create_task(self._return_to_first(session), name="return"))
+            closing = await session.connection.closed()
+            for task in tasks:
+                task.cancel()
+        return closing
+
+    async def _begin(self, session: Session) -> None:
+        """Say online, subscribe, say how well, let the others in; then keep what was refused under review."""
+        if not await self._presence.begin(session) or not await self._subscribe(session):
+            return
+        if not await self._presence.tell_health(session):
+            return
+        self._open_session(session)
+        while True:
+            review = self._policy.next_review(self._clock.monotonic())
+            await self._changed_or(session, review)
+            if review is not None and review <= self._clock.monotonic():
+                await self._subscribe(session)
+            await self._presence.tell_health(session)
+
+    async def _changed_or(self, session: Session, review: MonotonicNs | None) -> None:
+        waited = session.changed.wait()
+        if review is None:
+            await waited
+        else:
+            left = to_seconds(elapsed(self._clock.monotonic(), review))
+            try:
+                await asyncio.wait_for(waited, timeout=max(left, 0))
+            except TimeoutError:
+                return
+        session.changed.clear()
+
+    async def _subscribe(self, session: Session) -> bool:
+        for batch in self._policy.batches(self._presence.filters, self._clock.monotonic()):
+            if not await session.subscribe(batch):
+                return False
+        return True
+
+    async def _receive(self, session: Session) -> None:
+        while (delivery := await session.connection.receive()) is not None:
+            if not self._presence.hear(delivery):
+                log.warning("message_not_used", extra={"topic": delivery.topic, "bytes": len(delivery.payload)})
+            session.connection.acknowledge(delivery)
+
+    async def _return_to_first(self, session: Session) -> None:
+        """On a fall-back broker: leave it once the preferred one can be reached again, ever more rarely if in vain."""
+        first = self._policy.first_attempt()
+        while True:
+            await self._clock.sleep_until(later(self._clock.monotonic(), self._return_wait))
+            if await self._connector.reachable(first):
+                break
+        self._return_wait = DurationNs(min(self._return_wait * 2, RETURN_LAST))
+        log.info("returning_to_first_broker", extra={"broker": str(first.broker)})
+        await self._presence.farewell(session)
+        await session.connection.disconnect()
+
+    def _open_session(self, session: Session) -> None:
+        if self._open is None:
+            self._open = asyncio.get_running_loop().create_future()
+        self._open.set_result(session)
+        if self._policy.on_first_broker:
+            self._return_wait = RETURN_FIRST
+
+    def _close_session(self) -> None:
+        if self._open is not None and self._open.done():
+            self._open = None
+
+    def _say_failure(self, text: str) -> None:
+        """Log a failure when it is news; a device may be offline for weeks."""
+        now = self._clock.monotonic()
+        if self._said is None or self._said[0] != text or elapsed(self._said[1], now) >= SAY_FAILURE_AGAIN:
+            self._said = (text, now)
+            log.warning("connect_failed", extra={"error": text})

@@ -1,0 +1,86 @@
+"""Says what the device is: online, and how well; and says so again when somebody says otherwise."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+from edge_agent.core.events import HEALTH, ConnectionData, HealthData
+from edge_agent.core.timebase import later, rfc3339, seconds
+from edge_agent.core.topics import Topics
+from edge_agent.ports import Clock, Delivery, Message
+from edge_agent.services.session import Session
+
+log = logging.getLogger(__name__)
+
+ONLINE: Final = b"online"
+OFFLINE: Final = b"offline"
+HEAL_EVERY: Final = seconds(1)  # so that two who contradict each other do not do it at the speed of the network
+FAREWELL_WITHIN_S: Final = 2.0
+
+
+class Presence:
+    """The device's status and health on one session after another.
+
+    Attributes:
+        device: the device's id.
+        filters: what the device listens to.
+        will: what the broker is to say of a device that vanished.
+    """
+
+    def __init__(self, topics: Topics, *, groups: tuple[str, ...], clock: Clock) -> None:
+        self._topics = topics
+        self.device = topics.device
+        self.filters = topics.filters(groups)
+        self.will = Message(topics.status, OFFLINE, retain=True)
+        self._clock = clock
+        self._contradicted = asyncio.Event()
+        self._said: tuple[str, tuple[str, ...]] | None = None  # the session and the reasons that were published last
+
+    async def begin(self, session: Session) -> bool:
+        """Say ``online``; return ``False`` when the connection ended first."""
+        self._contradicted.clear()
+        return await session.publish(Message(self._topics.status, ONLINE, retain=True))
+
+    async def tell_health(self, session: Session) -> bool:
+        """Publish the health if it is not what was said last; return ``False`` when the connection ended first."""
+        reasons = tuple(
+            session.policy.reasons(self._clock.monotonic())
+            + [f"refused: {name} (0x{reason:02X})" for name, reason in sorted(session.refused.items())]
+        )
+        if (session.name, reasons) == self._said:
+            return True
+        protocol = "5" if session.connection.protocol == 5 else "3.1.1"
+        connection = ConnectionData(session.broker, protocol, rfc3339(session.since))
+        data = HealthData(session.name, "degraded" if reasons else "ok", reasons, connection)
+        self._said = (session.name, reasons)
+        log.log(
+            logging.WARNING if reasons else logging.INFO, "health", extra={"state": data.state, "reasons": data.reasons}
+        )
+        return await session.publish_event(HEALTH, self._topics.health, data, retain=True)
+
+    def hear(self, delivery: Delivery) -> bool:
+        """Take note of what somebody says of this device on its status topic; return whether it was that."""
+        if delivery.topic != self._topics.status:
+            return False
+        if delivery.payload == OFFLINE:
+            self._contradicted.set()
+        return True
+
+    async def heal(self, session: Session) -> None:
+        """Say ``online`` again whenever a stale ``offline`` was seen, for as long as the session lasts."""
+        while True:
+            await self._contradicted.wait()
+            self._contradicted.clear()
+            log.warning("status_healed", extra={"reason": "the broker said offline of a device that is online"})
+            await session.publish(Message(self._topics.status, ONLINE, retain=True))
+            await self._clock.sleep_until(later(self._clock.monotonic(), HEAL_EVERY))
+
+    async def farewell(self, session: Session) -> None:
+        """Say ``offline`` before a planned end; bounded, for a stop must not hang on a broker."""
+        try:
+            async with asyncio.timeout(FAREWELL_WITHIN_S):
+                await session.publish(self.will)
+        except TimeoutError:
+            log.warning("farewell_unacknowledged", extra={"within_s": FAREWELL_WITHIN_S})

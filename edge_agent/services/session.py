@@ -1,0 +1,102 @@
+"""One MQTT connection as the rest of the agent sees it: it names its messages, and knows what the broker refuses."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from edge_agent.core.connection import ConnectionPolicy, Suspect, SuspectKind
+from edge_agent.core.events import CONTENT_TYPE, Origin, Stamp, encode
+from edge_agent.core.timebase import UtcNs
+from edge_agent.errors import TooLargeError
+from edge_agent.ports import REFUSED_FROM, Clock, Connection, Message
+
+
+@dataclass(slots=True)
+class Session:
+    """A connection, its name, and what is outstanding on it.
+
+    Attributes:
+        name: new at each connection; the stream of what is not in the outbox.
+        device: the device's id.
+        broker: the broker's URL.
+        since: when it was made.
+        refused: topics and filters that the broker refuses, with its reason code.
+        changed: set when that changes.
+    """
+
+    connection: Connection
+    policy: ConnectionPolicy
+    clock: Clock
+    name: str
+    device: str
+    broker: str
+    since: UtcNs
+    refused: dict[str, int] = field(default_factory=dict)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _seq: int = 0
+    _outstanding: list[Suspect] = field(default_factory=list)
+
+    def event(self, event_type: str, data: object, *, stamp: Stamp | None = None) -> bytes:
+        """Return an event of this session's stream, encoded, with the next number."""
+        self._seq += 1
+        origin = Origin(self.device, self.name, self._seq)
+        return encode(event_type, origin=origin, stamp=stamp or Stamp(self.clock.utc()), data=data)
+
+    async def publish(self, message: Message) -> bool:
+        """Publish and wait for the acknowledgement.
+
+        Returns:
+            whether the message is settled: the broker has it, or refuses it for a reason that trying again will not
+            change. ``False`` = the connection ended first.
+        """
+        now = self.clock.monotonic()
+        if not self.policy.may_publish(message.topic, now):
+            return True
+        retain = message.retain and self.policy.may_retain(message.topic, now)
+        suspect = Suspect(SuspectKind.RETAINED if retain else SuspectKind.TOPIC, message.topic)
+        if not await self.connection.room():
+            return False
+        self._outstanding.append(suspect)
+        sent = Message(message.topic, message.payload, retain, message.expiry_s, message.content_type)
+        try:
+            reason = await self.connection.send(sent)
+        except TooLargeError:
+            reason = 0x95  # MQTT 5 §2.4: Packet too large; said here in the broker's place
+        if reason is None:
+            return False  # stays outstanding: the end of the connection is explained by it
+        self._outstanding.remove(suspect)
+        self._note(message.topic, reason)
+        if reason < REFUSED_FROM:
+            self.policy.accepted(suspect)
+        return True
+
+    async def publish_event(self, event_type: str, topic: str, data: object, *, retain: bool = False) -> bool:
+        """Encode and publish; see ``publish``."""
+        payload = self.event(event_type, data)
+        return await self.publish(Message(topic, payload, retain=retain, content_type=CONTENT_TYPE))
+
+    async def subscribe(self, filters: tuple[str, ...]) -> bool:
+        """Subscribe in one packet; return ``False`` when the connection ended first."""
+        suspects = [Suspect(SuspectKind.FILTER, name) for name in filters]
+        self._outstanding += suspects
+        reasons = await self.connection.subscribe_to(filters)
+        if reasons is None:
+            return False
+        for suspect, reason in zip(suspects, reasons, strict=True):
+            self._outstanding.remove(suspect)
+            self._note(suspect.name, reason)
+        return True
+
+    def suspects(self) -> frozenset[Suspect]:
+        """Return what was outstanding when the connection ended."""
+        return frozenset(self._outstanding)
+
+    def _note(self, name: str, reason: int) -> None:
+        before = self.refused.get(name, 0)
+        if reason >= REFUSED_FROM:
+            self.refused[name] = reason
+        else:
+            self.refused.pop(name, None)
+        if self.refused.get(name, 0) != before:
+            self.changed.set()

@@ -1,0 +1,148 @@
+"""How tests run: coroutines on a loop with a deadline, hypothesis by profile, and nothing left behind.
+
+``async def`` tests need no plugin and no marker. They run on a real loop in debug mode; with ``@pytest.mark.virtual``
+on a loop whose time jumps. Async fixtures are not supported: use ``async with`` in the test.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import inspect
+import os
+import signal
+from collections.abc import Callable, Coroutine, Generator, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+import pytest
+
+from tests.support.virtual_time import VirtualTimeLoop
+
+with contextlib.suppress(ModuleNotFoundError):  # examples run without hypothesis, property tests ask for it
+    import hypothesis
+
+    hypothesis.settings.register_profile("dev", max_examples=25, deadline=None)
+    hypothesis.settings.register_profile("ci", max_examples=200, deadline=None, derandomize=True, print_blob=True)
+    hypothesis.settings.register_profile("nightly", max_examples=5000, deadline=None)
+    _default_profile = "ci" if os.environ.get("CI") else "dev"
+    hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", _default_profile))
+
+IN_CI: Final = bool(os.environ.get("CI"))
+DEFAULT_TIMEOUT_S: Final = 30.0
+BLOCKED_GRACE_S: Final = 2.0
+
+CoroutineFunction = Callable[..., Coroutine[Any, Any, None]]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the markers that the hooks here understand."""
+    config.addinivalue_line("markers", "virtual(grace_s=0.0): run on a loop whose time jumps")
+    config.addinivalue_line("markers", f"timeout_s(n): fail an async test after n s, not {DEFAULT_TIMEOUT_S:g}")
+
+
+# ---------------------------------------------------------------- coroutines
+@contextlib.contextmanager
+def _real_deadline(timeout_s: float) -> Iterator[None]:
+    """Interrupt the main thread after some real seconds, whatever it does."""
+
+    def expired(_signal: int, _frame: FrameType | None) -> None:
+        raise TimeoutError(f"the test takes longer than {timeout_s:g} s of real time")
+
+    before = signal.signal(signal.SIGALRM, expired)
+    signal.setitimer(signal.ITIMER_REAL, timeout_s)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _synchronous(item: pytest.Item, function: CoroutineFunction) -> Callable[..., None]:
+    """Return a plain function that runs a coroutine function as the test's markers say."""
+    virtual = item.get_closest_marker("virtual")
+    mark = item.get_closest_marker("timeout_s")
+    timeout_s = float(mark.args[0]) if mark else DEFAULT_TIMEOUT_S
+
+    def factory() -> asyncio.AbstractEventLoop:
+        return VirtualTimeLoop(**virtual.kwargs) if virtual else asyncio.SelectorEventLoop()
+
+    async def main(**arguments: object) -> None:
+        async with asyncio.timeout(None if virtual else timeout_s) as deadline:
+            try:
+                await function(**arguments)
+            except TimeoutError as error:
+                if deadline.expired():
+                    raise TimeoutError(f"the test takes longer than {timeout_s:g} s") from error
+                raise
+
+    @functools.wraps(function)
+    def run(**arguments: object) -> None:
+        limit = timeout_s if virtual else timeout_s + BLOCKED_GRACE_S
+        with _real_deadline(limit), asyncio.Runner(debug=True, loop_factory=factory) as runner:
+            runner.run(main(**arguments))
+
+    return run
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run an ``async def`` test; leave every other to pytest."""
+    handle = getattr(pyfuncitem.obj, "hypothesis", None)
+    if handle is not None and inspect.iscoroutinefunction(handle.inner_test):
+        handle.inner_test = _synchronous(pyfuncitem, handle.inner_test)
+        return None
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    names = pyfuncitem._fixtureinfo.argnames
+    _synchronous(pyfuncitem, pyfuncitem.obj)(**{name: pyfuncitem.funcargs[name] for name in names})
+    return True
+
+
+# ---------------------------------------------------------------- strictness
+def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
+    return str(report.longrepr[2]) if isinstance(report.longrepr, tuple) else str(report.longrepr)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Where everything must be there, a skipped test has failed."""
+    report = yield
+    if IN_CI and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, which CI does not allow: {_reason(report)}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Where everything must be there, a skipped module has failed."""
+    report = yield
+    if IN_CI and report.skipped:
+        report.outcome = "failed"
+        report.longrepr = f"skipped, which CI does not allow: {_reason(report)}"
+    return report
+
+
+def _children() -> list[str]:
+    """Return the command lines of the processes that this one started and that still run."""
+    found: list[str] = []
+    for listing in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # a thread, or a child, that ends meanwhile
+            for pid in listing.read_text().split():
+                command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                if command:  # a zombie has none
+                    found.append(f"{pid} {command.strip()}")
+    return found
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail the whole run when a test has left a process behind."""
+    left = _children()
+    if left:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None:
+            reporter.write_line(f"\nprocesses left behind: {left}", red=True)

@@ -1,0 +1,1 @@
+"""What the tests share: brokers, clocks and networks that fail on request."""
