@@ -56,9 +56,7 @@ def test_every_default_of_the_contract_holds() -> None:
         ("outbox", "max_age", "1m", "3650d", "59s", "3651d"),
     ],
 )
-def test_durations_have_bounds(  # noqa: PLR0913 - a table
-    section: str, key: str, least: str, most: str, below: str, above: str
-) -> None:
+def test_durations_have_bounds(section: str, key: str, least: str, most: str, below: str, above: str) -> None:
     """The bounds are inclusive, and named when they are passed."""
     for good in (least, most):
         value = getattr(getattr(Config.model_validate({section: {key: good}}), section), key)

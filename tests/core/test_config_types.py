@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -77,51 +80,47 @@ def test_no_text_makes_a_broker_url_fail_in_another_way(text: str) -> None:
     assert 1 <= broker.port <= 65_535
 
 
-GOOD_AND_BAD = [
-    (Name, ["a", "A_b:c-9", "x" * 64], ["", "x" * 65, "a b", "a/b", "a.b", "ä", "a\n", 5, True, None]),
-    (DeviceId, ["gw-0042", "aa:bb:cc:dd:ee:ff", "a_b"], ["", "_all", "a/b", "x" * 65, 5]),
-    (Glob, ["*", "*-status", "job-?"], ["", "a/b", "[a]", 5]),
-    (Prefix, ["edge", "a/b/c"], ["", "/a", "a/", "a//b", "a/+", "#", "$SYS", "a\0", "a/" * 99 + "aaaa", 5]),
-    (AbsolutePath, ["/", "/a b/c"], ["", "a", "~/a", "/a\0", "/a\nb", 5]),
-    (Zone, ["UTC", "local", "Europe/Berlin", "America/Argentina/Ushuaia", "Etc/GMT+1"], ["", "../etc", "/a", "a/", 5]),
-    (SecretFile, ["/run/x", "mqtt-password"], ["", "a/b", "../x", "a b", "/a\0", 5]),
-    (Server, ["ntp1.example", "ntp2.example:123", "[::1]:123", "10.0.0.1"], ["", "a b", "a:0", "a:99999", "::1", 5]),
-    (Listen, ["127.0.0.1:9464", "[::1]:80", "/run/x.sock"], ["", "localhost", ":80", "h:0", "x.sock", "/" + "a" * 107]),
-    (
+GOOD_AND_BAD: dict[str, tuple[Any, list[str], list[object]]] = {
+    "Name": (Name, ["a", "A_b:c-9", "x" * 64], ["", "x" * 65, "a b", "a/b", "a.b", "ä", "a\n", 5, True, None]),
+    "DeviceId": (DeviceId, ["gw-0042", "aa:bb:cc:dd:ee:ff", "a_b"], ["", "_all", "a/b", "x" * 65, 5]),
+    "Glob": (Glob, ["*", "*-status", "job-?"], ["", "a/b", "[a]", 5]),
+    "Prefix": (Prefix, ["edge", "a/b/c"], ["", "/a", "a/", "a//b", "a/+", "#", "$S", "a\0", "a/" * 99 + "aaa", 5]),
+    "AbsolutePath": (AbsolutePath, ["/", "/a b/c"], ["", "a", "~/a", "/a\0", "/a\nb", 5]),
+    "Zone": (Zone, ["UTC", "local", "America/Argentina/Ushuaia", "Etc/GMT+1"], ["", "../x", "/a", "a/", 5]),
+    "SecretFile": (SecretFile, ["/run/x", "mqtt-password"], ["", "a/b", "../x", "a b", "/a\0", 5]),
+    "Server": (Server, ["ntp1.example", "a:123", "[::1]:123", "10.0.0.1"], ["", "a b", "a:0", "a:99999", "::1", 5]),
+    "Listen": (Listen, ["127.0.0.1:80", "[::1]:80", "/x.sock"], ["", "h", ":80", "h:0", "x.sock", "/" + "a" * 107]),
+    "HttpUrl": (
         HttpUrl,
         ["http://h", "https://h:8080/a?b=c"],
         ["", "h", "ftp://h", "http://", "http://u:p@h", "http://h:99999", "http://[", "http://h/a b"],
     ),
-]
+}
 
 
-@pytest.mark.parametrize(
-    ("kind", "text"),
-    [(kind, text) for kind, good, _ in GOOD_AND_BAD for text in good],
-    ids=lambda value: repr(value)[-30:],
-)
-def test_what_is_good_is_taken_as_it_is(kind: object, text: str) -> None:
+@pytest.mark.parametrize("name", GOOD_AND_BAD)
+def test_what_is_good_is_taken_as_it_is(name: str) -> None:
     """These texts keep their form."""
-    assert TypeAdapter(kind).validate_python(text) == text
+    kind, good, _ = GOOD_AND_BAD[name]
+    assert [TypeAdapter(kind).validate_python(text) for text in good] == good
 
 
-@pytest.mark.parametrize(
-    ("kind", "value"),
-    [(kind, value) for kind, _, bad in GOOD_AND_BAD for value in bad],
-    ids=lambda value: repr(value)[-30:],
-)
-def test_what_is_bad_is_refused_in_one_line(kind: object, value: object) -> None:
+@pytest.mark.parametrize("name", GOOD_AND_BAD)
+def test_what_is_bad_is_refused_in_one_line(name: str) -> None:
     """Each is refused by our own words."""
-    with pytest.raises(ValidationError) as bad:
-        TypeAdapter(kind).validate_python(value)
-    (error,) = bad.value.errors()
-    assert error["type"] == "value_error"
-    assert str(error["ctx"]["error"]).isprintable()
-    assert str(error["ctx"]["error"]).endswith(("needed", "allowed", ")", "characters", "_"))
+    kind, _, values = GOOD_AND_BAD[name]
+    for value in values:
+        with pytest.raises(ValidationError) as bad:
+            TypeAdapter(kind).validate_python(value)
+        (error,) = bad.value.errors()
+        assert error["type"] == "value_error"
+        assert str(error["ctx"]["error"]).isprintable()
+        assert re.search(r"needed|allowed|never begins", str(error["ctx"]["error"]))
 
 
 def test_a_kind_is_named_without_its_value() -> None:
     """A message about a wrong type names the type alone."""
-    assert [kind_of(value) for value in ("s", True, 1, 1.5, {}, [], ())] == [
+    values: tuple[object, ...] = ("s", True, 1, 1.5, {}, [], ())
+    assert [kind_of(value) for value in values] == [
         "a string", "a boolean", "a number", "a decimal number", "a table", "an array", "an array",
     ]  # fmt: skip

@@ -239,7 +239,7 @@ async def nats(tmp_path: Path, *, port: int | None = None) -> AsyncIterator[Real
     config.write_text(
         f'server_name: "test"\nhost: "{LOOPBACK}"\nport: {free_port()}\n'
         f'jetstream {{ store_dir: "{directory}/state", max_memory_store: 64MB, max_file_store: 256MB }}\n'
-        f'mqtt {{ host: "{LOOPBACK}", port: {port} }}\n'
+        f'mqtt {{ host: "{LOOPBACK}", port: {port}, ack_wait: "1s" }}\n'
     )
     async with _running(RealBroker([binary, "-c", str(config)], port=port, directory=directory, level=4)) as broker:
         yield broker

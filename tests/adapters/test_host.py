@@ -1,0 +1,126 @@
+"""What the host says about itself."""
+
+from __future__ import annotations
+
+import os
+import re
+import ssl
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from edge_agent.adapters.host import boot_id, common_name, read_facts, rss_bytes
+from edge_agent.core.config import HostFacts
+
+ID = "0123456789abcdef0123456789abcdef"
+
+
+def put(root: Path, name: str, text: str) -> None:
+    """Write a file of the host."""
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def put_interface(root: Path, name: str, address: str, *, kind: str = "1", physical: bool = False) -> None:
+    """Write a network interface."""
+    put(root, f"sys/class/net/{name}/address", address + "\n")
+    put(root, f"sys/class/net/{name}/type", kind + "\n")
+    if physical:
+        (root / "sys/class/net" / name / "device").mkdir()
+
+
+def test_a_host_that_says_nothing_is_all_none(tmp_path: Path) -> None:
+    """Nothing is made up."""
+    assert read_facts(tmp_path) == HostFacts()
+    assert (boot_id(tmp_path), rss_bytes(tmp_path)) == ("unknown", 0)
+
+
+def test_a_host_is_read(tmp_path: Path) -> None:
+    """Files end in newlines or NUL; a host name is cut at its first dot."""
+    put(tmp_path, "etc/machine-id", ID + "\n")
+    put(tmp_path, "proc/device-tree/serial-number", "10000000abcdef\0")
+    put(tmp_path, "proc/sys/kernel/hostname", "gw-7.plant.example\n")
+    put_interface(tmp_path, "eth0", "02:00:00:00:00:07", physical=True)
+    assert read_facts(tmp_path) == HostFacts(ID, "10000000abcdef", "02:00:00:00:00:07", "gw-7")
+
+
+@pytest.mark.parametrize("text", ["", "uninitialized\n", "0" * 32, ID.upper(), ID + "0", "\udcff"])
+def test_a_machine_id_that_is_none_is_left_out(tmp_path: Path, text: str) -> None:
+    """The one of D-Bus serves where systemd's is not there."""
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/machine-id").write_bytes(text.encode(errors="surrogateescape"))
+    assert read_facts(tmp_path).machine_id is None
+    put(tmp_path, "var/lib/dbus/machine-id", ID)
+    assert read_facts(tmp_path).machine_id == ID
+
+
+@pytest.mark.parametrize("text", ["To be filled by O.E.M.", "Default string", "None", "0000", " \n"])
+def test_a_serial_number_that_nobody_set_is_left_out(tmp_path: Path, text: str) -> None:
+    """The board's serves where the product's is a placeholder."""
+    put(tmp_path, "sys/class/dmi/id/product_serial", text)
+    assert read_facts(tmp_path).serial is None
+    put(tmp_path, "sys/class/dmi/id/board_serial", "B-1\n")
+    assert read_facts(tmp_path).serial == "B-1"
+
+
+def test_the_first_physical_interface_gives_the_mac_address(tmp_path: Path) -> None:
+    """Else the first one that is not the loopback; tunnels and empty addresses never."""
+    put_interface(tmp_path, "lo", "00:00:00:00:00:01")
+    put_interface(tmp_path, "aaa0", "00:00:00:00:00:00")
+    put_interface(tmp_path, "tun0", "02:00:00:00:00:01", kind="65534")
+    assert read_facts(tmp_path).mac is None
+    put_interface(tmp_path, "br0", "02:00:00:00:00:02")
+    put_interface(tmp_path, "docker0", "02:00:00:00:00:03")
+    assert read_facts(tmp_path).mac == "02:00:00:00:00:02"
+    put_interface(tmp_path, "wlan0", "02:00:00:00:00:05", physical=True)
+    put_interface(tmp_path, "eth0", "02:00:00:00:00:04", physical=True)
+    assert read_facts(tmp_path).mac == "02:00:00:00:00:04"
+
+
+def test_a_host_without_a_name_has_none(tmp_path: Path) -> None:
+    """The kernel says (none)."""
+    put(tmp_path, "proc/sys/kernel/hostname", "(none)\n")
+    assert read_facts(tmp_path).hostname is None
+
+
+def test_this_host_is_read() -> None:
+    """The real files have the form that is expected."""
+    assert re.fullmatch(r"[0-9a-f-]{36}", boot_id())
+    assert 1 << 20 < rss_bytes() < 1 << 34
+    assert read_facts().hostname == os.uname().nodename.partition(".")[0]
+
+
+def certificate(path: Path, *names: x509.NameAttribute[str]) -> str:
+    """Write a certificate and return its path."""
+    key, subject, now = ec.generate_private_key(ec.SECP256R1()), x509.Name(names), datetime.now(UTC)
+    builder = x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number()).not_valid_before(
+        now
+    )
+    signed = builder.not_valid_after(now + timedelta(days=1)).sign(key, hashes.SHA256())
+    path.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+    return str(path)
+
+
+def test_a_common_name_is_read(tmp_path: Path) -> None:
+    """Wherever in the subject it stands."""
+    organisation = x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Plant")
+    named = x509.NameAttribute(NameOID.COMMON_NAME, "gw-0042")
+    assert common_name(certificate(tmp_path / "a.pem", organisation, named)) == "gw-0042"
+    assert common_name(certificate(tmp_path / "b.pem", organisation)) is None
+
+
+def test_what_is_no_certificate_has_no_common_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor has one that this Python cannot read."""
+    path = tmp_path / "x.pem"
+    assert common_name(str(path)) is None
+    path.write_text("nothing")
+    assert common_name(str(path)) is None
+    good = certificate(path, x509.NameAttribute(NameOID.COMMON_NAME, "x"))
+    monkeypatch.delattr(ssl, "_ssl")
+    assert common_name(good) is None

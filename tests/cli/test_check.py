@@ -1,0 +1,105 @@
+"""The verb check."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from edge_agent.cli.check import add_parser, run, schema
+
+ROOT = Path(__file__).parents[2]
+
+
+def check(*arguments: str) -> int:
+    """Run the verb as the dispatcher does."""
+    parser = argparse.ArgumentParser()
+    add_parser(parser.add_subparsers())
+    args = parser.parse_args(["check", *arguments])
+    assert args.run is run
+    return int(args.run(args))
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """Return the path of a valid file."""
+    path = tmp_path / "x.toml"
+    path.write_text('[device]\nid = "gw-1"\n[time]\nhost = "none"\n')
+    return path
+
+
+def test_a_valid_file_is_ok(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Files, device and digest on one line, then what is not used yet."""
+    assert check("--config", str(config)) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith(f"ok: {config}, device gw-1, digest ")
+    assert out.splitlines()[1:] == ["not used yet: time.host"]
+    assert err == ""
+
+
+def test_a_bad_file_is_78_and_one_line_per_problem(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On stderr, with file and key."""
+    config.write_text('[heartbeat]\nevery = "5x"\nevry = 1\n')
+    assert check("--config", str(config)) == 78
+    out, err = capsys.readouterr()
+    assert out == ""
+    first, second = err.splitlines()
+    assert first.startswith(f'{config}: heartbeat.every: found "5x"; a duration like')
+    assert second == f"{config}: heartbeat.evry: unknown key 'evry'; did you mean 'every'?"
+
+
+def test_the_environment_names_the_file(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no option does."""
+    monkeypatch.setenv("EDGE_AGENT_CONFIG", str(config))
+    assert check() == 0
+    assert str(config) in capsys.readouterr().out
+
+
+def test_json_says_the_same(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Valid or not, one object on stdout."""
+    assert check("--config", str(config), "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"ok": True, "problems": [], "unused": ["time.host"]}
+    config.write_text("a = 1\nb =\n")
+    assert check("--config", str(config), "--json") == 78
+    out, err = capsys.readouterr()
+    (problem,) = json.loads(out)["problems"]
+    assert (problem["file"], problem["key"], problem["line"]) == (str(config), "", 2)
+    assert err == ""
+
+
+def test_the_schema_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    """It needs no file."""
+    assert check("--schema") == 0
+    assert json.loads(capsys.readouterr().out) == schema()
+
+
+def test_the_schema_speaks_of_what_a_file_holds() -> None:
+    """Durations, sizes and brokers are strings there, with their defaults."""
+    definitions = schema()["$defs"]
+    assert definitions["Heartbeat"]["properties"]["every"]["default"] == "1m"
+    assert definitions["Outbox"]["properties"]["max_bytes"]["default"] == "64MiB"
+    assert definitions["Mqtt"]["properties"]["brokers"]["default"] == ["mqtt://localhost:1883"]
+
+
+def test_the_schema_agrees_with_the_reference() -> None:
+    """An independent judge takes the reference with all that is commented out, and refuses what is wrong."""
+    judge = jsonschema.Draft202012Validator(schema())
+    judge.check_schema(schema())
+    lines = (ROOT / "config" / "edge-agent.toml").read_text().splitlines()
+    document: dict[str, Any] = tomllib.loads("\n".join(line.removeprefix("# ").removeprefix("#: ") for line in lines))
+    judge.validate(document)
+    wrongs: tuple[dict[str, Any], ...] = (
+        {"hartbeat": {}},
+        {"heartbeat": {"every": "5x"}},
+        {"heartbeat": {"every": 60}},
+        {"log": {"level": 1}},
+    )
+    for wrong in wrongs:
+        assert not judge.is_valid(document | wrong)

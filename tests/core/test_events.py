@@ -1,0 +1,120 @@
+"""What is published, judged by the schemas that ship with the package."""
+
+import json
+from dataclasses import asdict, fields
+from importlib.resources import files
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_agent.core import events
+from edge_agent.core.events import (
+    AgentData,
+    ConfigData,
+    ConnectionData,
+    HealthData,
+    HeartbeatData,
+    Origin,
+    Stamp,
+    decode,
+    encode,
+)
+from edge_agent.core.timebase import UtcNs
+
+ORIGIN = Origin("gw-1", "0123456789abcdef", 7)
+STAMP = Stamp(UtcNs(1_900_000_000_123_456_789))
+HEARTBEAT = HeartbeatData(
+    uptime_s=1,
+    boot_id="f5095338-5bd7-4583-9587-10a4424b87f0",
+    session="0123456789abcdef",
+    interval_s=60.0,
+    agent=AgentData("0.1.0", 4242, 39_000_000),
+    config=ConfigData("a91270885834"),
+)
+HEALTH = HealthData("s1", "degraded", ("why",), ConnectionData("mqtt://b:1883", "5", "2026-01-01T00:00:00.000000Z"))
+SAMPLES = {events.HEARTBEAT: HEARTBEAT, events.HEALTH: HEALTH}
+
+
+def schema_of(event_type: str) -> dict[str, Any]:
+    """Return the schema that ships with the package."""
+    return dict(json.loads((files("edge_agent") / "schemas" / f"{event_type}.json").read_text()))
+
+
+@pytest.mark.parametrize("event_type", SAMPLES)
+def test_what_is_published_fits_the_schema_that_ships(event_type: str) -> None:
+    """An independent validator agrees; the schema itself is sound."""
+    schema = schema_of(event_type)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    payload = encode(event_type, origin=ORIGIN, stamp=STAMP, data=SAMPLES[event_type])
+    jsonschema.validate(json.loads(payload), schema, format_checker=jsonschema.FormatChecker())
+
+
+@pytest.mark.parametrize("event_type", SAMPLES)
+def test_the_schema_requires_every_field_of_the_data(event_type: str) -> None:
+    """Every field is there from the first release on, so the schema may demand it; and it knows no others."""
+    data = schema_of(event_type)["properties"]["data"]
+    sample = SAMPLES[event_type]
+    assert set(data["required"]) == {field.name for field in fields(sample)} == set(data["properties"])
+    for name, value in asdict(sample).items():
+        if isinstance(value, dict) and value:
+            assert set(data["properties"][name]["required"]) == set(value)
+
+
+def test_every_type_has_its_schema_and_every_schema_its_type() -> None:
+    """None is forgotten, none is left over."""
+    shipped = {entry.name.removesuffix(".json") for entry in (files("edge_agent") / "schemas").iterdir()}
+    assert shipped == set(SAMPLES)
+
+
+def test_an_event_names_its_device_its_stream_and_its_number() -> None:
+    """The attributes are those of the contract."""
+    stamp = Stamp(STAMP.time, "synced", 3)
+    event = json.loads(encode("edge.data.v1", origin=ORIGIN, stamp=stamp, data={"a": 1}, subject="job"))
+    assert event == {
+        "specversion": "1.0",
+        "type": "edge.data.v1",
+        "source": "/devices/gw-1",
+        "id": "0123456789abcdef.7",
+        "sequence": "0000000000000007",
+        "time": "2030-03-17T17:46:40.123456Z",
+        "timestate": "synced",
+        "timeerrorms": 3,
+        "datacontenttype": "application/json",
+        "subject": "job",
+        "data": {"a": 1},
+    }
+
+
+def test_a_default_heartbeat_is_at_most_900_bytes() -> None:
+    """Also with a long id, a large process id, and after a year without a restart."""
+    origin = Origin("edge-" + "x" * 16, "0123456789abcdef", 10**6)
+    largest = HeartbeatData(
+        uptime_s=365 * 86400,
+        boot_id=HEARTBEAT.boot_id,
+        session=HEARTBEAT.session,
+        interval_s=900.0,
+        agent=AgentData("10.10.10", 4_194_304, 10**9),
+        config=ConfigData("a91270885834", 100),
+    )
+    assert len(encode(events.HEARTBEAT, origin=origin, stamp=STAMP, data=largest)) <= 900
+
+
+@given(
+    st.binary() | st.text().map(str.encode) | st.sampled_from([b"[" * 100_000, b"null", b'{"type":1,"data":{}}', b"{}"])
+)
+def test_nonsense_decodes_to_nothing(payload: bytes) -> None:
+    """Whatever the bytes are, the answer is an event or nothing."""
+    event = decode(payload)
+    assert event is None or (isinstance(event["type"], str) and isinstance(event["data"], dict))
+
+
+def test_what_was_encoded_decodes() -> None:
+    """And what is too large does not."""
+    payload = encode(events.HEALTH, origin=ORIGIN, stamp=STAMP, data=HEALTH)
+    event = decode(payload)
+    assert event is not None
+    assert event["data"]["state"] == "degraded"
+    assert decode(b'{"type":"x","data":{"a":"' + b"a" * events.MAX_EVENT + b'"}}') is None
