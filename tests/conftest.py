@@ -44,17 +44,23 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 # ---------------------------------------------------------------- coroutines
+class _DeadlineError(SystemExit):
+    """Breaks through an event loop, which would log any other exception in a callback and go on."""
+
+
 @contextlib.contextmanager
 def _real_deadline(timeout_s: float) -> Iterator[None]:
     """Interrupt the main thread after some real seconds, whatever it does."""
 
     def expired(_signal: int, _frame: FrameType | None) -> None:
-        raise TimeoutError(f"the test takes longer than {timeout_s:g} s of real time")
+        raise _DeadlineError
 
     before = signal.signal(signal.SIGALRM, expired)
     signal.setitimer(signal.ITIMER_REAL, timeout_s)
     try:
         yield
+    except _DeadlineError:
+        raise TimeoutError(f"the test takes longer than {timeout_s:g} s of real time") from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

@@ -111,11 +111,13 @@ class _BrokerMemory:
     protocol: ProtocolVersion
     closes_before_connack: int = 0
     one_filter_at_a_time: bool = False
+    retains: bool = False  # it has accepted a retained message
     strikes: dict[Suspect, int] = field(default_factory=dict)
     left_out: dict[Suspect, MonotonicNs] = field(default_factory=dict)  # until when
 
 
-_WILL = Suspect(SuspectKind.RETAINED, "will")
+RETAINED: Final = Suspect(SuspectKind.RETAINED, "messages")
+"""A broker that does not take retained messages takes none, the Will included."""
 
 
 class ConnectionPolicy:
@@ -163,7 +165,7 @@ class ConnectionPolicy:
             broker=self._brokers[self._index],
             protocol=memory.protocol,
             # After closes that no change of protocol explains, the retained Will is left out every other two tries.
-            will_retained=not self._is_left_out(_WILL, now) and (closes < 2 or closes % 4 < 2),
+            will_retained=not self._is_left_out(RETAINED, now) and (closes < 2 or closes % 4 < 2),
             wait=self._wait(now),
         )
 
@@ -177,7 +179,7 @@ class ConnectionPolicy:
             if self._may_fall_back and memory.closes_before_connack >= CLOSES_THAT_MEAN_OLD:
                 memory.protocol = 4
         if error.reason == RETAIN_NOT_SUPPORTED:
-            memory.left_out[_WILL] = later(now, LEFT_OUT_FOR)
+            memory.left_out[RETAINED] = later(now, LEFT_OUT_FOR)
         self._outage_since = self._outage_since if self._outage_since is not None else now
         self._move_on()
 
@@ -186,7 +188,7 @@ class ConnectionPolicy:
         self._connected_at = now
         self._current.closes_before_connack = 0
         if not will_retained:
-            self._current.left_out.setdefault(_WILL, later(now, LEFT_OUT_FOR))
+            self._current.left_out.setdefault(RETAINED, later(now, LEFT_OUT_FOR))
 
     def closed(self, closing: Closing, suspects: frozenset[Suspect], now: MonotonicNs) -> None:
         """Take note of the end of a connection.
@@ -219,9 +221,9 @@ class ConnectionPolicy:
         size = 1 if self._current.one_filter_at_a_time else MAX_FILTERS_PER_SUBSCRIBE
         return [tuple(wanted[i : i + size]) for i in range(0, len(wanted), size)]
 
-    def may_retain(self, topic: str, now: MonotonicNs) -> bool:
-        """Return whether a retained message may be sent to the topic."""
-        return not self._is_left_out(Suspect(SuspectKind.RETAINED, topic), now)
+    def may_retain(self, now: MonotonicNs) -> bool:
+        """Return whether retained messages may be sent."""
+        return not self._is_left_out(RETAINED, now)
 
     def may_publish(self, topic: str, now: MonotonicNs) -> bool:
         """Return whether anything may be sent to the topic."""
@@ -230,6 +232,7 @@ class ConnectionPolicy:
     def accepted(self, suspect: Suspect) -> None:
         """Take note that the broker accepted what was suspected."""
         self._current.strikes.pop(suspect, None)
+        self._current.retains = self._current.retains or suspect.kind is SuspectKind.RETAINED
 
     # -- what to tell
 
@@ -305,6 +308,8 @@ class ConnectionPolicy:
             self._current.strikes[suspect] = strikes
             return False
         self._current.strikes.pop(suspect)
+        if suspect.kind is SuspectKind.RETAINED:
+            suspect = Suspect(SuspectKind.TOPIC, suspect.name) if self._current.retains else RETAINED
         self._current.left_out[suspect] = later(now, LEFT_OUT_FOR)
         return True
 

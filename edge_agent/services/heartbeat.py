@@ -91,4 +91,4 @@ class Heartbeat:
             message = Message(self._topic, beat.payload, expiry_s=expiry_s, content_type=CONTENT_TYPE)
             if not await session.publish(message):
                 self._beaten.set()  # this one again on the next session, or the one that has replaced it by then
-                await session.connection.closed()
+                await session.over.wait()

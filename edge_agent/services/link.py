@@ -102,7 +102,7 @@ class Link:
             await connection.disconnect()
             raise
         finally:
-            self._close_session()
+            self._close(session)
         life = elapsed(begun, self._clock.monotonic())
         log.log(
             logging.INFO if closing.by is ClosedBy.US else logging.WARNING,
@@ -115,7 +115,14 @@ class Link:
                 "after_s": round(to_seconds(life), 1),
             },
         )
-        self._policy.closed(closing, session.suspects(), self._clock.monotonic())
+        now = self._clock.monotonic()
+        known = self._policy.taken_over(now)
+        self._policy.closed(closing, session.suspects(), now)
+        if self._policy.taken_over(now) and not known:
+            log.error(
+                "client_id_taken_over",
+                extra={"reason": "another client connects with this client id; give each device its own [device] id"},
+            )
 
     async def _serve(self, session: Session) -> Closing:
         """Run all that belongs to a session until the connection ends."""
@@ -138,7 +145,7 @@ class Link:
             return
         if not await self._presence.tell_health(session):
             return
-        self._open_session(session)
+        self._admit(session)
         while True:
             review = self._policy.next_review(self._clock.monotonic())
             await self._changed_or(session, review)
@@ -182,16 +189,17 @@ class Link:
         await self._presence.farewell(session)
         await session.connection.disconnect()
 
-    def _open_session(self, session: Session) -> None:
+    def _admit(self, session: Session) -> None:
         if self._open is None:
             self._open = asyncio.get_running_loop().create_future()
         self._open.set_result(session)
         if self._policy.on_first_broker:
             self._return_wait = RETURN_FIRST
 
-    def _close_session(self) -> None:
+    def _close(self, session: Session) -> None:
         if self._open is not None and self._open.done():
             self._open = None
+        session.over.set()
 
     def _say_failure(self, text: str) -> None:
         """Log a failure when it is news; a device may be offline for weeks."""

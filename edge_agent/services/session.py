@@ -23,6 +23,7 @@ class Session:
         since: when it was made.
         refused: topics and filters that the broker refuses, with its reason code.
         changed: set when that changes.
+        over: set once the link has let go of it and will hand it out no more.
     """
 
     connection: Connection
@@ -34,6 +35,7 @@ class Session:
     since: UtcNs
     refused: dict[str, int] = field(default_factory=dict)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+    over: asyncio.Event = field(default_factory=asyncio.Event)
     _seq: int = 0
     _outstanding: list[Suspect] = field(default_factory=list)
 
@@ -53,7 +55,7 @@ class Session:
         now = self.clock.monotonic()
         if not self.policy.may_publish(message.topic, now):
             return True
-        retain = message.retain and self.policy.may_retain(message.topic, now)
+        retain = message.retain and self.policy.may_retain(now)
         suspect = Suspect(SuspectKind.RETAINED if retain else SuspectKind.TOPIC, message.topic)
         if not await self.connection.room():
             return False

@@ -168,7 +168,7 @@ def test_what_worked_without_a_retained_will_stays_so_for_an_hour() -> None:
         life.fail(CLOSED)
     assert not life.live(100).will_retained
     assert not life.live(100).will_retained
-    assert life.policy.reasons(life.now) == ["retained_refused: will"]
+    assert life.policy.reasons(life.now) == ["retained_refused: messages"]
     life.now = later(life.now, seconds(3600))
     assert life.attempt().will_retained
 
@@ -205,9 +205,10 @@ def test_a_retained_publish_that_closes_the_connection_twice_goes_unretained() -
     life = Life(policy_of())
     suspects = frozenset({Suspect(SuspectKind.RETAINED, "t")})
     life.live(1, PEER, suspects)
-    assert life.policy.may_retain("t", life.now)
+    assert life.policy.may_retain(life.now)
     life.live(1, PEER, suspects)
-    assert not life.policy.may_retain("t", life.now)
+    assert not life.policy.may_retain(life.now)
+    assert not life.attempt().will_retained
     assert life.policy.may_publish("t", life.now)
     assert not life.policy.taken_over(life.now)
 
@@ -221,6 +222,17 @@ def test_a_topic_that_closes_the_connection_twice_is_left_out_for_an_hour() -> N
     assert not life.policy.may_publish("t", life.now)
     assert life.policy.may_publish("u", life.now)
     assert life.policy.may_publish("t", later(life.now, seconds(3600)))
+
+
+def test_a_broker_that_retains_has_something_against_the_topic() -> None:
+    """Where another retained message was accepted, two closes after one speak of its topic."""
+    life = Life(policy_of())
+    suspects = frozenset({Suspect(SuspectKind.RETAINED, "health")})
+    for _ in range(2):
+        life.policy.accepted(Suspect(SuspectKind.RETAINED, "status"))
+        life.live(1, PEER, suspects)
+    assert life.policy.may_retain(life.now)
+    assert not life.policy.may_publish("health", life.now)
 
 
 def test_an_acceptance_in_between_clears_the_suspicion() -> None:

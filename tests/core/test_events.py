@@ -35,7 +35,7 @@ HEARTBEAT = HeartbeatData(
     config=ConfigData("a91270885834"),
 )
 HEALTH = HealthData("s1", "degraded", ("why",), ConnectionData("mqtt://b:1883", "5", "2026-01-01T00:00:00.000000Z"))
-SAMPLES = {events.HEARTBEAT: HEARTBEAT, events.HEALTH: HEALTH}
+SAMPLES: dict[str, HeartbeatData | HealthData] = {events.HEARTBEAT: HEARTBEAT, events.HEALTH: HEALTH}
 
 
 def schema_of(event_type: str) -> dict[str, Any]:

@@ -1,0 +1,271 @@
+"""How the fleet is shown: a live table on a terminal, a line for each change in a pipe; times are UTC.
+
+All that devices and brokers say was made printable where it came in; here nothing of it is read as markup.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Final, Protocol
+
+import orjson
+
+from edge_agent.core.fleet import Change, Fleet, Row
+from edge_agent.core.timebase import later, rfc3339, seconds
+from edge_agent.core.units import format_duration
+from edge_agent.ports import Clock
+from edge_agent.services.watcher import Connected, Failed, Happening, Lost, Refused
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.text import Text
+
+REFRESH_EVERY_S: Final = 1.0  # ages grow
+REFRESH_AT_MOST: Final = seconds(0.1)
+ROOM_AROUND_TABLE: Final = 10  # lines of the terminal for the header, the frame and what was there before
+HINT: Final = "edge-agent: for a live table: pip install 'edge-agent[operator]'\n"
+_COLOURS: Final = {"online": "green", "offline": "red", "silent": "yellow", "unknown": "dim"}
+
+
+class View(Protocol):
+    """Shows what happens."""
+
+    def show(self, happening: Happening) -> None:
+        """Show one thing that happened."""
+        ...
+
+    def say(self, text: str) -> None:
+        """Say a line of our own."""
+        ...
+
+    async def run(self) -> None:
+        """Keep what is shown up to date until cancelled."""
+        ...
+
+
+# ---------------------------------------------------------------- lines
+class Lines:
+    """A line for each change, for pipes; times are UTC."""
+
+    def __init__(self, clock: Clock, gone: Callable[[], None], *, json: bool = False) -> None:
+        """Prepare; ``gone`` is called when nobody reads any more."""
+        self._clock = clock
+        self._gone = gone
+        self._json = json
+        self._failure = ""
+
+    def show(self, happening: Happening) -> None:
+        """Print it; of attempts that fail for one reason, only the first."""
+        if self._json:
+            fields = {"time": rfc3339(self._clock.utc())} | _fields(happening)
+            self._print(orjson.dumps(fields).decode())
+            return
+        if isinstance(happening, Failed) and happening.reason == self._failure:
+            return
+        self._failure = happening.reason if isinstance(happening, Failed) else ""
+        self.say(_sentence(happening))
+
+    def say(self, text: str) -> None:
+        """Print a line with the time."""
+        self._print(f"{time_of_day(self._clock)} {text}")
+
+    async def run(self) -> None:
+        """Nothing is left to do."""
+
+    def _print(self, line: str) -> None:
+        try:
+            sys.stdout.write(line + "\n")
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # What is still in the buffer would raise again when the interpreter flushes at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            self._gone()
+
+
+def time_of_day(clock: Clock) -> str:
+    """Return ``12:00:01`` in UTC."""
+    return rfc3339(clock.utc())[11:19]
+
+
+def _fields(happening: Happening) -> dict[str, object]:
+    if isinstance(happening, Change):
+        return {"event": happening.kind} | asdict(happening.row)
+    return {"event": type(happening).__name__.lower()} | asdict(happening)
+
+
+def _sentence(happening: Happening) -> str:
+    match happening:
+        case Connected():
+            return f"connected to {happening.broker} (MQTT {_protocol(happening)})"
+        case Lost():
+            return f"connection lost: {happening.reason}"
+        case Failed():
+            return f"cannot connect: {happening.reason}"
+        case Refused():
+            return f"subscription refused: {happening.topic_filter}: {happening.reason}"
+        case Change():
+            return f"{happening.row.device} {_device_sentence(happening)}"
+
+
+def _device_sentence(change: Change) -> str:
+    row = change.row
+    match change.kind:
+        case "status":
+            return row.status
+        case "silence":
+            return f"silent: its last heartbeat is {row.age_s or 0:.0f} s old"
+        case "health":
+            how = f"degraded: {'; '.join(row.reasons)}" if row.reasons else "ok"
+            return f"health {how} broker={row.broker or '?'} protocol={row.protocol or '?'}"
+        case "heartbeat":
+            return f"heartbeat uptime={_uptime(row)} clock={_clock(row)} outbox={_or(row.outbox)} rss={_rss(row)}"
+
+
+def _protocol(connected: Connected) -> str:
+    return "5" if connected.protocol == 5 else "3.1.1"
+
+
+def _or(value: object, missing: str = "?") -> str:
+    return missing if value is None else str(value)
+
+
+def _uptime(row: Row) -> str:
+    return "?" if row.uptime_s is None else format_duration(seconds(int(row.uptime_s)))
+
+
+def _clock(row: Row) -> str:
+    offset = "" if row.offset_ms is None else f"{row.offset_ms:+.1f}ms"
+    return f"{row.clock or '?'}{offset}"
+
+
+def _rss(row: Row) -> str:
+    return "?" if row.rss_bytes is None else f"{row.rss_bytes / 1e6:.1f}MB"
+
+
+# ---------------------------------------------------------------- a terminal
+def make_view(title: str, fleet: Fleet, clock: Clock, gone: Callable[[], None]) -> View:
+    """Return a table on a terminal where rich is installed, else lines; ``gone`` as for ``Lines``."""
+    if not sys.stdout.isatty():
+        return Lines(clock, gone)
+    try:
+        from rich.console import Console  # noqa: PLC0415  # optional, and 20 ms
+    except ModuleNotFoundError:
+        sys.stderr.write(HINT)
+        return Lines(clock, gone)
+    console = Console(highlight=False)
+    return Lines(clock, gone) if console.is_dumb_terminal else Table(title, fleet, clock, console)
+
+
+class Table:
+    """A live table under what is said; nothing that devices say is read as markup."""
+
+    def __init__(self, title: str, fleet: Fleet, clock: Clock, console: Console) -> None:
+        self._title = title
+        self._fleet = fleet
+        self._clock = clock
+        self._console = console
+        self._changed = asyncio.Event()
+        self._link: Connected | Lost | Failed | None = None
+
+    def show(self, happening: Happening) -> None:
+        """Have it drawn soon."""
+        if isinstance(happening, Refused):
+            self.say(_sentence(happening))
+        elif not isinstance(happening, Change):
+            self._link = happening
+        self._changed.set()
+
+    def say(self, text: str) -> None:
+        """Print a line above the table."""
+        from rich.text import Text  # noqa: PLC0415  # see make_view
+
+        self._console.print(Text(f"{time_of_day(self._clock)} {text}", style="bold"))
+
+    async def run(self) -> None:
+        """Draw on change, and every second for the ages."""
+        from rich.live import Live  # noqa: PLC0415  # see make_view
+
+        with Live(console=self._console, auto_refresh=False, get_renderable=self._draw) as live:
+            while True:
+                live.refresh()
+                await self._clock.sleep_until(later(self._clock.monotonic(), REFRESH_AT_MOST))
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(REFRESH_EVERY_S):
+                        await self._changed.wait()
+                self._changed.clear()
+
+    def _draw(self) -> RenderableType:
+        from rich.box import SIMPLE_HEAD  # noqa: PLC0415  # see make_view
+        from rich.console import Group  # noqa: PLC0415
+        from rich.table import Table as RichTable  # noqa: PLC0415
+        from rich.text import Text  # noqa: PLC0415
+
+        rows = self._fleet.rows(self._clock.monotonic())
+        room = max(1, self._console.height - ROOM_AROUND_TABLE)
+        if len(rows) > room:  # those that need a look first
+            rows.sort(key=lambda row: row.status == "online")
+        table = RichTable(box=SIMPLE_HEAD, pad_edge=False)
+        for name, right in _COLUMNS.items():
+            table.add_column(name, justify="right" if right else "left", no_wrap=True, overflow="ellipsis")
+        for row in rows[:room]:
+            table.add_row(*_cells(row))
+        return Group(self._header(), table, Text(self._footer(len(rows) - room), style="dim"))
+
+    def _header(self) -> Text:
+        from rich.text import Text  # noqa: PLC0415  # see make_view
+
+        link = self._link
+        state = "connecting" if link is None else _sentence(link)
+        style = "green" if isinstance(link, Connected) else "yellow" if link is None else "red"
+        head = Text(f"{self._title}  ")
+        if isinstance(link, Connected):
+            state = f"connected (MQTT {_protocol(link)})"
+        return head.append(state, style=style).append(f"  {time_of_day(self._clock)} UTC", style="dim")
+
+    def _footer(self, hidden: int) -> str:
+        parts = [
+            (hidden, "more devices than fit; name some to see them"),
+            (self._fleet.nonsense, "messages not understood"),
+            (self._fleet.left_out, "messages of devices that there is no room for"),
+        ]
+        return "  ".join(f"{count} {text}" for count, text in parts if count > 0)
+
+
+_COLUMNS: Final = {  # name -> whether it stands at the right
+    "device": False,
+    "status": False,
+    "heartbeat": True,
+    "uptime": True,
+    "clock": False,
+    "outbox": True,
+    "memory": True,
+    "connected to": False,
+    "MQTT": False,
+    "version": False,
+    "degraded": False,
+}
+
+
+def _cells(row: Row) -> tuple[Text, ...]:
+    from rich.text import Text  # noqa: PLC0415  # see make_view
+
+    age = "" if row.age_s is None else f"{row.age_s:.0f} s ago"
+    unsynced = row.clock is not None and row.clock not in ("synced", "os", "holdover")
+    return (
+        Text(row.device),
+        Text(row.status, style=_COLOURS[row.status]),
+        Text(age),
+        Text(_uptime(row) if row.uptime_s is not None else ""),
+        Text(_clock(row) if row.clock else "", style="yellow" if unsynced else ""),
+        Text(_or(row.outbox, "")),
+        Text(_rss(row) if row.rss_bytes is not None else ""),
+        Text(row.broker or ""),
+        Text(row.protocol or ""),
+        Text(row.version or ""),
+        Text("; ".join(row.reasons), style="yellow"),
+    )

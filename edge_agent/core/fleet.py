@@ -1,0 +1,262 @@
+"""What an operator knows of devices, from what they publish; nothing that arrives is trusted.
+
+Whoever can publish can publish nonsense: ids that are no names and messages that are no events are counted and left
+out, a field of another type than the contract's is treated as absent, every text is cut and holds only what can be
+printed without driving a terminal, and the number of devices is bounded.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from edge_agent.core.config_types import NAME_PATTERN
+from edge_agent.core.events import HEALTH, HEARTBEAT, decode
+from edge_agent.core.timebase import MonotonicNs, elapsed, to_seconds
+
+Status = Literal["online", "offline", "silent", "unknown"]
+Kind = Literal["status", "health", "heartbeat", "silence"]
+
+MAX_TEXT: Final = 200
+MAX_REASONS: Final = 8
+MAX_NUMBER: Final = 1e15
+SILENT_AFTER: Final = 2.5  # intervals: one heartbeat may be lost, and the next be late
+
+_NAME: Final = re.compile(NAME_PATTERN)
+_STATUS: Final[Mapping[bytes, Literal["online", "offline"]]] = {b"online": "online", b"offline": "offline"}
+_TYPES: Final = {"health": HEALTH, "heartbeat": HEARTBEAT}
+
+
+def printable(text: str) -> str:
+    """Return at most ``MAX_TEXT`` characters of a text, without those that control a terminal or turn its writing."""
+    return "".join(character for character in text[:MAX_TEXT] if character.isprintable())
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What is known of one device; ``None`` where nothing is.
+
+    Attributes:
+        device: its id.
+        status: what was said last; ``silent`` when it is online and its heartbeats stay away.
+        age_s: seconds since its last heartbeat arrived.
+        uptime_s: as of that heartbeat, in seconds; so is all that follows up to ``version``.
+        clock: the state of its clock.
+        offset_ms: of its OS clock, positive = fast.
+        outbox: records that wait on it.
+        rss_bytes: resident memory of its agent.
+        version: of its agent.
+        broker: the URL that it is connected to, by its own account.
+        protocol: ``5`` or ``3.1.1``.
+        reasons: why it calls itself degraded.
+    """
+
+    device: str
+    status: Status
+    age_s: float | None = None
+    uptime_s: int | None = None
+    clock: str | None = None
+    offset_ms: float | None = None
+    outbox: int | None = None
+    rss_bytes: int | None = None
+    version: str | None = None
+    broker: str | None = None
+    protocol: str | None = None
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Something new about a device: what kind of message brought it, and what is known now."""
+
+    kind: Kind
+    row: Row
+
+
+@dataclass(frozen=True, slots=True)
+class _Beat:
+    """The last heartbeat."""
+
+    at: MonotonicNs
+    interval_s: float | None
+    uptime_s: int | None
+    clock: str | None
+    offset_ms: float | None
+    outbox: int | None
+    rss_bytes: int | None
+    version: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Health:
+    """The last health."""
+
+    broker: str | None = None
+    protocol: str | None = None
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class _Known:
+    status: Literal["online", "offline"] | None = None
+    health: _Health | None = None
+    beat: _Beat | None = None
+    online_since: MonotonicNs | None = None
+    silence_told: bool = False
+
+
+class Fleet:
+    """The devices that were heard of.
+
+    Attributes:
+        nonsense: messages that could not be understood.
+        left_out: messages of devices for which there was no room.
+    """
+
+    def __init__(self, max_devices: int = 20_000) -> None:
+        self._max_devices = max_devices
+        self._devices: dict[str, _Known] = {}
+        self.nonsense = 0
+        self.left_out = 0
+
+    def apply(self, device: str, kind: str, payload: bytes, now: MonotonicNs) -> Change | None:
+        """Take a message in; return what it changed, ``None`` if nothing.
+
+        Args:
+            device: the second half of ``<prefix>/<device>``.
+            kind: what follows ``up/``.
+            payload: as it arrived.
+            now: when it did.
+        """
+        if not _NAME.fullmatch(device):
+            self.nonsense += 1
+            return None
+        known = self._devices.get(device) or _Known()
+        before = (known.status, known.health)
+        if not _learn(known, kind, payload, now):
+            self.nonsense += 1
+            return None
+        if device not in self._devices:
+            if len(self._devices) >= self._max_devices:
+                self.left_out += 1
+                return None
+            self._devices[device] = known
+        if kind == "heartbeat":
+            return Change("heartbeat", _row(device, known, now))
+        if (known.status, known.health) == before:
+            return None
+        return Change("status" if kind == "status" else "health", _row(device, known, now))
+
+    def silences(self, now: MonotonicNs) -> list[Change]:
+        """Return the devices that have fallen silent, each once until it is heard again."""
+        found = []
+        for device, known in self._devices.items():
+            if not known.silence_told and _silent(known, now):
+                known.silence_told = True
+                found.append(Change("silence", _row(device, known, now)))
+        return found
+
+    def doubt(self) -> None:
+        """Forget who is online: the connection is lost, so that nobody would hear of it; the broker will say again."""
+        for known in self._devices.values():
+            known.status, known.health, known.silence_told = None, None, False
+
+    def rows(self, now: MonotonicNs) -> list[Row]:
+        """Return all that is known, sorted by device."""
+        return [_row(device, known, now) for device, known in sorted(self._devices.items())]
+
+
+def _learn(known: _Known, kind: str, payload: bytes, now: MonotonicNs) -> bool:
+    """Take note of a message; return whether it was understood."""
+    if kind == "status":
+        status = _STATUS.get(payload)
+        if status == "online" and known.status != "online":
+            known.online_since = now
+        known.status = status or known.status
+        return status is not None
+    event = decode(payload)
+    if event is None or event["type"] != _TYPES.get(kind):
+        return False
+    if kind == "health":
+        known.health = _health(event["data"])
+        return True
+    known.beat = _beat(event["data"], now)
+    known.silence_told = False
+    # Some brokers refuse retained messages: then only this tells a newcomer that the device is there.
+    known.status = known.status or "online"
+    return True
+
+
+def _beat(data: Mapping[str, Any], now: MonotonicNs) -> _Beat:
+    agent, clock, outbox = _table(data, "agent"), _table(data, "clock"), _table(data, "outbox")
+    interval_s = _number(data, "interval_s")
+    return _Beat(
+        at=now,
+        interval_s=interval_s if interval_s is not None and interval_s > 0 else None,
+        uptime_s=_count(data, "uptime_s"),
+        clock=_text(clock, "state"),
+        offset_ms=_number(clock, "offset_ms"),
+        outbox=_count(outbox, "records"),
+        rss_bytes=_count(agent, "rss_bytes"),
+        version=_text(agent, "version"),
+    )
+
+
+def _health(data: Mapping[str, Any]) -> _Health:
+    connection, reasons = _table(data, "connection"), data.get("reasons")
+    texts = [text for text in reasons[:MAX_REASONS] if isinstance(text, str)] if isinstance(reasons, list) else []
+    return _Health(_text(connection, "broker"), _text(connection, "protocol"), tuple(map(printable, texts)))
+
+
+def _silent(known: _Known, now: MonotonicNs) -> bool:
+    beat = known.beat
+    if known.status != "online" or beat is None or beat.interval_s is None:
+        return False
+    since = beat.at if known.online_since is None else max(beat.at, known.online_since)
+    return to_seconds(elapsed(since, now)) > SILENT_AFTER * beat.interval_s
+
+
+def _row(device: str, known: _Known, now: MonotonicNs) -> Row:
+    status: Status = "silent" if _silent(known, now) else known.status or "unknown"
+    beat, health = known.beat, known.health or _Health()
+    if beat is None:
+        return Row(device, status, broker=health.broker, protocol=health.protocol, reasons=health.reasons)
+    return Row(
+        device=device,
+        status=status,
+        age_s=max(0.0, to_seconds(elapsed(beat.at, now))),
+        uptime_s=beat.uptime_s,
+        clock=beat.clock,
+        offset_ms=beat.offset_ms,
+        outbox=beat.outbox,
+        rss_bytes=beat.rss_bytes,
+        version=beat.version,
+        broker=health.broker,
+        protocol=health.protocol,
+        reasons=health.reasons,
+    )
+
+
+def _table(data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = data.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _text(data: Mapping[str, Any], key: str) -> str | None:
+    value = data.get(key)
+    return printable(value) or None if isinstance(value, str) else None
+
+
+def _number(data: Mapping[str, Any], key: str) -> float | None:
+    value = data.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return value if abs(value) <= MAX_NUMBER else None
+
+
+def _count(data: Mapping[str, Any], key: str) -> int | None:
+    value = _number(data, key)
+    return int(value) if value is not None and value >= 0 else None
