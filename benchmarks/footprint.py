@@ -51,6 +51,8 @@ SETTLE_S: Final = 10.0  # of life before memory is read
 QUIET_S: Final = 0.5  # after a message, until its acknowledgements are through
 WIRE_S: Final = 40.0  # over which a cost on the wire is averaged
 REACH_WITHIN_S: Final = 30.0
+PING_EVERY: Final = "20s"
+CONNECTED: Final = ["New", "client", "connected"]  # so the broker logs it
 NS_PER_S: Final = 1e9
 
 
@@ -206,7 +208,7 @@ class Profile:
 
     @property
     def pings(self) -> float:
-        """How many there are in a day; where heartbeat and keepalive fall together, one with each, which is the most."""
+        """How many there are in a day at most: where heartbeat and keepalive fall together, one with each."""
         return self.heartbeats * math.floor(self.every_s / self.keepalive_s)
 
 
@@ -288,10 +290,16 @@ class Wire:
 
     async def cost_of(self, counter: Callable[[], int], text: str) -> float:
         """Return the bytes for each step of a counter while nothing else happens."""
-        count, total = counter(), self.total()
+        connects, count, total = self.connects(), counter(), self.total()
         await _pass(WIRE_S, text)
         await self.reach(counter, counter() + 1)
+        if self.connects() != connects:
+            raise SystemExit(f"{text}: the agent connected again meanwhile, so nothing was measured")
         return (self.total() - total) / (counter() - count)
+
+    def connects(self) -> int:
+        """Return how often the agent has connected."""
+        return sum(line.split()[1:4] == CONNECTED and f" as {DEVICE} " in line for line in self.broker.log.splitlines())
 
     def heartbeats(self) -> int:
         """Return how many heartbeats were seen."""
@@ -353,7 +361,7 @@ async def measure_cost(folder: Path) -> Cost:
         async with line.agent(config_text(url, every="2s", keepalive="10m") + tls) as first:
             heartbeat = await line.cost_of(line.heartbeats, "wire: heartbeats")
         connects = [first]
-        async with line.agent(config_text(url, every="1d", keepalive="5s") + tls) as again:
+        async with line.agent(config_text(url, every="1d", keepalive=PING_EVERY) + tls) as again:
             ping = await line.cost_of(line.pings, "wire: pings")
         connects.append(again)
         async with line.agent(config_text(url, every="1d") + tls) as again:
@@ -402,6 +410,7 @@ async def _count_one(folder: Path, name: str, hours: float) -> Row:
             await _pass(hours * 3600, f"wire: {name}")
             counted = line.total() - total
             said = f"{line.heartbeats() - heartbeats} heartbeats, {line.pings() - pings} pings"
+            said += f", {line.connects() - 1} reconnects"
     day = (connect + counted * 24 / hours) / KB
     return _day_row(name, f"{day:,.0f} KB = {connect:,} bytes + {24 / hours:g} * {counted:,} bytes ({said})", day)
 

@@ -10,10 +10,11 @@ import logging
 import sys
 import tempfile
 from pathlib import Path
+from typing import Final
 
 from edge_agent.errors import EdgeAgentError
 
-LISTEN = "127.0.0.1"
+LISTEN: Final = "127.0.0.1"
 
 
 def require() -> None:

@@ -256,7 +256,10 @@ class MqttTransport(aiomqtt.Client):
                 if self._client._in_packet["remaining_length"] > MAX_INBOUND:
                     self._give_up(Closing(ClosedBy.PROTOCOL, detail=f"a packet of more than {MAX_INBOUND} bytes"))
                 if not self._socket().pending():
-                    return
+                    break
+            if self._silence.ping_sent is not None and self._client._ping_t == 0:  # paho clears it at a PINGRESP
+                self._silence.ping_sent = None
+                self._look_by(self._silence.next_look())
         except Exception as error:  # noqa: BLE001  # paho lets bytes that are not MQTT surface as almost anything
             self._give_up(Closing(ClosedBy.PROTOCOL, detail=f"the broker sent something that is not MQTT: {error!r}"))
 
@@ -294,8 +297,6 @@ class MqttTransport(aiomqtt.Client):
     def _look_at_silence(self) -> None:
         self._look_at = None
         now = self._clock.monotonic()
-        if self._client._ping_t == 0:  # paho clears it at a PINGRESP
-            self._silence.ping_sent = None
         match self._silence.decide(now):
             case Do.GIVE_UP:
                 self._give_up(Closing(ClosedBy.SILENCE, detail="the broker answered nothing for 20 s"))

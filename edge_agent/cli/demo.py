@@ -20,7 +20,7 @@ from edge_agent.adapters import embedded_broker
 from edge_agent.adapters.mqtt_connector import MqttConnector
 from edge_agent.adapters.system_clock import SystemClock
 from edge_agent.cli.fleet_view import View, make_view
-from edge_agent.cli.watch import Target, clean_login, make_watcher, stop_on_signals, wait_for
+from edge_agent.cli.watch import Target, clean_login, length, make_watcher, stop_on_signals, wait_for
 from edge_agent.core.config_types import BrokerUrl
 from edge_agent.core.connection import Attempt
 from edge_agent.core.fleet import Change, Fleet, printable
@@ -67,7 +67,7 @@ def add_parser(subparsers: Subparsers) -> None:
         description="Start an MQTT broker and an agent, show its heartbeats, take the broker away and bring it back. "
         "Needs nothing else, leaves nothing behind. Times are UTC. Ctrl-C ends it.",
     )
-    parser.add_argument("--seconds", metavar="N", type=float, help="end after N seconds")
+    parser.add_argument("--seconds", metavar="N", type=length, help="end after N seconds")
     parser.add_argument("--port", metavar="P", type=int, help="the broker's port; default: 1883 or a free one")
     parser.set_defaults(run=run)
 
@@ -214,8 +214,9 @@ class Demo:
                 view.cancel()
         if self._failure is not None:
             text, child = self._failure
-            sys.stderr.writelines(f"{child.name}: {line}\n" for line in child.last_words())
-            raise EdgeAgentError(f"{text}; above is the end of the log of the {child.name}")
+            words = child.last_words()
+            sys.stderr.writelines(f"{child.name}: {line}\n" for line in words)
+            raise EdgeAgentError(f"{text}; {'above is the end of its log' if words else 'its log is empty'}")
 
     async def _end(self, tasks: list[asyncio.Task[None]]) -> None:
         """End the story, then the agent while its last words can be seen, then the rest."""
@@ -239,10 +240,8 @@ class Demo:
         await self._start(self._broker)
         self._spawn(self._watcher.run(), name="watcher")
         await self._start(self._agent)
-        self._say(
-            f"broker: {self._target.broker}; agent {DEVICE}: process {self._agent.pid}, a heartbeat every 2 s, "
-            f"logs to {self._agent.log}"
-        )
+        self._say(f"broker: {self._target.broker}; agent {DEVICE}: process {self._agent.pid}, a heartbeat every 2 s")
+        self._say(f"the agent's log: {self._agent.log}")
         await self._see_heartbeat()
         await self._pause(BEFORE_OUTAGE_S)
         self._say(f"outage: taking the broker away for {OUTAGE_S:g} s (SIGKILL)")

@@ -123,7 +123,8 @@ def _device_sentence(change: Change) -> str:
             how = f"degraded: {'; '.join(row.reasons)}" if row.reasons else "ok"
             return f"health {how} broker={row.broker or '?'} protocol={row.protocol or '?'}"
         case "heartbeat":
-            return f"heartbeat uptime={_uptime(row)} clock={_clock(row)} outbox={_or(row.outbox)} rss={_rss(row)}"
+            clock = f"clock={_or(row.clock)}" + (f" offset={_offset(row)}" if _offset(row) else "")
+            return f"heartbeat uptime={_uptime(row)} {clock} outbox={_or(row.outbox)} rss={_rss(row)}"
 
 
 def _protocol(connected: Connected) -> str:
@@ -138,9 +139,8 @@ def _uptime(row: Row) -> str:
     return "?" if row.uptime_s is None else format_duration(seconds(int(row.uptime_s)))
 
 
-def _clock(row: Row) -> str:
-    offset = "" if row.offset_ms is None else f"{row.offset_ms:+.1f}ms"
-    return f"{row.clock or '?'}{offset}"
+def _offset(row: Row) -> str:
+    return "" if row.offset_ms is None else f"{row.offset_ms:+.1f}ms"
 
 
 def _rss(row: Row) -> str:
@@ -261,7 +261,7 @@ def _cells(row: Row) -> tuple[Text, ...]:
         Text(row.status, style=_COLOURS[row.status]),
         Text(age),
         Text(_uptime(row) if row.uptime_s is not None else ""),
-        Text(_clock(row) if row.clock else "", style="yellow" if unsynced else ""),
+        Text(f"{row.clock or ''} {_offset(row)}".strip(), style="yellow" if unsynced else ""),
         Text(_or(row.outbox, "")),
         Text(_rss(row) if row.rss_bytes is not None else ""),
         Text(row.broker or ""),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import os
 import random
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from edge_agent.cli.check import Subparsers
 
 RECONNECT_MAX: Final = seconds(10)
+MAX_SECONDS: Final = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +74,20 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--cert", metavar="FILE", help="client certificate (PEM)")
     parser.add_argument("--key", metavar="FILE", help="the client certificate's key (PEM)")
     parser.add_argument("--json", action="store_true", help="one JSON object a line for each change")
-    parser.add_argument("--seconds", metavar="N", type=float, help="end after N seconds")
+    parser.add_argument("--seconds", metavar="N", type=length, help="end after N seconds")
     parser.set_defaults(run=run)
+
+
+def length(text: str) -> float:
+    """Return a number of seconds, as an option's type.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    with contextlib.suppress(ValueError):
+        if 0 <= (value := float(text)) <= MAX_SECONDS:  # nan is not
+            return value
+    raise argparse.ArgumentTypeError(f"found {text!r}; a number of seconds from 0 to {MAX_SECONDS:g} is needed")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -193,7 +207,7 @@ def _from_options(args: argparse.Namespace) -> Operator:
         return Operator.model_validate({name: value for name, value in table.items() if value})
     except ValidationError as invalid:
         wrong = invalid.errors(include_url=False)[0]
-        option = str(wrong["loc"][-1]).replace("_", "-")
+        option = {"tls": "cert"}.get(str(wrong["loc"][-1]), str(wrong["loc"][-1])).replace("_", "-")
         raise UsageError(f"--{option}: {wrong['ctx']['error']}") from None
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from edge_agent.cli.watch import Target, add_parser, find_target
+from edge_agent.cli.watch import Target, add_parser, find_target, length
 from edge_agent.core.events import HEALTH, HEARTBEAT
 from edge_agent.errors import ConfigError, UsageError
 from tests.support.brokers import free_port
@@ -108,18 +108,17 @@ async def test_in_a_pipe_each_change_is_a_line() -> None:
 
 async def test_json_is_an_object_a_line() -> None:
     """With the time in full; named devices are all that is subscribed to."""
-    async with ScriptedBroker(Personality(refuse_v5="connack84")) as broker:
-        async with running(broker, "a", "--json", "--prefix", "p") as process:
-            assert broker.connections[-1].subscribes[0].filters == (
-                "p/a/up/status",
-                "p/a/up/health",
-                "p/a/up/heartbeat",
-            )
-            broker.inject("p/a/up/heartbeat", BEAT)
-            assert process.stdout is not None
-            lines = [json.loads(await process.stdout.readline()) for _ in range(3)]
-            process.terminate()
-            assert await process.wait() == 0
+    async with (
+        ScriptedBroker(Personality(refuse_v5="connack84")) as broker,
+        running(broker, "a", "--json", "--prefix", "p") as process,
+    ):
+        filters = broker.connections[-1].subscribes[0].filters
+        assert filters == ("p/a/up/status", "p/a/up/health", "p/a/up/heartbeat")
+        broker.inject("p/a/up/heartbeat", BEAT)
+        assert process.stdout is not None
+        lines = [json.loads(await process.stdout.readline()) for _ in range(3)]
+        process.terminate()
+        assert await process.wait() == 0
     failed, connected, beat = lines
     assert failed["event"] == "failed"
     assert (connected["event"], connected["protocol"]) == ("connected", 4)
@@ -276,7 +275,7 @@ def test_a_wrong_configuration_is_said(tmp_path: Path) -> None:
     [
         (["--broker", "http://x"], r"--broker: found \"http://x\"; a URL like"),
         (["--broker", "mqtt://x", "--prefix", "a#"], r"--prefix: found \"a#\"; topic levels"),
-        (["--broker", "mqtt://x", "--cert", "c"], r"--tls: cert and key go together"),
+        (["--broker", "mqtt://x", "--cert", "c"], r"--cert: cert and key go together"),
         (["--broker", "mqtt://x", "a/b"], r"'a/b' is no device id"),
     ],
 )
@@ -284,3 +283,10 @@ def test_a_wrong_option_is_named(arguments: list[str], text: str) -> None:
     """With what is allowed."""
     with pytest.raises(UsageError, match=text):
         target(*arguments)
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-1", "x"])
+def test_seconds_are_a_number(text: str) -> None:
+    """Of some sense."""
+    with pytest.raises(argparse.ArgumentTypeError, match="a number of seconds from 0"):
+        length(text)
