@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from edge_agent.core.connection import Attempt, ClosedBy, Closing, ProtocolVersion
+from edge_agent.core.config_types import BrokerUrl
+from edge_agent.core.connection import Attempt, ClosedBy, Closing, ConnectionPolicy, ProtocolVersion
+from edge_agent.core.liveness import Liveness
 from edge_agent.core.timebase import MonotonicNs, UtcNs, seconds
+from edge_agent.core.topics import Topics
 from edge_agent.errors import ConnectFailedError, ConnectFailure, TooLargeError
 from edge_agent.ports import REFUSED_FROM, Connection, Delivery, Limits, Message
+from edge_agent.services.link import Link
+from edge_agent.services.presence import Presence
 
 EPOCH = UtcNs(seconds(1_800_000_000))
 
@@ -60,12 +66,14 @@ class FakeBroker:
 
     Attributes:
         up: whether it accepts connections.
+        down: host names under which it accepts none all the same.
         puback: the reason code of a publish to a topic; ``None`` = it is never acknowledged.
         suback: the reason code of a filter.
         log: everything published, in order.
     """
 
     up: bool = True
+    down: set[str] = field(default_factory=set)
     puback: Callable[[str], int | None] = lambda _topic: 0
     suback: Callable[[str], int] = lambda _filter: 1
     limits: Limits = field(default_factory=Limits)
@@ -111,7 +119,7 @@ class FakeConnector:
         broker = self._broker
         broker.attempts.append((asyncio.get_running_loop().time(), attempt))
         await asyncio.sleep(0)
-        if not broker.up:
+        if not broker.up or attempt.broker.host in broker.down:
             raise ConnectFailedError(ConnectFailure.UNREACHABLE, f"{attempt.broker}: down")
         session = broker.sessions.get(self._client_id)
         present = session is not None and self._persistent
@@ -126,8 +134,7 @@ class FakeConnector:
 
     async def reachable(self, attempt: Attempt) -> bool:
         """See ``ports.Connector``."""
-        assert attempt.broker.host
-        return self._broker.up
+        return self._broker.up and attempt.broker.host not in self._broker.down
 
 
 class FakeConnection:
@@ -189,6 +196,8 @@ class FakeConnection:
         if self._end.done():
             return None
         reasons = [self._broker.suback(name) for name in filters]
+        if self._end.done():
+            return None
         for name, reason in zip(filters, reasons, strict=True):
             if reason < REFUSED_FROM:
                 self._session.filters.add(name)
@@ -237,3 +246,25 @@ class FakeConnection:
         self._changed.set()
         if self._will is not None:
             self._broker.route(self._will)
+
+
+def fake_link(
+    broker: FakeBroker,
+    *,
+    clock: FakeClock,
+    liveness: Liveness | None = None,
+    groups: tuple[str, ...] = (),
+    brokers: Sequence[BrokerUrl] = (BrokerUrl("mqtt", "fake", 1883),),
+) -> tuple[Link, Topics]:
+    """Return a link of the device ``dev-1`` to a fake broker, with waits as long as they can be."""
+    topics = Topics("edge", "dev-1")
+    names = itertools.count(1)
+    link = Link(
+        FakeConnector(broker),
+        ConnectionPolicy(brokers, protocol=None, reconnect_max=seconds(60), uniform=lambda: 0.999_999),
+        presence=Presence(topics, groups=groups, clock=clock),
+        clock=clock,
+        liveness=liveness or Liveness(),
+        new_name=lambda: f"s{next(names)}",
+    )
+    return link, topics

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 REFRESH_EVERY_S: Final = 1.0  # ages grow
 REFRESH_AT_MOST: Final = seconds(0.1)
+WIDE: Final = 110  # columns of a terminal that has room for all of the table's
 ROOM_AROUND_TABLE: Final = 10  # lines of the terminal for the header, the frame and what was there before
 HINT: Final = "edge-agent: for a live table: pip install 'edge-agent[operator]'\n"
 _COLOURS: Final = {"online": "green", "offline": "red", "silent": "yellow", "unknown": "dim"}
@@ -210,10 +211,12 @@ class Table:
         if len(rows) > room:  # those that need a look first
             rows.sort(key=lambda row: row.status == "online")
         table = RichTable(box=SIMPLE_HEAD, pad_edge=False)
-        for name, right in _COLUMNS.items():
-            table.add_column(name, justify="right" if right else "left", no_wrap=True, overflow="ellipsis")
+        names = [name for name in _COLUMNS if name not in _WIDE_ONLY or self._console.width >= WIDE]
+        for name in names:
+            table.add_column(name, justify="right" if name in _AT_RIGHT else "left", no_wrap=True, overflow="ellipsis")
         for row in rows[:room]:
-            table.add_row(*_cells(row))
+            cells = dict(zip(_COLUMNS, _cells(row), strict=True))
+            table.add_row(*(cells[name] for name in names))
         return Group(self._header(), table, Text(self._footer(len(rows) - room), style="dim"))
 
     def _header(self) -> Text:
@@ -236,19 +239,12 @@ class Table:
         return "  ".join(f"{count} {text}" for count, text in parts if count > 0)
 
 
-_COLUMNS: Final = {  # name -> whether it stands at the right
-    "device": False,
-    "status": False,
-    "heartbeat": True,
-    "uptime": True,
-    "clock": False,
-    "outbox": True,
-    "memory": True,
-    "connected to": False,
-    "MQTT": False,
-    "version": False,
-    "degraded": False,
-}
+_COLUMNS: Final = (
+    *("device", "status", "heartbeat", "uptime", "clock", "outbox", "memory"),
+    *("connected to", "MQTT", "version", "degraded"),
+)
+_AT_RIGHT: Final = {"heartbeat", "uptime", "outbox", "memory"}
+_WIDE_ONLY: Final = {"connected to", "MQTT", "version"}
 
 
 def _cells(row: Row) -> tuple[Text, ...]:

@@ -64,7 +64,7 @@ async def test_it_delivers_and_keeps_its_memory_and_its_log_bounded(tmp_path: Pa
     async with serving(tmp_path) as (port, process):
         publisher, subscriber = await connect(port, "p"), await connect(port, "s")
         assert await subscriber.subscribe_to(["edge/+/up/heartbeat"]) == [1]
-        await publisher.send(Message("edge/a/up/heartbeat", b"first"))
+        sent = publisher.send(Message("edge/a/up/heartbeat", b"first"))
         delivery = await subscriber.receive()
         assert delivery is not None
         assert delivery.payload == b"first"
@@ -72,8 +72,8 @@ async def test_it_delivers_and_keeps_its_memory_and_its_log_bounded(tmp_path: Pa
         before = rss_kb(process.pid)
         for _ in range(6000):
             assert await publisher.room()
-            publisher.send(Message("edge/a/up/heartbeat", bytes(4096)))
-        assert await publisher.send(Message("edge/a/up/heartbeat", b"last")) == 0
+            sent = publisher.send(Message("edge/a/up/heartbeat", bytes(4096)))
+        assert await sent == 0
         assert rss_kb(process.pid) - before < 16_000
         await publisher.disconnect()
     assert (tmp_path / "log").read_bytes() == b""

@@ -172,9 +172,7 @@ ME = str(os.getpid())
         pytest.param({"WATCHDOG_USEC": "\u00b2"}, None, id="superscript"),
     ],
 )
-def test_the_period_is_what_the_manager_says_to_this_process(
-    environ: dict[str, str], expected_s: float | None
-) -> None:
+def test_the_period_is_what_the_manager_says_to_this_process(environ: dict[str, str], expected_s: float | None) -> None:
     """The table of sd_watchdog_enabled(3); what makes no sense means no watchdog."""
     assert watchdog_period(environ) == (None if expected_s is None else seconds(expected_s))
 

@@ -71,6 +71,7 @@ async def test_a_table_shows_the_troubled_first_when_not_all_fit() -> None:
     assert "d004" not in first
     assert "196 more devices than fit; name some to see them  1 messages not understood" in first
     assert "connecting" in first
+    assert "connected to" in first
     table.show(Failed("nothing [red]there"))
     table.say("[bold]said")
     await asyncio.sleep(1.2)
@@ -79,6 +80,21 @@ async def test_a_table_shows_the_troubled_first_when_not_all_fit() -> None:
     assert "1 s ago" in out.getvalue()
     task.cancel()
     await asyncio.wait((task,))
+
+
+@pytest.mark.virtual
+async def test_a_narrow_terminal_gets_fewer_columns() -> None:
+    """Those that matter stay whole."""
+    out, fleet, clock = io.StringIO(), Fleet(), FakeClock()
+    fleet.apply("demo-1", "heartbeat", BEAT, MonotonicNs(0))
+    console = Console(file=out, width=80, height=24, force_terminal=True, color_system=None)
+    task = asyncio.get_running_loop().create_task(Table("mqtt://b:1 edge/", fleet, clock, console).run())
+    await asyncio.sleep(0.05)
+    task.cancel()
+    await asyncio.wait((task,))
+    assert "connected to" not in out.getvalue()
+    for word in ("device", "status", "heartbeat", "uptime", "clock", "outbox", "memory", "degraded", "demo-1"):
+        assert word in out.getvalue()
 
 
 def test_in_a_pipe_there_is_no_hint(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,222 @@
+"""One connection after another, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from itertools import pairwise
+
+import pytest
+from typing_extensions import override
+
+from edge_agent.core.config_types import BrokerUrl
+from edge_agent.core.connection import Attempt
+from edge_agent.core.liveness import Liveness
+from edge_agent.ports import Connection, Delivery, Message
+from edge_agent.services.link import Link
+from tests.fakes import FakeBroker, FakeClock, FakeConnector, fake_link
+
+STATUS, HEALTH = "edge/dev-1/up/status", "edge/dev-1/up/health"
+A, B = BrokerUrl("mqtt", "a", 1883), BrokerUrl("mqtt", "b", 1883)
+
+
+@contextlib.asynccontextmanager
+async def running(link: Link) -> AsyncIterator[asyncio.Task[None]]:
+    """Run a link; cancel it at the end."""
+    task = asyncio.get_running_loop().create_task(link.run())
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait((task,))
+
+
+def statuses(broker: FakeBroker) -> list[bytes]:
+    """Return what was said on the status topic."""
+    return [message.payload for message in broker.log if message.topic == STATUS]
+
+
+@pytest.mark.virtual
+async def test_a_session_is_handed_out_once_all_is_said_and_heard() -> None:
+    """Online, subscriptions, health; then the others may speak."""
+    broker = FakeBroker()
+    link, _ = fake_link(broker, clock=FakeClock(), groups=("g",))
+    async with running(link):
+        session = await link.session()
+        assert [message.topic for message in broker.log] == [STATUS, HEALTH]
+        assert broker.sessions["fake"].filters == {
+            "edge/dev-1/down/#",
+            STATUS,
+            "edge/_all/down/cmd/#",
+            "edge/_group/g/down/cmd/#",
+        }
+        assert (session.name, await link.session()) == ("s1", session)
+
+
+@pytest.mark.virtual
+async def test_a_week_without_a_broker_costs_a_try_a_minute_at_most() -> None:
+    """At the longest waits: 30 or so tries in the first 2 minutes, then one a minute; and back within one wait."""
+    broker = FakeBroker()
+    clock = FakeClock()
+    link, _ = fake_link(broker, clock=clock)
+    async with running(link):
+        await link.session()
+        await asyncio.sleep(60)
+        broker.crash()
+        await asyncio.sleep(7 * 86400)
+        assert len(broker.attempts) <= 50 + 7 * 1440
+        late = [at for at, _ in broker.attempts[-100:]]
+        assert min(b - a for a, b in pairwise(late)) >= 59
+        broker.up = True
+        await asyncio.sleep(60)
+        assert (await link.session()).name == "s2"
+
+
+@pytest.mark.virtual
+async def test_a_stop_says_offline_and_leaves_nothing_behind() -> None:
+    """Cancelled while connected; the Will is not needed."""
+    broker = FakeBroker()
+    link, _ = fake_link(broker, clock=FakeClock())
+    async with running(link):
+        await link.session()
+    assert statuses(broker) == [b"online", b"offline"]
+    assert broker.sessions["fake"].connection is None
+
+
+@pytest.mark.virtual
+async def test_a_stop_does_not_wait_for_a_broker_that_does_not_answer() -> None:
+    """The farewell is bounded: 2 s."""
+    broker = FakeBroker()
+    link, _ = fake_link(broker, clock=FakeClock())
+    async with running(link) as task:
+        await link.session()
+        broker.puback = lambda _topic: None
+        begun = asyncio.get_running_loop().time()
+        task.cancel()
+        await asyncio.wait((task,))
+        assert asyncio.get_running_loop().time() - begun <= 2.1
+
+
+@pytest.mark.virtual
+async def test_an_offline_about_itself_is_contradicted_at_most_once_a_second() -> None:
+    """Two who disagree do not do so at the speed of the network."""
+    broker = FakeBroker()
+    link, _ = fake_link(broker, clock=FakeClock())
+    async with running(link):
+        await link.session()
+        for _ in range(100):
+            broker.route(Message(STATUS, b"offline", retain=True))
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(2)
+        assert statuses(broker)[-1] == b"online"
+        assert statuses(broker).count(b"online") <= 8
+
+
+@pytest.mark.virtual
+async def test_what_was_left_out_is_tried_again_after_an_hour() -> None:
+    """On the same connection: the filter may be allowed by now."""
+    broker = FakeBroker()
+    link, _ = fake_link(broker, clock=FakeClock())
+    closing = {"edge/_all/down/cmd/#"}
+    plain_suback = broker.suback
+
+    def suback(name: str) -> int:
+        if name in closing:
+            broker.crash()
+            broker.up = True
+        return plain_suback(name)
+
+    broker.suback = suback
+    async with running(link):
+        session = await link.session()
+        assert session.policy.reasons(FakeClock().monotonic()) == ["filter_refused: edge/_all/down/cmd/#"]
+        assert "edge/_all/down/cmd/#" not in broker.sessions["fake"].filters
+        closing.clear()
+        await asyncio.sleep(3601)
+        assert "edge/_all/down/cmd/#" in broker.sessions["fake"].filters
+        assert (await link.session()).name == session.name
+
+
+@pytest.mark.virtual
+async def test_on_a_fall_back_broker_it_looks_for_the_first_and_returns() -> None:
+    """Five minutes after, in a planned way: offline is said, and online again."""
+    broker = FakeBroker(down={"a"})
+    link, _ = fake_link(broker, clock=FakeClock(), brokers=(A, B))
+    async with running(link):
+        await link.session()
+        await asyncio.sleep(700)
+        assert len(broker.attempts) == 2
+        broker.down.clear()
+        assert broker.attempts[-1][1].broker == B
+        await asyncio.sleep(310)
+        assert broker.attempts[-1][1].broker == A
+        assert statuses(broker)[-3:] == [b"online", b"offline", b"online"]
+        await asyncio.sleep(3600)
+        assert len(broker.attempts) == 3
+
+
+@pytest.mark.virtual
+async def test_the_watchdog_hears_of_an_attempt_that_hangs() -> None:
+    """An attempt is bounded, so a link that is not back from one within a minute is stuck."""
+
+    class Hanging(FakeConnector):
+        @override
+        async def connect(self, attempt: Attempt, will: Message | None) -> Connection:
+            assert attempt.broker == A
+            assert will
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    broker, clock, liveness = FakeBroker(), FakeClock(), Liveness()
+    link, _ = fake_link(broker, clock=clock, liveness=liveness, brokers=(A,))
+    link._connector = Hanging(broker)
+    async with running(link):
+        await asyncio.sleep(50)
+        assert liveness.overdue(clock.monotonic()) == []
+        await asyncio.sleep(30)
+        assert liveness.overdue(clock.monotonic()) == ["link"]
+
+
+@pytest.mark.virtual
+async def test_being_offline_or_online_starves_no_watchdog() -> None:
+    """Neither a day without a broker nor a day of silence on a connection is a broken promise."""
+    broker, clock, liveness = FakeBroker(), FakeClock(), Liveness()
+    link, _ = fake_link(broker, clock=clock, liveness=liveness)
+    async with running(link):
+        await asyncio.sleep(86400)
+        assert liveness.overdue(clock.monotonic()) == []
+        broker.crash()
+        await asyncio.sleep(86400)
+        assert liveness.overdue(clock.monotonic()) == []
+
+
+@pytest.mark.virtual
+async def test_a_bug_in_a_session_task_ends_the_link() -> None:
+    """It is not swallowed: the process ends and the service manager restarts it."""
+    broker = FakeBroker()
+    link, _ = fake_link(broker, clock=FakeClock())
+
+    def broken(delivery: Delivery) -> bool:
+        raise ZeroDivisionError(delivery.topic)
+
+    link._presence.hear = broken  # type: ignore[method-assign]
+    with pytest.raises(ExceptionGroup) as raised:
+        await link.run()  # it hears its own online
+    assert raised.group_contains(ZeroDivisionError)
+
+
+@pytest.mark.virtual
+async def test_the_waits_follow_the_policy_in_time() -> None:
+    """At the longest draw: 1, 2, 4, 4 … seconds apart."""
+    broker = FakeBroker()
+    link, _ = fake_link(broker, clock=FakeClock())
+    async with running(link):
+        await link.session()
+        await asyncio.sleep(40)
+        broker.crash()
+        start = len(broker.attempts)
+        await asyncio.sleep(30)
+        times = [at for at, _ in broker.attempts[start:]]
+    gaps = [round(b - a) for a, b in pairwise(times)]
+    assert gaps[:4] == [2, 4, 4, 4]

@@ -1,0 +1,53 @@
+"""The service manager is fed while nobody broke a promise."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from edge_agent.core.liveness import Liveness
+from edge_agent.core.timebase import later, seconds
+from edge_agent.services.watchdog import Watchdog
+from tests.fakes import FakeClock
+
+
+class Recorder:
+    """See ``ports.Notifier``; remembers when it was fed."""
+
+    def __init__(self) -> None:
+        self.fed: list[float] = []
+
+    def ready(self, status: str) -> None:
+        """Not expected here."""
+        raise AssertionError(status)
+
+    def reloading(self) -> None:
+        """Not expected here."""
+        raise AssertionError
+
+    def stopping(self) -> None:
+        """Not expected here."""
+        raise AssertionError
+
+    def alive(self) -> None:
+        """Remember it."""
+        self.fed.append(asyncio.get_running_loop().time())
+
+
+@pytest.mark.virtual
+async def test_it_feeds_twice_a_period_until_a_promise_is_broken_and_again_once_it_is_renewed() -> None:
+    """A hang starves it; a service that comes back in time saves the process."""
+    clock, liveness, recorder = FakeClock(), Liveness(), Recorder()
+    watchdog = Watchdog(recorder, period=seconds(30), clock=clock, liveness=liveness)
+    start = asyncio.get_running_loop().time()
+    task = asyncio.get_running_loop().create_task(watchdog.run())
+    await asyncio.sleep(301)
+    assert len(recorder.fed) == 21
+    liveness.promise("heartbeat", later(clock.monotonic(), seconds(10)))
+    await asyncio.sleep(60)
+    assert recorder.fed[-1] - start == pytest.approx(300, abs=0.1)
+    liveness.promise("heartbeat", later(clock.monotonic(), seconds(1000)))
+    await asyncio.sleep(20)
+    assert recorder.fed[-1] - start > 360
+    task.cancel()
