@@ -62,6 +62,11 @@ def said(extra: dict[str, Any], *, level: int = logging.INFO) -> dict[str, Any]:
     return dict(json.loads(line))
 
 
+def fail(text: str) -> None:
+    """Raise an error."""
+    raise ValueError(text)
+
+
 # ---------------------------------------------------------------- JSON
 def test_a_line_is_time_level_event_and_fields() -> None:
     """In this order; values keep their types."""
@@ -121,7 +126,7 @@ def test_a_traceback_stays_within_its_line() -> None:
     stream = Stream()
     logs.configure("info", "json", stream=stream)
     try:
-        raise ValueError("first\nsecond")
+        fail("first\nsecond")
     except ValueError:
         log.critical("crashed", exc_info=True)
     (line,) = stream.lines()
@@ -158,7 +163,7 @@ def test_the_console_form_shows_a_traceback_below() -> None:
     stream = Stream()
     logs.configure("info", "console", stream=stream)
     try:
-        raise ValueError("bad")
+        fail("bad")
     except ValueError:
         log.exception("crashed")
     first, second, *_, last = stream.lines()

@@ -33,7 +33,7 @@ class Manager:
         self.seen: list[str] = []
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind("\0" + name[1:] if name.startswith("@") else name)
-        self._socket.setblocking(False)
+        self._socket.settimeout(0)
 
     def take(self) -> list[str]:
         """Return all that has come."""
@@ -71,6 +71,11 @@ def manager(tmp_path: Path, kind: str = "path") -> Iterator[Manager]:
         listening.close()
 
 
+def descriptors() -> int:
+    """Return how many this process has open."""
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
 KINDS = ["path", "abstract"]
 
 
@@ -106,13 +111,13 @@ def test_a_status_that_is_not_ascii_arrives_in_utf_8(tmp_path: Path) -> None:
 @pytest.mark.parametrize("environ", [{}, {"NOTIFY_SOCKET": ""}])
 def test_without_a_manager_nothing_happens(environ: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:
     """No socket is made, nothing is logged."""
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     notifier = Systemd(environ, clock=CLOCK)
     notifier.ready("x")
     notifier.reloading()
     notifier.alive()
     notifier.stopping()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before
     assert caplog.records == []
 
 
@@ -134,14 +139,16 @@ def test_a_manager_that_cannot_be_reached_is_a_warning(
                 path = "/" + "x" * 200
             case "garbage" | "@":
                 path = {"garbage": "no/such/folder/at all", "@": f"@nobody-{uuid.uuid4()}"}[kind]
-        before = len(os.listdir("/proc/self/fd"))
+            case _:
+                pass
+        before = descriptors()
         notifier = Systemd({"NOTIFY_SOCKET": path}, clock=CLOCK)
         with caplog.at_level(logging.WARNING):
             notifier.ready("x")
             notifier.alive()
         assert [record.getMessage() for record in caplog.records] == ["notify_failed", "notify_failed"]
         assert all(record.levelno == logging.WARNING and record.__dict__["error"] for record in caplog.records)
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert descriptors() == before
 
 
 ME = str(os.getpid())
@@ -232,13 +239,11 @@ async def test_an_agent_without_a_broker_is_ready_and_alive(tmp_path: Path) -> N
 
 async def test_the_watchdog_is_fed_while_a_connection_attempt_hangs(tmp_path: Path) -> None:
     """A port that accepts and never answers does not stop the loop."""
-    server = await asyncio.start_server(lambda _reader, _writer: None, "127.0.0.1", 0)
-    async with server:
-        url = f"mqtts://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        with manager(tmp_path) as listening:
-            environ = {"NOTIFY_SOCKET": listening.name, "WATCHDOG_USEC": "100000"}
-            async with agent(tmp_path, config_text(url), **environ):
-                await listening.until(lambda: listening.count(WATCHDOG) >= 20)
+    with socket.create_server(("127.0.0.1", 0)) as server, manager(tmp_path) as listening:
+        url = f"mqtts://127.0.0.1:{server.getsockname()[1]}"
+        environ = {"NOTIFY_SOCKET": listening.name, "WATCHDOG_USEC": "100000"}
+        async with agent(tmp_path, config_text(url), **environ):
+            await listening.until(lambda: listening.count(WATCHDOG) >= 20)
 
 
 @pytest.mark.parametrize("pid", ["1", "nobody"])

@@ -94,6 +94,8 @@ class Peer:
                     self.writer.write(packet(SUBACK, body[:2] + b"\0" + self.suback(body.count(b"edge/"))))
                 case 12:
                     self.writer.write(packet(PINGRESP))
+                case _:
+                    pass
 
     async def send(self, *data: bytes) -> None:
         """Send, as fast as the agent takes it."""
@@ -195,7 +197,7 @@ async def attacked(
         assert process.process is not None
         try:
             async with asyncio.timeout(30):
-                while len(hostile.beats) < SETTLED:  # all that is loaded late is loaded
+                while len(hostile.beats) < SETTLED:  # noqa: ASYNC110  # all that is loaded late is loaded
                     await asyncio.sleep(0.02)
             before, highest, begun = rss(process.pid), 0, time.monotonic()
             hostile.go.set()
