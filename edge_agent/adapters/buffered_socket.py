@@ -15,16 +15,24 @@ READ_SIZE: Final = 64 * 1024
 _WOULD_BLOCK: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
+class OversizedError(OSError):
+    """More was asked for at once than is allowed; paho asks for the rest of a packet, so the packet is too large."""
+
+
 class BufferedSocket:
     """Stands in for the socket; transparent until it is set non-blocking, which paho does after the handshakes.
 
     Attributes:
+        reads: how often the operating system was asked.
         ended: whether the peer closed its side.
         error: what the operating system said when it gave up on the connection.
     """
 
-    def __init__(self, sock: socket) -> None:
+    def __init__(self, sock: socket, *, max_request: int) -> None:
+        """Wrap a socket; nobody may ask for more than ``max_request`` bytes at once."""
         self._sock = sock
+        self._max_request = max_request
+        self.reads = 0
         self._buffering = False
         self._in = b""
         self._position = 0
@@ -49,6 +57,9 @@ class BufferedSocket:
         """Return at most ``size`` bytes, from what was read ahead if there is any."""
         if not self._buffering:
             return self._sock.recv(size)
+        if size > self._max_request:
+            self.error = OversizedError(f"a packet of more than {self._max_request} bytes")
+            raise self.error
         if self._position == len(self._in):
             self._in, self._position = self._read(), 0
         data = self._in[self._position : self._position + size]
@@ -91,6 +102,7 @@ class BufferedSocket:
         self._sock.close()
 
     def _read(self) -> bytes:
+        self.reads += 1
         try:
             data = self._sock.recv(READ_SIZE)
         except _WOULD_BLOCK:

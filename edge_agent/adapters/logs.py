@@ -5,6 +5,7 @@ A log call is an event name and fields: ``log.info("connected", extra={"broker":
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from typing import Any, Final, Literal, TextIO
@@ -15,6 +16,7 @@ from typing_extensions import override
 from edge_agent.core.timebase import UtcNs, rfc3339, seconds
 
 _STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime"}
+_PLAIN: Final = (str, int, float, bool, type(None))
 _COLOURS: Final = {"WARNING": "\033[33m", "ERROR": "\033[31m", "CRITICAL": "\033[1;31m", "DEBUG": "\033[2m"}
 
 
@@ -31,11 +33,19 @@ class JsonFormatter(logging.Formatter):
 
     @override
     def format(self, record: logging.LogRecord) -> str:
-        line = {"time": _time(record), "level": record.levelname.lower(), "event": record.getMessage()}
+        line: dict[str, object] = {
+            "time": _time(record),
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+        }
         line |= _fields(record)
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+        try:
+            return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+        except TypeError:  # huge integers, lone surrogates, odd keys, cycles: a line in plain words beats none
+            safe = {str(key): value if isinstance(value, _PLAIN) else repr(value) for key, value in line.items()}
+            return json.dumps(safe)
 
 
 class ConsoleFormatter(logging.Formatter):

@@ -119,7 +119,7 @@ class MqttConnector:
         if attempt.protocol == 5:
             properties = Properties(PacketTypes.WILLMESSAGE)  # type: ignore[no-untyped-call]
             properties.WillDelayInterval = int(to_seconds(self._login.will_delay))
-        return Will(will.topic, will.payload, 1, attempt.will_retained, properties)
+        return Will(will.topic, will.payload, attempt.will_qos, attempt.will_retained, properties)
 
     def _tls_context(self) -> ssl.SSLContext:
         """Build the context at first use: reading the certificate authorities costs time and memory.

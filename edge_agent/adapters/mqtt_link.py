@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections import deque
 from collections.abc import Sequence
 from functools import lru_cache
@@ -26,12 +25,11 @@ from edge_agent.core.timebase import later, to_seconds
 from edge_agent.errors import TooLargeError
 from edge_agent.ports import Clock, Delivery, Limits, Message
 
-log = logging.getLogger(__name__)
-
 WINDOW: Final = 100  # unacknowledged publishes; more gains nothing, and covers a round trip of a second at 100 a second
 WINDOW_3_1_1: Final = 20  # what brokers of that protocol, which cannot announce a limit, commonly keep
 WINDOW_BYTES: Final = 256 * 1024
 MAX_QUEUED_INBOUND: Final = 32  # messages; beyond them nothing more is read from the socket
+MAX_QUEUED_BYTES: Final = 512 * 1024
 DISCONNECT_WITHIN_S: Final = 2.0
 PACKET_OVERHEAD: Final = 64  # fixed header, lengths, packet id and the few properties that are sent
 
@@ -58,6 +56,7 @@ class MqttConnection(MqttTransport):
         self._unacknowledged_bytes = 0
         self._room = asyncio.Event()
         self._inbound: deque[Delivery] = deque()
+        self._inbound_bytes = 0
         self._arrived = asyncio.Event()
 
     @property
@@ -138,6 +137,11 @@ class MqttConnection(MqttTransport):
             return None
         finally:
             asked.cancel()
+        if len(codes) != len(filters):
+            self._give_up(
+                Closing(ClosedBy.PROTOCOL, detail=f"a SUBACK of {len(codes)} codes for {len(filters)} filters")
+            )
+            return None
         return [code.value if isinstance(code, ReasonCode) else code for code in codes]
 
     async def receive(self) -> Delivery | None:
@@ -148,7 +152,8 @@ class MqttConnection(MqttTransport):
             self._arrived.clear()
             await self._arrived.wait()
         delivery = self._inbound.popleft()
-        if not self._reading and len(self._inbound) < MAX_QUEUED_INBOUND // 2:
+        self._inbound_bytes -= len(delivery.payload)
+        if not self._reading and self._inbound_room(2):
             self._resume_reading()
         return delivery
 
@@ -194,13 +199,17 @@ class MqttConnection(MqttTransport):
         try:
             topic = message.topic
         except UnicodeDecodeError:
-            client.ack(message.mid, message.qos)
-            log.warning("message_dropped", extra={"reason": "its topic is not UTF-8"})
+            self._give_up(Closing(ClosedBy.PROTOCOL, detail="a topic that is not UTF-8"))
             return
         self._inbound.append(Delivery(topic, bytes(message.payload), message.retain, message.qos, message.mid))
+        self._inbound_bytes += len(message.payload)
         self._arrived.set()
-        if len(self._inbound) >= MAX_QUEUED_INBOUND:
+        if not self._inbound_room(1):
             self._pause_reading()
+
+    def _inbound_room(self, share: int) -> bool:
+        """Return whether one ``share``-th of the room for what nobody has taken yet is free of it."""
+        return len(self._inbound) < MAX_QUEUED_INBOUND // share and self._inbound_bytes < MAX_QUEUED_BYTES // share
 
     @override
     def _ended(self, closing: Closing) -> None:

@@ -13,6 +13,7 @@ import asyncio
 import errno
 import logging
 import socket
+import ssl
 from typing import TYPE_CHECKING, Any, Final
 
 import aiomqtt
@@ -22,7 +23,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from typing_extensions import override
 
-from edge_agent.adapters.buffered_socket import BufferedSocket
+from edge_agent.adapters.buffered_socket import BufferedSocket, OversizedError
 from edge_agent.adapters.threads import in_daemon_thread
 from edge_agent.core.connection import ClosedBy, Closing, ProtocolVersion
 from edge_agent.core.silence import ANSWER_WITHIN, Do, SilenceWatch
@@ -40,9 +41,12 @@ if TYPE_CHECKING:
     from paho.mqtt.client import SocketLike
 
 MAX_INBOUND: Final = 256 * 1024  # bytes of one incoming packet
+READS_PER_TURN: Final = 4  # of the socket; then everybody else in the loop has a turn, however much comes in
 CONNECT_WITHIN_S: Final = 30.0  # resolver, TCP and TLS
+HANDSHAKE_WITHIN_S: Final = 10.0
 CONNACK_WITHIN_S: Final = 10.0
 UNSUPPORTED_PROTOCOL: Final = 0x84
+_LOGIN: Final = {0x86, 0x87, 0x8C}  # bad user name or password, not authorized, bad authentication method
 _RESET: Final = {errno.ECONNRESET, errno.EPIPE}
 
 _LIBRARY_LOG: Final = logging.getLogger("edge_agent.mqtt.library")
@@ -114,22 +118,31 @@ class MqttTransport(aiomqtt.Client):
         finally:
             if not (self._connack.done() and self._connack.exception() is None):
                 self._give_up(Closing(ClosedBy.US))
+                if self._buffered is not None:  # paho forgets the socket of a handshake that failed
+                    self._buffered.close()
         self._look_by(self._silence.next_look())
 
     def _closed_early(self, closing: Closing) -> ConnectFailedError:
+        if isinstance(self._socket().error, ssl.SSLError):  # TLS 1.3 refuses a client only after the handshake
+            text = "the broker ended the TLS connection; is a client certificate needed ([mqtt.tls] cert, key)?"
+            return ConnectFailedError(ConnectFailure.TLS, text)
         if closing.by is ClosedBy.PROTOCOL:
-            if self._protocol == 5:
-                return ConnectFailedError(ConnectFailure.OLD_PROTOCOL, "the broker does not answer in MQTT 5")
-            return ConnectFailedError(ConnectFailure.REFUSED, "the broker does not speak MQTT 3.1.1", reason=1)
+            text = f"what answers is not MQTT {'5' if self._protocol == 5 else '3.1.1'}; is it the broker's port?"
+            old = self._protocol == 5
+            return ConnectFailedError(ConnectFailure.OLD_PROTOCOL if old else ConnectFailure.REFUSED, text)
         if closing.by is ClosedBy.PEER:
-            return ConnectFailedError(ConnectFailure.CLOSED, "the broker closed the connection without a CONNACK")
-        return ConnectFailedError(ConnectFailure.UNREACHABLE, closing.detail)
+            text = "closed without a CONNACK; is it the broker's port, and is it right that there is no TLS?"
+            if self._client._ssl:
+                text = "closed without a CONNACK; is it the broker's port?"
+            return ConnectFailedError(ConnectFailure.CLOSED, text)
+        return ConnectFailedError(ConnectFailure.UNREACHABLE, f"{closing.detail}; check the network")
 
     def _put_buffer_under_paho(self) -> None:
-        create, wrap = self._client._create_socket_connection, self._client._ssl_wrap_socket
+        """Have paho use a socket that is buffered, and that is closed when its handshake fails."""
+        create = self._client._create_socket_connection
 
         def buffered(sock: socket.socket) -> BufferedSocket:
-            self._buffered = BufferedSocket(sock)
+            self._buffered = BufferedSocket(sock, max_request=MAX_INBOUND)
             return self._buffered
 
         def create_with_options() -> socket.socket:
@@ -139,10 +152,21 @@ class MqttTransport(aiomqtt.Client):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience)
             return sock
 
+        def encrypt(sock: socket.socket) -> BufferedSocket:
+            context = self._client._ssl_context
+            assert context is not None, "paho asks only where TLS is configured"
+            encrypted = context.wrap_socket(sock, server_hostname=self._hostname, do_handshake_on_connect=False)
+            try:
+                encrypted.settimeout(HANDSHAKE_WITHIN_S)
+                encrypted.do_handshake()
+            except BaseException:
+                encrypted.close()
+                raise
+            return buffered(encrypted)
+
         paho: Any = self._client
         if self._client._ssl:
-            paho._create_socket_connection = create_with_options
-            paho._ssl_wrap_socket = lambda sock: buffered(wrap(sock))
+            paho._create_socket_connection, paho._ssl_wrap_socket = create_with_options, encrypt
         else:
             paho._create_socket_connection = lambda: buffered(create_with_options())
 
@@ -164,10 +188,11 @@ class MqttTransport(aiomqtt.Client):
         if self._connack.done():
             return
         if reason_code.value == UNSUPPORTED_PROTOCOL and self._protocol == 5:
-            error = ConnectFailedError(ConnectFailure.OLD_PROTOCOL, "the broker does not speak MQTT 5")
+            error = ConnectFailedError(ConnectFailure.OLD_PROTOCOL, "the broker does not speak MQTT 5; see protocol")
             self._connack.set_exception(error)
         elif reason_code.is_failure:
-            text = f"the broker refused the connection: {reason_code} (0x{reason_code.value:02X})"
+            text = f"refused: {reason_code} (0x{reason_code.value:02X}); "
+            text += "check username and password_file" if reason_code.value in _LOGIN else "see the broker's log"
             error = ConnectFailedError(ConnectFailure.REFUSED, text, reason=reason_code.value)
             self._connack.set_exception(error)
         else:
@@ -209,9 +234,10 @@ class MqttTransport(aiomqtt.Client):
         sock = self._socket()
         if sock.ended:
             return Closing(ClosedBy.PEER, detail="the broker closed the connection")
-        if sock.error is None:
-            return Closing(ClosedBy.PROTOCOL, detail="the broker sent something that is not MQTT")
-        by = ClosedBy.PEER if sock.error.errno in _RESET else ClosedBy.NETWORK
+        if sock.error is None or isinstance(sock.error, OversizedError):
+            return Closing(ClosedBy.PROTOCOL, detail=str(sock.error or "the broker sent something that is not MQTT"))
+        ended = sock.error.errno in _RESET or isinstance(sock.error, ssl.SSLError)  # its end without a closing alert
+        by = ClosedBy.PEER if ended else ClosedBy.NETWORK
         return Closing(by, detail=str(sock.error))
 
     @override
@@ -250,12 +276,17 @@ class MqttTransport(aiomqtt.Client):
             self._loop.call_soon(self._readable)  # what was read ahead is not announced again
 
     def _readable(self) -> None:
+        sock = self._socket()
+        patience = sock.reads + READS_PER_TURN
         try:
             while self._reading:
                 self._client.loop_read()
-                if self._client._in_packet["remaining_length"] > MAX_INBOUND:
-                    self._give_up(Closing(ClosedBy.PROTOCOL, detail=f"a packet of more than {MAX_INBOUND} bytes"))
-                if not self._socket().pending():
+                if self._client._in_messages:  # paho keeps them until a PUBREL that need not come
+                    self._give_up(Closing(ClosedBy.PROTOCOL, detail="a message of QoS 2, which was not subscribed to"))
+                if not sock.pending():
+                    break
+                if sock.reads >= patience:
+                    self._loop.call_soon(self._readable)
                     break
             if self._silence.ping_sent is not None and self._client._ping_t == 0:  # paho clears it at a PINGRESP
                 self._silence.ping_sent = None

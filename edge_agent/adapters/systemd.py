@@ -45,7 +45,7 @@ class Systemd:
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
                 sock.connect(address)
-                sock.sendall(text.encode())
+                sock.send(text.encode(), socket.MSG_DONTWAIT)  # a manager that does not read must not stop the loop
         except OSError as error:
             log.warning("notify_failed", extra={"error": str(error)})
 
@@ -57,6 +57,10 @@ def watchdog_period(environ: Mapping[str, str]) -> DurationNs | None:
     """
     microseconds = environ.get("WATCHDOG_USEC", "")
     pid = environ.get("WATCHDOG_PID", "")
-    if not microseconds.isdigit() or int(microseconds) == 0 or (pid and pid != str(os.getpid())):
+    if (
+        not (microseconds.isascii() and microseconds.isdigit())
+        or int(microseconds) == 0
+        or (pid and pid != str(os.getpid()))
+    ):
         return None
     return DurationNs(int(microseconds) * 1000)

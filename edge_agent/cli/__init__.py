@@ -36,6 +36,7 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: list[str] | None = None) -> int:
     """Run one verb and return the process's exit code; what is wrong goes to stderr, a line each."""
     argv = sys.argv[1:] if argv is None else argv
+    _open_streams()
     try:
         args = _parser(argv).parse_args(argv)
         code = args.run(args)
@@ -46,10 +47,10 @@ def main(argv: list[str] | None = None) -> int:
         return _complain(error.exit_code, str(error))
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        # The reader went away; without this the interpreter complains once more when it flushes at exit.
+    except OSError as error:
+        # Nobody reads, or the disk is full; without this the interpreter complains again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 0 if isinstance(error, BrokenPipeError) else _complain(1, str(error))
     assert isinstance(code, int), "a verb returns its exit code"
     return code
 
@@ -68,6 +69,13 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
         else:
             subparsers.add_parser(verb, help=text)
     return parser
+
+
+def _open_streams() -> None:
+    """Put something where the caller closed a standard stream, which Python then has as ``None``."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r+"))  # noqa: SIM115, PTH123  # for the life of the process
 
 
 def _complain(code: int, *lines: str) -> int:

@@ -6,7 +6,6 @@ The steps: read each file as TOML, merge them, put the profile's defaults undern
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import hmac
 import json
@@ -246,6 +245,8 @@ def _found(kind: str, value: Any) -> str:  # noqa: ANN401
 
 
 def _unknown_key(path: Path) -> str:
+    import difflib  # noqa: PLC0415  # needed only for a message: 0.1 MiB
+
     key, known = str(path[-1]), list(_model_at(path[:-1]).model_fields)
     nearest = difflib.get_close_matches(key[:64], known, n=1)
     hint = f"did you mean '{nearest[0]}'?" if nearest else f"known here: {', '.join(known)}"

@@ -11,7 +11,7 @@ from edge_agent.core.connection import Attempt, ClosedBy, Closing, ConnectionPol
 from edge_agent.core.liveness import Liveness
 from edge_agent.core.timebase import DurationNs, MonotonicNs, elapsed, later, seconds, to_seconds
 from edge_agent.errors import ConnectFailedError
-from edge_agent.ports import Clock, Connection, Connector
+from edge_agent.ports import Clock, Connection, Connector, Delivery
 from edge_agent.services.presence import Presence
 from edge_agent.services.session import Session
 
@@ -55,6 +55,7 @@ class Link:
         self._open: asyncio.Future[Session] | None = None
         self._said: tuple[str, MonotonicNs] | None = None
         self._return_wait = RETURN_FIRST
+        self._unused = 0
 
     async def session(self) -> Session:
         """Return the session that is open, or wait for the next one."""
@@ -174,7 +175,7 @@ class Link:
     async def _receive(self, session: Session) -> None:
         while (delivery := await session.connection.receive()) is not None:
             if not self._presence.hear(delivery):
-                log.warning("message_not_used", extra={"topic": delivery.topic, "bytes": len(delivery.payload)})
+                self._say_unused(delivery)
             session.connection.acknowledge(delivery)
 
     async def _return_to_first(self, session: Session) -> None:
@@ -200,6 +201,13 @@ class Link:
         if self._open is not None and self._open.done():
             self._open = None
         session.over.set()
+
+    def _say_unused(self, delivery: Delivery) -> None:
+        """Log the first, second, fourth, eighth … message that no part uses: a flood must not fill the log."""
+        self._unused += 1
+        if self._unused & (self._unused - 1) == 0:
+            extra = {"topic": delivery.topic, "bytes": len(delivery.payload), "count": self._unused}
+            log.warning("message_not_used", extra=extra)
 
     def _say_failure(self, text: str) -> None:
         """Log a failure when it is news; a device may be offline for weeks."""

@@ -16,10 +16,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.adapters.buffered_socket import READ_SIZE, BufferedSocket
+from edge_agent.adapters.buffered_socket import READ_SIZE, BufferedSocket, OversizedError
 from tests.support.brokers import tls_files
 
 WITHIN_S = 5.0
+LIMIT = 1 << 24
 
 
 @dataclass(slots=True)
@@ -44,7 +45,7 @@ class Pair:
 def pair(*, blocking: bool = False) -> Iterator[Pair]:
     """Connect two sockets."""
     one, other = socket.socketpair()
-    ours = BufferedSocket(one)
+    ours = BufferedSocket(one, max_request=LIMIT)
     other.settimeout(WITHIN_S)
     if not blocking:
         ours.setblocking(False)  # noqa: FBT003  # the socket's own signature
@@ -61,7 +62,7 @@ def tcp_pair() -> Iterator[Pair]:
     with socket.create_server(("127.0.0.1", 0)) as server:
         one = socket.create_connection(server.getsockname())
         other, _ = server.accept()
-    ours = BufferedSocket(one)
+    ours = BufferedSocket(one, max_request=LIMIT)
     ours.setblocking(False)  # noqa: FBT003  # the socket's own signature
     other.settimeout(WITHIN_S)
     try:
@@ -262,7 +263,7 @@ def test_whatever_the_split_of_the_writes_the_bytes_are_the_same(script: list[by
     """Sends, flushes and a peer that reads some now and then, through a pipe that is small."""
     one, other = socket.socketpair()
     one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4608)
-    ours = BufferedSocket(one)
+    ours = BufferedSocket(one, max_request=LIMIT)
     ours.setblocking(False)  # noqa: FBT003  # the socket's own signature
     other.setblocking(False)  # noqa: FBT003  # the socket's own signature
     sent, came = bytearray(), bytearray()
@@ -304,7 +305,7 @@ def tls_pair(certificates: tuple[ssl.SSLContext, ssl.SSLContext]) -> Iterator[Pa
     peers: list[ssl.SSLSocket] = []
     thread = threading.Thread(target=lambda: peers.append(server.wrap_socket(other, server_side=True)))
     thread.start()
-    ours = BufferedSocket(client.wrap_socket(one, server_hostname="localhost"))
+    ours = BufferedSocket(client.wrap_socket(one, server_hostname="localhost"), max_request=LIMIT)
     thread.join(WITHIN_S)
     ours.setblocking(False)  # noqa: FBT003  # the socket's own signature
     try:
@@ -381,3 +382,16 @@ def test_the_end_of_tls_is_the_end(certificates: tuple[ssl.SSLContext, ssl.SSLCo
         assert both.ours.recv(1) == b""
         assert both.ours.ended
         assert both.ours.error is None
+
+
+def test_who_asks_for_too_much_at_once_gets_nothing() -> None:
+    """Paho asks for the rest of a packet: its length is known before its bytes are read, or memory is spent on it."""
+    one, other = socket.socketpair()
+    with one, other:
+        ours = BufferedSocket(one, max_request=10)
+        ours.setblocking(flag=False)
+        other.send(b"x" * 100)
+        assert ours.recv(10) == b"x" * 10
+        with pytest.raises(OversizedError):
+            ours.recv(11)
+        assert isinstance(ours.error, OversizedError)
