@@ -23,7 +23,6 @@ class BufferedSocket:
     """Stands in for the socket; transparent until it is set non-blocking, which paho does after the handshakes.
 
     Attributes:
-        reads: how often the operating system was asked.
         ended: whether the peer closed its side.
         error: what the operating system said when it gave up on the connection.
     """
@@ -32,7 +31,6 @@ class BufferedSocket:
         """Wrap a socket; nobody may ask for more than ``max_request`` bytes at once."""
         self._sock = sock
         self._max_request = max_request
-        self.reads = 0
         self._buffering = False
         self._in = b""
         self._position = 0
@@ -102,7 +100,6 @@ class BufferedSocket:
         self._sock.close()
 
     def _read(self) -> bytes:
-        self.reads += 1
         try:
             data = self._sock.recv(READ_SIZE)
         except _WOULD_BLOCK:

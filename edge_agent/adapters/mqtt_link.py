@@ -199,7 +199,8 @@ class MqttConnection(MqttTransport):
         try:
             topic = message.topic
         except UnicodeDecodeError:
-            self._give_up(Closing(ClosedBy.PROTOCOL, detail="a topic that is not UTF-8"))
+            # Not at once: paho holds a lock while it calls this, and would want it again to close the socket.
+            self._loop.call_soon(self._give_up, Closing(ClosedBy.PROTOCOL, detail="a topic that is not UTF-8"))
             return
         self._inbound.append(Delivery(topic, bytes(message.payload), message.retain, message.qos, message.mid))
         self._inbound_bytes += len(message.payload)

@@ -31,6 +31,7 @@ from edge_agent.core.timebase import (
     NANOSECONDS_PER_MILLISECOND,
     MonotonicNs,
     elapsed,
+    later,
     seconds,
     to_seconds,
 )
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from paho.mqtt.client import SocketLike
 
 MAX_INBOUND: Final = 256 * 1024  # bytes of one incoming packet
-READS_PER_TURN: Final = 4  # of the socket; then everybody else in the loop has a turn, however much comes in
+TURN: Final = seconds(0.005)  # for what comes in; then everybody else in the loop has a turn, however much is left
 CONNECT_WITHIN_S: Final = 30.0  # resolver, TCP and TLS
 HANDSHAKE_WITHIN_S: Final = 10.0
 CONNACK_WITHIN_S: Final = 10.0
@@ -277,7 +278,7 @@ class MqttTransport(aiomqtt.Client):
 
     def _readable(self) -> None:
         sock = self._socket()
-        patience = sock.reads + READS_PER_TURN
+        turn_ends = later(self._clock.monotonic(), TURN)
         try:
             while self._reading:
                 self._client.loop_read()
@@ -285,7 +286,7 @@ class MqttTransport(aiomqtt.Client):
                     self._give_up(Closing(ClosedBy.PROTOCOL, detail="a message of QoS 2, which was not subscribed to"))
                 if not sock.pending():
                     break
-                if sock.reads >= patience:
+                if self._clock.monotonic() >= turn_ends:
                     self._loop.call_soon(self._readable)
                     break
             if self._silence.ping_sent is not None and self._client._ping_t == 0:  # paho clears it at a PINGRESP

@@ -7,7 +7,7 @@ import asyncio
 import logging
 import os
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edge_agent.adapters import logs
 from edge_agent.adapters.system_clock import SystemClock
@@ -50,4 +50,20 @@ async def _run(agent: Agent) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, reload.set)
-    await agent.run(stop=stop, reload=reload)
+    bug: asyncio.Future[None] = loop.create_future()
+
+    def caught(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """End the process on a bug in a callback too, which asyncio by itself only logs."""
+        log.critical("callback_failed", extra={"reason": context["message"]}, exc_info=context.get("exception"))
+        if "handle" in context and not bug.done():
+            bug.set_exception(context["exception"])
+
+    loop.set_exception_handler(caught)
+    async with asyncio.TaskGroup() as group:
+        watching = group.create_task(_wait(bug), name="bugs")
+        await agent.run(stop=stop, reload=reload)
+        watching.cancel()
+
+
+async def _wait(bug: asyncio.Future[None]) -> None:
+    await bug

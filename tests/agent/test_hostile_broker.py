@@ -9,12 +9,13 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import pytest
+from _pytest.mark.structures import ParameterSet
 
 from tests.support.agents import DEVICE, HEARTBEAT, STATUS, AgentProcess, agent, config_text
 from tests.support.scripted_broker import Personality, ScriptedBroker
@@ -359,7 +360,14 @@ async def test_packets_that_are_wrong_neither_kill_nor_fatten_nor_hurry_it(tmp_p
     assert found == {}
 
 
-@pytest.mark.parametrize("count", [0, 1, 50], ids=["none", "one", "many"])
+@pytest.mark.parametrize(
+    "count",
+    [
+        pytest.param(0, id="none"),
+        pytest.param(1, id="one", marks=pytest.mark.slow),
+        pytest.param(50, id="many", marks=pytest.mark.slow),
+    ],
+)
 async def test_a_suback_with_another_number_of_reason_codes_does_not_kill_it(count: int, tmp_path: Path) -> None:
     """One for each filter is the rule; who breaks it is disconnected or believed, never a reason to crash."""
 
@@ -367,6 +375,11 @@ async def test_a_suback_with_another_number_of_reason_codes_does_not_kill_it(cou
         peer.suback = lambda _filters: bytes([1]) * count
 
     assert wrong(await attacked(tmp_path, _wait, prepare=prepare, watched_s=1.5)) == []
+
+
+def some_of(cases: Iterable[str], *quick: str) -> list[ParameterSet]:
+    """Return all cases, those that are not quick marked as slow: each takes about 5 s."""
+    return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in cases]
 
 
 LIMITS = {
@@ -378,7 +391,7 @@ LIMITS = {
 }
 
 
-@pytest.mark.parametrize("name", LIMITS)
+@pytest.mark.parametrize("name", some_of(LIMITS, "packets-of-a-byte"))
 async def test_strange_limits_do_not_kill_it(name: str, tmp_path: Path) -> None:
     """Whatever the CONNACK says."""
 
@@ -414,12 +427,12 @@ FLOODS: dict[str, Attack] = {
 }
 
 
-@pytest.mark.parametrize("name", FLOODS)
+@pytest.mark.parametrize("name", some_of(FLOODS, "qos-1", "qos-2-never-completed"))
 async def test_a_flood_neither_kills_nor_fattens_it(name: str, tmp_path: Path) -> None:
     """It goes on with its own business: the heartbeats keep coming as far as the broker takes them."""
     outcome = await attacked(tmp_path, FLOODS[name], watched_s=2)
     assert wrong(outcome) == []
-    if name in {"qos-1", "pubacks-of-nothing", "offline-about-itself"}:
+    if name in {"qos-1", "offline-about-itself"}:
         assert outcome.beats >= 2
 
 

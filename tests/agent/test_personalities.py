@@ -212,6 +212,7 @@ async def test_a_small_maximum_packet_size_is_obeyed(tmp_path: Path) -> None:
         assert len(broker.connections) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.timeout_s(60)
 async def test_a_mute_broker_is_left_after_20_s(tmp_path: Path) -> None:
     """It keeps the connection open and answers nothing: noticed within 25 s with a publish in flight."""

@@ -127,18 +127,6 @@ def test_a_bad_drop_in_is_named(tmp_path: Path) -> None:
     assert "edge-agent.d/1.toml: mqtt.x: " in done.stderr
 
 
-def test_a_file_that_nobody_may_read_is_said(tmp_path: Path) -> None:
-    """By a user who is not root."""
-    config = tmp_path / "edge-agent.toml"
-    config.write_bytes(VALID)
-    config.chmod(0)
-    if os.access(config, os.R_OK):
-        pytest.skip("root reads everything")
-    done = run(config)
-    assert done.returncode == 78
-    assert "permission denied" in done.stderr
-
-
 # ---------------------------------------------------------------- it starts
 async def test_an_empty_configuration_runs_with_the_defaults(tmp_path: Path) -> None:
     """Zero bytes are valid: a device id is derived, the broker is on localhost."""
