@@ -15,6 +15,7 @@ from typing import Final, NoReturn
 from typing_extensions import override
 
 from edge_agent import __version__
+from edge_agent.cli.lean import defer_unused
 from edge_agent.errors import ConfigError, EdgeAgentError, UsageError
 
 VERBS: Final = {
@@ -37,6 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one verb and return the process's exit code; what is wrong goes to stderr, a line each."""
     argv = sys.argv[1:] if argv is None else argv
     _open_streams()
+    defer_unused()
     try:
         args = _parser(argv).parse_args(argv)
         code = args.run(args)
