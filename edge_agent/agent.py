@@ -9,7 +9,8 @@ import random
 import secrets
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import partial
+from typing import Any
 
 from edge_agent import __version__
 from edge_agent.adapters import logs
@@ -17,7 +18,7 @@ from edge_agent.adapters.config_files import read_secret
 from edge_agent.adapters.host import boot_id, rss_bytes
 from edge_agent.adapters.mqtt_connector import Login, MqttConnector
 from edge_agent.adapters.systemd import Systemd, watchdog_period
-from edge_agent.core.config import Loaded, changed_sections
+from edge_agent.core.config import Loaded
 from edge_agent.core.config_models import Config
 from edge_agent.core.connection import ConnectionPolicy
 from edge_agent.core.events import AgentData, ConfigData, HeartbeatData
@@ -33,15 +34,13 @@ from edge_agent.services.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
-_NEEDS_RESTART: Final = frozenset({"state"})
-
 
 @dataclass(slots=True)
 class _Part:
-    """A service that runs, and the sections of the configuration that it is built from."""
+    """A service that runs, and what of the configuration it is built from: a change of that restarts it."""
 
     name: str
-    sections: frozenset[str]
+    uses: Callable[[Config], object]
     run: Callable[[], Coroutine[Any, Any, None]]
     task: asyncio.Task[None] | None = None
 
@@ -69,9 +68,11 @@ class Agent:
         self._link = self._make_link(loaded.config)
         # in dependency order
         self._parts = [
-            _Part("watchdog", frozenset(), self._run_watchdog),
-            _Part("link", frozenset({"device", "mqtt"}), self._run_link),
-            _Part("heartbeat", frozenset({"device", "mqtt", "heartbeat"}), self._run_heartbeat),
+            _Part("watchdog", lambda _: None, self._run_watchdog),
+            _Part("link", lambda config: (config.mqtt, config.device.groups), self._run_link),
+            _Part(
+                "heartbeat", lambda config: (config.mqtt, config.device.groups, config.heartbeat), self._run_heartbeat
+            ),
         ]
 
     async def run(self, *, stop: asyncio.Event, reload: asyncio.Event) -> None:
@@ -138,6 +139,8 @@ class Agent:
 
     def _make_link(self, config: Config) -> Link:
         mqtt = config.mqtt
+        password = partial(_secret, mqtt.password_file, self._environ)
+        password()  # at start and reload a secret that cannot be read is an error of the configuration
         login = Login(
             client_id=mqtt.client_id,
             keepalive=mqtt.keepalive,
@@ -145,7 +148,7 @@ class Agent:
             will_delay=mqtt.will_delay,
             tls=mqtt.tls,
             username=mqtt.username,
-            password=_secret(mqtt.password_file, self._environ),
+            password=password,
         )
         policy = ConnectionPolicy(
             mqtt.brokers,
@@ -190,11 +193,10 @@ class Agent:
 
     async def _apply(self, group: asyncio.TaskGroup, new: Loaded) -> None:
         old = self._loaded.config
-        changed = changed_sections(old, new.config)
-        if new.config.device.id != old.device.id or changed & _NEEDS_RESTART:
+        if (new.config.device.id, new.config.state) != (old.device.id, old.state):
             log.warning("config_pending", extra={"reason": "device.id and [state] change only with a restart"})
             return
-        touched = [part for part in self._parts if part.sections & changed]
+        touched = [part for part in self._parts if part.uses(old) != part.uses(new.config)]
         link = self._make_link(new.config) if any(part.name == "link" for part in touched) else self._link
         await self._stop(touched)
         self._loaded, self._link = new, link
@@ -204,7 +206,6 @@ class Agent:
             "config_applied",
             extra={
                 "config": new.digest,
-                "changed": sorted(changed),
                 "restarted": [part.name for part in touched],
                 "not_used_yet": list(new.unused),
             },

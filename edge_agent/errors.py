@@ -6,7 +6,6 @@ EdgeAgentError            something outside is wrong, and the message says what 
 ├── UnreachableError      the broker or the daemon cannot be reached
 └── LinkError             the MQTT connection
     ├── ConnectFailedError    it could not be made
-    ├── LinkLostError         it ended while something waited on it
     └── TooLargeError         the message is larger than the broker accepts
 
 A bug of ours is an assertion or a built-in exception: it is never caught, it ends the process and systemd restarts it.
@@ -76,10 +75,6 @@ class LinkError(EdgeAgentError):
     """The MQTT connection failed."""
 
     exit_code = 69
-
-
-class LinkLostError(LinkError):
-    """The connection ended while something waited on it; what was in flight may or may not have arrived."""
 
 
 class TooLargeError(LinkError):

@@ -77,16 +77,12 @@ class Limits:
         maximum_packet_size: bytes of the largest packet it accepts.
         maximum_qos: 1, or 0 for a broker without QoS 1.
         retain_available: whether it keeps retained messages.
-        keepalive_s: the keepalive it asks for in place of ours; ``None`` = ours.
-        session_expiry_s: how long it keeps the session; ``None`` = as asked.
     """
 
     receive_maximum: int = 65535
     maximum_packet_size: int = 268_435_455
     maximum_qos: int = 1
     retain_available: bool = True
-    keepalive_s: int | None = None
-    session_expiry_s: int | None = None
 
 
 class Connection(Protocol):

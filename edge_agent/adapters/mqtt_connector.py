@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import socket
 import ssl
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 from aiomqtt import Will
@@ -18,7 +19,7 @@ from edge_agent.adapters.threads import in_daemon_thread
 from edge_agent.core.config_models import Tls
 from edge_agent.core.connection import Attempt
 from edge_agent.core.timebase import DurationNs, to_seconds
-from edge_agent.errors import ConnectFailedError, ConnectFailure
+from edge_agent.errors import ConfigError, ConnectFailedError, ConnectFailure
 from edge_agent.ports import Clock, Connection, Message
 
 PROBE_WITHIN_S: Final = 5.0
@@ -33,7 +34,8 @@ class Login:
     Attributes:
         client_id: MQTT 5 §3.1.3.1.
         username: ``None`` = without.
-        password: ``None`` = without; never printed.
+        password: reads the password, at each connection, for it may have been renewed; ``None`` = without. It may
+            raise ``ConfigError``.
         keepalive: MQTT 5 §3.1.2.10.
         session_expiry: how long the broker keeps the session; 0 = it starts clean and ends with the connection.
         will_delay: MQTT 5 §3.1.3.2.2.
@@ -46,7 +48,7 @@ class Login:
     will_delay: DurationNs
     tls: Tls
     username: str | None = None
-    password: str | None = field(default=None, repr=False)
+    password: Callable[[], str | None] = lambda: None
 
 
 class MqttConnector:
@@ -66,10 +68,14 @@ class MqttConnector:
                 broker.host, broker.port, clock=self._clock, protocol=attempt.protocol, **options
             )
             await connection.open()
+        except ConfigError as error:  # the password's file
+            raise ConnectFailedError(ConnectFailure.REFUSED, str(error)) from None
         except ConnectFailedError as error:
+            self._context = None if error.failure is ConnectFailure.TLS else self._context
             raise ConnectFailedError(error.failure, f"{broker}: {error}", reason=error.reason) from None
         except (OSError, WebsocketConnectionError) as error:
             failure, text = _explain(error)
+            self._context = None if failure is ConnectFailure.TLS else self._context  # the files may be renewed
             raise ConnectFailedError(failure, f"{broker}: {text}") from error
         return connection
 
@@ -93,10 +99,10 @@ class MqttConnector:
         options: dict[str, Any] = {
             "identifier": login.client_id,
             "username": login.username,
-            "password": login.password,
+            "password": (password := login.password()),
             "keepalive": int(to_seconds(login.keepalive)),
         }
-        if login.username is None and login.password is not None:
+        if login.username is None and password is not None:
             options["username"] = ""  # paho sends no password without a name; MQTT 5 allows an empty one
         if attempt.protocol == 5:
             properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]

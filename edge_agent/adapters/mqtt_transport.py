@@ -86,6 +86,7 @@ class MqttTransport(aiomqtt.Client):
         self._reading = False
         self._writer_armed = False
         self._flush_scheduled = False
+        self._read_scheduled = False
         self._silence = SilenceWatch(seconds(self._keepalive), last_out=clock.monotonic())
         self._look: asyncio.TimerHandle | None = None
         self._look_at: MonotonicNs | None = None
@@ -94,33 +95,34 @@ class MqttTransport(aiomqtt.Client):
     # -- opening
 
     async def open(self) -> None:
-        """Connect and wait for the CONNACK.
+        """Connect and wait for the CONNACK; whatever comes in between, nothing is left open.
 
         Raises:
             ConnectFailedError: the broker said no, or said nothing.
             OSError: there is no connection; of whichever kind the operating system or the TLS library says.
         """
         try:
-            async with asyncio.timeout(CONNECT_WITHIN_S):
-                await in_daemon_thread(self._client_connect, name="mqtt-connect", late=self._client._sock_close)
-            self._fileno = self._socket().fileno()
-            self._resume_reading()
-            self._flush()
-            async with asyncio.timeout(CONNACK_WITHIN_S):
-                await asyncio.wait((self._connack, self._end), return_when=asyncio.FIRST_COMPLETED)
-            if not self._connack.done():
+            await self._open()
+        except BaseException:
+            self._give_up(Closing(ClosedBy.US))
+            if self._buffered is not None:  # paho forgets the socket of a handshake that failed
+                self._buffered.close()
+            raise
+
+    async def _open(self) -> None:
+        async with asyncio.timeout(CONNECT_WITHIN_S):
+            await in_daemon_thread(self._client_connect, name="mqtt-connect", late=self._client._sock_close)
+        self._fileno = self._socket().fileno()
+        self._resume_reading()
+        self._flush()
+        first = asyncio.FIRST_COMPLETED
+        await asyncio.wait((self._connack, self._end), timeout=CONNACK_WITHIN_S, return_when=first)
+        if not self._connack.done():
+            if self._end.done():
                 raise self._closed_early(self._end.result())
-            self._connack.result()
-        except TimeoutError as error:
-            if self._fileno < 0:
-                raise  # the connection itself timed out
             text = f"connected, but no CONNACK came within {CONNACK_WITHIN_S:.0f} s; is it an MQTT port?"
-            raise ConnectFailedError(ConnectFailure.SILENT, text) from error
-        finally:
-            if not (self._connack.done() and self._connack.exception() is None):
-                self._give_up(Closing(ClosedBy.US))
-                if self._buffered is not None:  # paho forgets the socket of a handshake that failed
-                    self._buffered.close()
+            raise ConnectFailedError(ConnectFailure.SILENT, text)
+        self._connack.result()
         self._look_by(self._silence.next_look())
 
     def _closed_early(self, closing: Closing) -> ConnectFailedError:
@@ -211,8 +213,6 @@ class MqttTransport(aiomqtt.Client):
             maximum_packet_size=said("MaximumPacketSize", 268_435_455),
             maximum_qos=min(said("MaximumQoS", 1), 1),
             retain_available=bool(said("RetainAvailable", 1)),
-            keepalive_s=keepalive or None,
-            session_expiry_s=getattr(properties, "SessionExpiryInterval", None),
         )
         if keepalive:
             self._silence.keepalive = seconds(keepalive)
@@ -274,9 +274,15 @@ class MqttTransport(aiomqtt.Client):
         if self._fileno >= 0:
             self._loop.add_reader(self._fileno, self._readable)
             self._reading = True
-            self._loop.call_soon(self._readable)  # what was read ahead is not announced again
+            self._read_soon()  # what was read ahead is not announced again
+
+    def _read_soon(self) -> None:
+        if not self._read_scheduled:
+            self._read_scheduled = True
+            self._loop.call_soon(self._readable)
 
     def _readable(self) -> None:
+        self._read_scheduled = False
         sock = self._socket()
         turn_ends = later(self._clock.monotonic(), TURN)
         try:
@@ -287,8 +293,9 @@ class MqttTransport(aiomqtt.Client):
                 if not sock.pending():
                     break
                 if self._clock.monotonic() >= turn_ends:
-                    self._loop.call_soon(self._readable)
+                    self._read_soon()
                     break
+            self._silence.last_in = self._clock.monotonic()
             if self._silence.ping_sent is not None and self._client._ping_t == 0:  # paho clears it at a PINGRESP
                 self._silence.ping_sent = None
                 self._look_by(self._silence.next_look())

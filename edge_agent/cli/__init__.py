@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from importlib import import_module
 from typing import Final, NoReturn
@@ -37,6 +38,8 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: list[str] | None = None) -> int:
     """Run one verb and return the process's exit code; what is wrong goes to stderr, a line each."""
     argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["run"]:  # a reload that comes before the configuration was read is no reason to end
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     _open_streams()
     defer_unused()
     try:
@@ -60,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
 def _parser(argv: list[str]) -> argparse.ArgumentParser:
     parser = _Parser(
         prog="edge-agent",
-        description="Says over MQTT that a small Linux device is alive, and loses nothing while it is offline.",
+        description="Says over MQTT that a device is alive and how well, and finds its way back from every outage.",
     )
     parser.add_argument("--version", action="version", version=f"edge-agent {__version__}")
     subparsers = parser.add_subparsers(metavar="VERB", required=True, parser_class=_Parser)

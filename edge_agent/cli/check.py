@@ -14,6 +14,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import SchemaSerializer, core_schema
 from typing_extensions import override
 
+from edge_agent.adapters.config_files import read_secret
 from edge_agent.cli.loading import load
 from edge_agent.core.config_models import Config
 from edge_agent.errors import ConfigError
@@ -39,6 +40,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     try:
         loaded = load(args.config, os.environ)
+        secret = loaded.config.mqtt.password_file
+        if secret is not None and "/" in secret:  # a credential's name means something only where the service runs
+            read_secret(secret, environ=os.environ, key="mqtt.password_file")
     except ConfigError as invalid:
         if args.json:
             _print({"ok": False, "problems": [asdict(problem) for problem in invalid.problems], "unused": []})

@@ -54,8 +54,6 @@ prefix = "{prefix}"
 will_delay = "0s"
 [heartbeat]
 every = "2s"
-[state]
-dir = "{state}"
 """
 
 
@@ -182,7 +180,7 @@ class Demo:
         self._over = over
         self._clock: Clock = SystemClock()
         self._config = folder / "edge-agent.toml"
-        config = {"device": DEVICE, "broker": target.broker, "prefix": PREFIX, "state": folder / "state"}
+        config = {"device": DEVICE, "broker": target.broker, "prefix": PREFIX}
         self._config.write_text(_CONFIG.format(**config))
         self._broker = Child("broker", ["edge_agent.adapters.embedded_broker", str(target.broker.port)], folder)
         self._agent = Child("agent", ["edge_agent", "run", "--config", str(self._config)], folder)

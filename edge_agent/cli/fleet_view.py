@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 REFRESH_EVERY_S: Final = 1.0  # ages grow
-REFRESH_AT_MOST: Final = seconds(0.1)
+REFRESH_AT_MOST: Final = seconds(0.5)  # 10,000 devices take 40 ms to draw
 WIDE: Final = 110  # columns of a terminal that has room for all of the table's
 ROOM_AROUND_TABLE: Final = 10  # lines of the terminal for the header, the frame and what was there before
 HINT: Final = "edge-agent: for a live table: pip install 'edge-agent[operator]'\n"

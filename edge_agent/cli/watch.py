@@ -194,7 +194,7 @@ def clean_login(*, tls: Tls | None = None, username: str | None = None, password
         will_delay=seconds(0),
         tls=tls or Tls(),
         username=username,
-        password=password,
+        password=lambda: password,
     )
 
 

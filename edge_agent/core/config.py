@@ -24,7 +24,8 @@ from edge_agent.core.config_types import kind_of
 from edge_agent.core.units import quoted
 from edge_agent.errors import ConfigError, ConfigProblem
 
-_BUILT: Final = ("version", "profile", "device", "mqtt", "heartbeat", "log", "operator", "state")
+_BUILT: Final = ("version", "profile", "device", "mqtt", "heartbeat", "log", "operator")
+_NOT_YET: Final = ("device.labels", "device.timezone")
 _METERED: Final = {
     "heartbeat": {"every": "15m"},
     "mqtt": {"keepalive": "20m", "will_delay": "60s"},
@@ -101,13 +102,9 @@ def digest(config: Config) -> str:
 
 def unused_keys(merged: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the keys that a merged document sets and whose part is not built yet, as ``section.key``."""
-    tables = ((section, table) for section, table in merged.items() if section not in _BUILT)
-    return tuple(dotted((section, key)) for section, table in tables if isinstance(table, dict) for key in table)
-
-
-def changed_sections(old: Config, new: Config) -> frozenset[str]:
-    """Return the names of the top-level keys that differ."""
-    return frozenset(name for name in Config.model_fields if getattr(old, name) != getattr(new, name))
+    tables = ((section, table) for section, table in merged.items() if isinstance(table, dict))
+    keys = ((section, dotted((section, key))) for section, table in tables for key in table)
+    return tuple(key for section, key in keys if section not in _BUILT or key in _NOT_YET)
 
 
 def dotted(path: Path) -> str:

@@ -32,12 +32,14 @@ class SilenceWatch:
     Attributes:
         keepalive: the idle time after which a PINGREQ is due.
         last_out: when something was last sent.
+        last_in: when something last arrived; ``None`` = nothing has yet.
         ping_sent: when the PINGREQ was sent that is not answered yet; ``None`` = none is.
         owed_since: since when acknowledgements are due and none has come; ``None`` = none is due.
     """
 
     keepalive: DurationNs
     last_out: MonotonicNs
+    last_in: MonotonicNs | None = None
     ping_sent: MonotonicNs | None = None
     owed_since: MonotonicNs | None = None
 
@@ -45,7 +47,7 @@ class SilenceWatch:
         """Return what is due at ``now``."""
         if any(later(since, ANSWER_WITHIN) <= now for since in (self.ping_sent, self.owed_since) if since is not None):
             return Do.GIVE_UP
-        if self.ping_sent is None and later(self.last_out, self.keepalive) <= now:
+        if self.ping_sent is None and self._ping_due() <= now:
             return Do.PING
         return Do.NOTHING
 
@@ -53,5 +55,10 @@ class SilenceWatch:
         """Return the first instant at which ``decide`` may have another answer."""
         due = [later(since, ANSWER_WITHIN) for since in (self.ping_sent, self.owed_since) if since is not None]
         if self.ping_sent is None:
-            due.append(later(self.last_out, self.keepalive))
+            due.append(self._ping_due())
         return min(due)
+
+    def _ping_due(self) -> MonotonicNs:
+        """Return when a PINGREQ is due: the broker must hear of us, and we of it."""
+        last = self.last_out if self.last_in is None else min(self.last_out, self.last_in)
+        return later(last, self.keepalive)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import Final
@@ -13,7 +14,7 @@ from edge_agent.core.timebase import DurationNs, MonotonicNs, elapsed, later, se
 from edge_agent.errors import ConnectFailedError
 from edge_agent.ports import Clock, Connection, Connector, Delivery
 from edge_agent.services.presence import Presence
-from edge_agent.services.session import Session
+from edge_agent.services.session import Session, until_closed
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class Link:
         self._liveness = liveness
         self._new_name = new_name
         self._open: asyncio.Future[Session] | None = None
-        self._said: tuple[str, MonotonicNs] | None = None
+        self._said: dict[str, tuple[str, MonotonicNs]] = {}  # by broker
         self._return_wait = RETURN_FIRST
         self._unused = 0
 
@@ -73,7 +74,7 @@ class Link:
             try:
                 connection = await self._connector.connect(attempt, self._presence.will)
             except ConnectFailedError as error:
-                self._say_failure(str(error))
+                self._say_failure(str(attempt.broker), str(error))
                 self._policy.failed(error, self._clock.monotonic())
                 continue
             self._liveness.release("link")  # from here on only the broker can have something to say
@@ -90,7 +91,7 @@ class Link:
             broker=str(attempt.broker),
             since=self._clock.utc(),
         )
-        self._said = None
+        self._said.clear()
         log.info(
             "connected",
             extra={"broker": session.broker, "protocol": connection.protocol, "session": session.name},
@@ -127,18 +128,10 @@ class Link:
 
     async def _serve(self, session: Session) -> Closing:
         """Run all that belongs to a session until the connection ends."""
-        async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(self._receive(session), name="receive"),
-                group.create_task(self._begin(session), name="begin"),
-                group.create_task(self._presence.heal(session), name="heal"),
-            ]
-            if not self._policy.on_first_broker:
-                tasks.append(group.create_task(self._return_to_first(session), name="return"))
-            closing = await session.connection.closed()
-            for task in tasks:
-                task.cancel()
-        return closing
+        work = [self._receive(session), self._begin(session), self._presence.heal(session)]
+        if not self._policy.on_first_broker:
+            work.append(self._return_to_first(session))
+        return await until_closed(session.connection, *work)
 
     async def _begin(self, session: Session) -> None:
         """Say online, subscribe, say how well, let the others in; then keep what was refused under review."""
@@ -155,16 +148,11 @@ class Link:
             await self._presence.tell_health(session)
 
     async def _changed_or(self, session: Session, review: MonotonicNs | None) -> None:
-        waited = session.changed.wait()
-        if review is None:
-            await waited
-        else:
-            left = to_seconds(elapsed(self._clock.monotonic(), review))
-            try:
-                await asyncio.wait_for(waited, timeout=max(left, 0))
-            except TimeoutError:
-                return
-        session.changed.clear()
+        left = None if review is None else max(to_seconds(elapsed(self._clock.monotonic(), review)), 0)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(left):
+                await session.changed.wait()
+                session.changed.clear()
 
     async def _subscribe(self, session: Session) -> bool:
         for batch in self._policy.batches(self._presence.filters, self._clock.monotonic()):
@@ -183,9 +171,9 @@ class Link:
         first = self._policy.first_attempt()
         while True:
             await self._clock.sleep_until(later(self._clock.monotonic(), self._return_wait))
+            self._return_wait = DurationNs(min(self._return_wait * 2, RETURN_LAST))
             if await self._connector.reachable(first):
                 break
-        self._return_wait = DurationNs(min(self._return_wait * 2, RETURN_LAST))
         log.info("returning_to_first_broker", extra={"broker": str(first.broker)})
         await self._presence.farewell(session)
         await session.connection.disconnect()
@@ -209,9 +197,10 @@ class Link:
             extra = {"topic": delivery.topic, "bytes": len(delivery.payload), "count": self._unused}
             log.warning("message_not_used", extra=extra)
 
-    def _say_failure(self, text: str) -> None:
+    def _say_failure(self, broker: str, text: str) -> None:
         """Log a failure when it is news; a device may be offline for weeks."""
         now = self._clock.monotonic()
-        if self._said is None or self._said[0] != text or elapsed(self._said[1], now) >= SAY_FAILURE_AGAIN:
-            self._said = (text, now)
+        before, when = self._said.get(broker, ("", now))
+        if before != text or elapsed(when, now) >= SAY_FAILURE_AGAIN:
+            self._said[broker] = (text, now)
             log.warning("connect_failed", extra={"error": text})

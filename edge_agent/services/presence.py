@@ -36,11 +36,13 @@ class Presence:
         self.will = Message(topics.status, OFFLINE, retain=True)
         self._clock = clock
         self._contradicted = asyncio.Event()
+        self._leaving = False
         self._said: tuple[str, tuple[str, ...]] | None = None  # the session and the reasons that were published last
 
     async def begin(self, session: Session) -> bool:
         """Say ``online``; return ``False`` when the connection ended first."""
         self._contradicted.clear()
+        self._leaving = False
         return await session.publish(Message(self._topics.status, ONLINE, retain=True))
 
     async def tell_health(self, session: Session) -> bool:
@@ -64,7 +66,7 @@ class Presence:
         """Take note of what somebody says of this device on its status topic; return whether it was that."""
         if delivery.topic != self._topics.status:
             return False
-        if delivery.payload == OFFLINE:
+        if delivery.payload == OFFLINE and not self._leaving:
             self._contradicted.set()
         return True
 
@@ -79,6 +81,7 @@ class Presence:
 
     async def farewell(self, session: Session) -> None:
         """Say ``offline`` before a planned end; bounded, for a stop must not hang on a broker."""
+        self._leaving = True  # the broker may say it back before it acknowledges it
         try:
             async with asyncio.timeout(FAREWELL_WITHIN_S):
                 await session.publish(self.will)

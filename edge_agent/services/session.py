@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
+from typing import Any, Final
 
-from edge_agent.core.connection import ConnectionPolicy, Suspect, SuspectKind
+from edge_agent.core.connection import Closing, ConnectionPolicy, Suspect, SuspectKind
 from edge_agent.core.events import CONTENT_TYPE, Origin, Stamp, encode
 from edge_agent.core.timebase import UtcNs
 from edge_agent.errors import TooLargeError
 from edge_agent.ports import REFUSED_FROM, Clock, Connection, Message
+
+PACKET_TOO_LARGE: Final = 0x95  # MQTT 5 §2.4
+
+
+async def until_closed(connection: Connection, *work: Coroutine[Any, Any, None]) -> Closing:
+    """Run what belongs to a connection until it ends, and return how it did."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(one) for one in work]
+        closing = await connection.closed()
+        for task in tasks:
+            task.cancel()
+    return closing
 
 
 @dataclass(slots=True)
@@ -59,19 +73,24 @@ class Session:
         suspect = Suspect(SuspectKind.RETAINED if retain else SuspectKind.TOPIC, message.topic)
         if not await self.connection.room():
             return False
-        self._outstanding.append(suspect)
         sent = Message(message.topic, message.payload, retain, message.expiry_s, message.content_type)
         try:
-            reason = await self.connection.send(sent)
+            acknowledged = self.connection.send(sent)
         except TooLargeError:
-            reason = 0x95  # MQTT 5 §2.4: Packet too large; said here in the broker's place
+            self._note(message.topic, PACKET_TOO_LARGE)  # said here in the broker's place
+            return True
+        self._outstanding.append(suspect)
+        # Whether or not the caller still waits for it by then, the answer is taken note of.
+        acknowledged.add_done_callback(lambda answer: self._answered(suspect, answer.result()))
+        return await asyncio.shield(acknowledged) is not None
+
+    def _answered(self, suspect: Suspect, reason: int | None) -> None:
         if reason is None:
-            return False  # stays outstanding: the end of the connection is explained by it
+            return  # stays outstanding: the end of the connection is explained by it
         self._outstanding.remove(suspect)
-        self._note(message.topic, reason)
+        self._note(suspect.name, reason)
         if reason < REFUSED_FROM:
             self.policy.accepted(suspect)
-        return True
 
     async def publish_event(self, event_type: str, topic: str, data: object, *, retain: bool = False) -> bool:
         """Encode and publish; see ``publish``."""

@@ -13,6 +13,7 @@ from edge_agent.core.timebase import later, seconds
 from edge_agent.core.topics import parse_up
 from edge_agent.errors import ConnectFailedError
 from edge_agent.ports import REFUSED_FROM, Clock, Connection, Connector, Delivery
+from edge_agent.services.session import until_closed
 
 LOOK_FOR_SILENCE_EVERY: Final = seconds(1)
 
@@ -108,16 +109,8 @@ class Watcher:
         self._tell(Lost(_reason(closing)))
 
     async def _serve(self, connection: Connection) -> Closing:
-        async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(self._receive(connection), name="receive"),
-                group.create_task(self._subscribe(connection), name="subscribe"),
-                group.create_task(self._look_for_silence(), name="silence"),
-            ]
-            closing = await connection.closed()
-            for task in tasks:
-                task.cancel()
-        return closing
+        work = self._receive(connection), self._subscribe(connection), self._look_for_silence()
+        return await until_closed(connection, *work)
 
     async def _receive(self, connection: Connection) -> None:
         while (delivery := await connection.receive()) is not None:

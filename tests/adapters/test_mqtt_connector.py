@@ -26,7 +26,7 @@ from edge_agent.core.config_models import Tls
 from edge_agent.core.config_types import parse_broker_url
 from edge_agent.core.connection import Attempt, ClosedBy, ProtocolVersion
 from edge_agent.core.timebase import seconds
-from edge_agent.errors import ConnectFailedError, ConnectFailure, TooLargeError
+from edge_agent.errors import ConfigError, ConfigProblem, ConnectFailedError, ConnectFailure, TooLargeError
 from edge_agent.ports import Connection, Message
 from tests.support.brokers import RealBroker, TlsFiles, free_port, mosquitto, require, tls_files
 from tests.support.scripted_broker import Personality, ScriptedBroker
@@ -366,7 +366,7 @@ async def guarded(tmp_path: Path) -> AsyncIterator[RealBroker]:
 async def test_a_login_works(protocol: ProtocolVersion, tmp_path: Path) -> None:
     """With name and password."""
     async with guarded(tmp_path) as broker:
-        mine = replace(LOGIN, username="somebody", password=PASSWORD)
+        mine = replace(LOGIN, username="somebody", password=lambda: PASSWORD)
         await published(await connect(broker.url, mine, protocol=protocol))
 
 
@@ -378,8 +378,8 @@ async def test_a_refused_login_is_said(
     caplog.set_level(logging.DEBUG)
     async with guarded(tmp_path) as broker:
         for mine in (
-            replace(LOGIN, username="nobody", password=PASSWORD),
-            replace(LOGIN, username="somebody", password=PASSWORD + "x"),
+            replace(LOGIN, username="nobody", password=lambda: PASSWORD),
+            replace(LOGIN, username="somebody", password=lambda: PASSWORD + "x"),
             replace(LOGIN, username="somebody"),
             LOGIN,
         ):
@@ -394,13 +394,13 @@ async def test_a_refused_login_is_said(
 
 def test_the_password_is_not_printed() -> None:
     """By whoever prints the login."""
-    assert PASSWORD not in repr(replace(LOGIN, username="somebody", password=PASSWORD))
+    assert PASSWORD not in repr(replace(LOGIN, username="somebody", password=lambda: PASSWORD))
 
 
 async def test_a_password_alone_is_sent_with_an_empty_name() -> None:
     """MQTT 5 allows it."""
     async with ScriptedBroker() as broker:
-        connection = await connect(broker.url, replace(LOGIN, password=PASSWORD))
+        connection = await connect(broker.url, replace(LOGIN, password=lambda: PASSWORD))
         assert broker.connections[0].connect.password == PASSWORD.encode()
         await connection.disconnect()
 
@@ -488,7 +488,7 @@ WILL = Message("edge/gw-1/up/status", b"offline", retain=True)
 @pytest.mark.parametrize("retained", [True, False])
 async def test_a_connect_of_mqtt_5_says_what_the_login_says(retained: bool) -> None:  # noqa: FBT001
     """Every option."""
-    mine = Login("gw-1", seconds(45), seconds(3600), seconds(10), Tls(), "somebody", PASSWORD)
+    mine = Login("gw-1", seconds(45), seconds(3600), seconds(10), Tls(), "somebody", lambda: PASSWORD)
     async with ScriptedBroker() as broker:
         connection = await connect(broker.url, mine, will=WILL, retained=retained)
         said = broker.connections[0].connect
@@ -504,7 +504,7 @@ async def test_a_connect_of_mqtt_5_says_what_the_login_says(retained: bool) -> N
 @pytest.mark.parametrize("retained", [True, False])
 async def test_a_connect_of_3_1_1_says_what_the_login_says(retained: bool) -> None:  # noqa: FBT001
     """Without what that protocol does not know."""
-    mine = Login("gw-1", seconds(45), seconds(3600), seconds(10), Tls(), "somebody", PASSWORD)
+    mine = Login("gw-1", seconds(45), seconds(3600), seconds(10), Tls(), "somebody", lambda: PASSWORD)
     async with ScriptedBroker() as broker:
         connection = await connect(broker.url, mine, protocol=4, will=WILL, retained=retained)
         said = broker.connections[0].connect
@@ -576,7 +576,6 @@ async def test_without_limits_the_protocols_own_hold() -> None:
         limits = connection.limits
         assert (limits.receive_maximum, limits.maximum_packet_size) == (65535, 268_435_455)
         assert (limits.maximum_qos, limits.retain_available) == (1, True)
-        assert (limits.keepalive_s, limits.session_expiry_s) == (None, None)
         await connection.disconnect()
     knobs = Personality(
         receive_maximum=7,
@@ -590,7 +589,7 @@ async def test_without_limits_the_protocols_own_hold() -> None:
         connection = await connect(broker.url)
         limits = connection.limits
         assert (limits.receive_maximum, limits.maximum_packet_size, limits.maximum_qos) == (7, 1000, 0)
-        assert (limits.retain_available, limits.keepalive_s, limits.session_expiry_s) == (False, 33, 120)
+        assert not limits.retain_available
         await connection.disconnect()
 
 
@@ -671,3 +670,25 @@ def _quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     noise = [record for record in caplog.records if record.levelno >= logging.ERROR]
     gc.collect()  # sockets that are left to the garbage collector do not fail a later test: one test here counts them
     assert noise == []
+
+
+async def test_a_renewed_password_is_used_at_the_next_connection() -> None:
+    """Without a restart: secrets rotate while the agent runs; one that cannot be read is an attempt that failed."""
+    passwords = iter(["old", "new"])
+
+    def password() -> str:
+        try:
+            return next(passwords)
+        except StopIteration:
+            raise ConfigError([ConfigProblem("/secret", "mqtt.password_file", "gone")]) from None
+
+    async with ScriptedBroker() as broker:
+        login = Login("c", seconds(60), seconds(0), seconds(0), Tls(), username="u", password=password)
+        connector = MqttConnector(login, clock=SystemClock())
+        attempt = Attempt(parse_broker_url(broker.url), 5, will_retained=True, wait=seconds(0))
+        for _ in range(2):
+            connection = await connector.connect(attempt, None)
+            await connection.disconnect()
+        assert [one.connect.password for one in broker.connections] == [b"old", b"new"]
+        with pytest.raises(ConnectFailedError, match="gone"):
+            await connector.connect(attempt, None)

@@ -57,7 +57,7 @@ async def start(*arguments: str, tty: int | None = None, code: str | None = None
         stdin=tty or asyncio.subprocess.DEVNULL,
         stdout=tty or asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, "TERM": "xterm-256color"},
+        env={name: value for name, value in os.environ.items() if name != "NO_COLOR"} | {"TERM": "xterm-256color"},
     )
 
 
@@ -230,7 +230,7 @@ def test_the_options_say_all(tmp_path: Path) -> None:
         *("--ca", "ca.pem", "--cert", "c.pem", "--key", "k.pem", "--config", "/none"),
     )
     assert (found.title, found.devices) == ("mqtts://h:8883 x/y/", ("a", "b"))
-    assert (found.login.username, found.login.password) == ("u", "hunter2")
+    assert (found.login.username, found.login.password()) == ("u", "hunter2")
     assert found.login.tls.ca == str(Path("ca.pem").absolute())
     assert re.fullmatch(r"edge-agent-watch-[0-9a-f]{8}", found.login.client_id)
     assert found.login.session_expiry == 0

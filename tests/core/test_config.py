@@ -15,7 +15,6 @@ from edge_agent.core.config import (
     CommonName,
     HostFacts,
     Loaded,
-    changed_sections,
     derived_id,
     dotted,
     parse,
@@ -223,14 +222,11 @@ def test_a_digest_does_not_depend_on_the_order_of_keys() -> None:
 def test_keys_whose_part_is_not_built_are_named() -> None:
     """Only those that a file sets."""
     text = JOB + '[time]\nhost = "none"\n[state]\ndir = "/s"\n[log]\nlevel = "info"\n[runner]\n'
-    assert load(text).unused == ("jobs.j", "time.host")
-
-
-def test_changed_sections_are_named() -> None:
-    """Equal sections are equal however they were written."""
-    old, new = load("").config, load('[heartbeat]\nevery = "60s"\n[log]\nlevel = "debug"\n' + JOB).config
-    assert changed_sections(old, new) == {"log", "jobs"}
-    assert changed_sections(old, old) == frozenset()
+    assert load(text).unused == ("jobs.j", "time.host", "state.dir")
+    assert load('[device]\nid = "d"\nlabels = { a = "b" }\n[state]\ndir = "/x"\n').unused == (
+        "device.labels",
+        "state.dir",
+    )
 
 
 def test_a_key_is_shown_as_it_is_written() -> None:

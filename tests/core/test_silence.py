@@ -46,6 +46,12 @@ def test_each_acknowledgement_gives_the_rest_new_time() -> None:
     assert watch.decide(at(35)) is Do.GIVE_UP
 
 
+def test_a_broker_that_takes_all_and_says_nothing_is_probed_too() -> None:
+    """Without QoS 1 nothing is owed: what goes out says nothing about what comes in."""
+    watch = SilenceWatch(KEEPALIVE, last_out=at(59), last_in=START)
+    assert watch.decide(at(60)) is Do.PING
+
+
 def test_one_probe_at_a_time() -> None:
     """While a probe is out no second one is due, however short the keepalive."""
     watch = SilenceWatch(seconds(5), last_out=START, ping_sent=at(5))

@@ -6,16 +6,26 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from typing_extensions import override
 
+from edge_agent.adapters.mqtt_connector import Login, MqttConnector
+from edge_agent.adapters.system_clock import SystemClock
+from edge_agent.core.config_models import Tls
 from edge_agent.core.config_types import BrokerUrl
-from edge_agent.core.connection import Attempt
+from edge_agent.core.connection import Attempt, ClosedBy, Closing, ConnectionPolicy, Suspect, SuspectKind
 from edge_agent.core.liveness import Liveness
+from edge_agent.core.timebase import later, seconds
+from edge_agent.core.topics import Topics
 from edge_agent.ports import Connection, Delivery, Message
+from edge_agent.services import link as link_module
 from edge_agent.services.link import Link
-from tests.fakes import FakeBroker, FakeClock, FakeConnector, fake_link
+from edge_agent.services.presence import Presence
+from tests.fakes import FakeBroker, FakeClock, FakeConnection, FakeConnector, fake_link
+from tests.support.agents import observer
+from tests.support.brokers import free_port, mosquitto
 
 STATUS, HEALTH = "edge/dev-1/up/status", "edge/dev-1/up/health"
 A, B = BrokerUrl("mqtt", "a", 1883), BrokerUrl("mqtt", "b", 1883)
@@ -136,6 +146,60 @@ async def test_what_was_left_out_is_tried_again_after_an_hour() -> None:
         await asyncio.sleep(3601)
         assert "edge/_all/down/cmd/#" in broker.sessions["fake"].filters
         assert (await link.session()).name == session.name
+
+
+@pytest.mark.virtual
+async def test_a_refusal_and_the_end_in_one_turn_do_not_hang_it() -> None:
+    """While a review is pending: what waits for it must neither miss the refusal nor swallow its cancellation."""
+    broker, clock = FakeBroker(), FakeClock()
+    link, _ = fake_link(broker, clock=clock)
+    async with running(link):
+        session = await link.session()
+        session.policy._current.left_out[Suspect(SuspectKind.TOPIC, "x")] = later(clock.monotonic(), seconds(3600))
+        session.changed.set()  # so that it waits with the review in mind
+        await asyncio.sleep(1)
+        connection = session.connection
+        assert isinstance(connection, FakeConnection)
+        session.refused["t"] = 0x87
+        session.changed.set()
+        connection.end(Closing(ClosedBy.PEER, 0x87))
+        await asyncio.sleep(10)
+        assert (await link.session()).name == "s2"
+
+
+@pytest.mark.virtual
+async def test_each_broker_s_failure_is_logged_once_while_it_is_the_same(caplog: pytest.LogCaptureFixture) -> None:
+    """Two brokers down for an hour: a line for each every 10 minutes, not one for each try."""
+    link, _ = fake_link(FakeBroker(up=False), clock=FakeClock(), brokers=(A, B))
+    async with running(link):
+        await asyncio.sleep(3600)
+    said = [record.__dict__["error"] for record in caplog.records if record.getMessage() == "connect_failed"]
+    assert set(said) == {f"{A}: down", f"{B}: down"}
+    assert len(said) <= 2 * 7
+
+
+async def test_a_return_leaves_offline_on_the_broker_that_it_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On two real brokers: the device hears its own farewell, and must not contradict it."""
+    monkeypatch.setattr(link_module, "RETURN_FIRST", seconds(0.3))
+    first_port, clock, topics = free_port(), SystemClock(), Topics("edge", "dev-1")
+    async with mosquitto(tmp_path) as second, observer(second.url) as seen:
+        brokers = [BrokerUrl("mqtt", "127.0.0.1", port) for port in (first_port, second.port)]
+        link = Link(
+            MqttConnector(Login("dev-1", seconds(60), seconds(60), seconds(0), Tls()), clock=clock),
+            ConnectionPolicy(brokers, protocol=None, reconnect_max=seconds(1), uniform=lambda: 0.1),
+            presence=Presence(topics, groups=(), clock=clock),
+            clock=clock,
+            liveness=Liveness(),
+            new_name=lambda: "s",
+        )
+        async with running(link):
+            await seen.wait(STATUS, b"online")
+            async with mosquitto(tmp_path, port=first_port) as first, observer(first.url) as seen_first:
+                await seen_first.wait(STATUS, b"online")
+                async with observer(second.url) as later_seen:
+                    assert (await later_seen.wait(STATUS)).payload == b"offline"
 
 
 @pytest.mark.virtual

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
@@ -99,4 +100,16 @@ async def test_subscriptions_are_noted_one_by_one() -> None:
     session = await session_on(FakeBroker(suback=lambda name: 0x87 if name == "b/#" else 1))
     assert await session.subscribe(("a/#", "b/#"))
     assert session.refused == {"b/#": 0x87}
+    assert session.suspects() == frozenset()
+
+
+@pytest.mark.virtual
+async def test_who_stops_waiting_for_an_acknowledgement_leaves_no_suspicion_behind() -> None:
+    """The answer is taken note of whether or not anybody waits for it by then."""
+    broker = FakeBroker()
+    session = await session_on(broker)
+    waiting = asyncio.get_running_loop().create_task(session.publish(Message("t", b"x")))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.sleep(1)
     assert session.suspects() == frozenset()
