@@ -1,7 +1,6 @@
 """The command line: one module per verb, of which only the one that is asked for is imported.
 
-A verb's module has ``add_parser(subparsers)`` and sets its function as the parser's default ``run``: it takes the
-arguments and returns an exit code.
+A verb's module has ``describe(parser)``, which adds its options, and ``run(args)``, which returns an exit code.
 """
 
 from __future__ import annotations
@@ -69,10 +68,11 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(metavar="VERB", required=True, parser_class=_Parser)
     asked = next((word for word in argv if not word.startswith("-")), None)
     for verb, text in VERBS.items():
+        subparser = subparsers.add_parser(verb, help=text, description=text)
         if verb == asked:
-            import_module(f"edge_agent.cli.{verb}").add_parser(subparsers)
-        else:
-            subparsers.add_parser(verb, help=text)
+            module = import_module(f"edge_agent.cli.{verb}")
+            module.describe(subparser)
+            subparser.set_defaults(run=module.run)
     return parser
 
 

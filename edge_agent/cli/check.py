@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
@@ -19,18 +19,12 @@ from edge_agent.cli.loading import load
 from edge_agent.core.config_models import Config
 from edge_agent.errors import ConfigError
 
-if TYPE_CHECKING:
-    # argparse gives its result of add_subparsers no public name
-    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001
 
-
-def add_parser(subparsers: Subparsers) -> None:
-    """Add the verb to the command line."""
-    parser = subparsers.add_parser("check", help="validate the configuration", description=__doc__)
+def describe(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's options to its parser."""
     parser.add_argument("--config", metavar="PATH", help="configuration file")
     parser.add_argument("--schema", action="store_true", help="print the JSON Schema of the configuration instead")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

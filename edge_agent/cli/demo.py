@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from edge_agent.adapters import embedded_broker
 from edge_agent.adapters.mqtt_connector import MqttConnector
@@ -28,9 +28,6 @@ from edge_agent.core.timebase import MonotonicNs, elapsed, later, seconds, to_se
 from edge_agent.errors import EdgeAgentError
 from edge_agent.ports import Clock
 from edge_agent.services.watcher import Happening
-
-if TYPE_CHECKING:
-    from edge_agent.cli.check import Subparsers
 
 DEVICE: Final = "demo-1"
 PREFIX: Final = "edge"
@@ -57,17 +54,14 @@ every = "2s"
 """
 
 
-def add_parser(subparsers: Subparsers) -> None:
-    """Add the verb to the command line."""
-    parser = subparsers.add_parser(
-        "demo",
-        help="see it work with nothing installed: a broker, an agent, an outage and its recovery",
-        description="Start an MQTT broker and an agent, show its heartbeats, take the broker away and bring it back. "
-        "Needs nothing else, leaves nothing behind. Times are UTC. Ctrl-C ends it.",
+def describe(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's options to its parser."""
+    parser.description = (
+        "Start an MQTT broker and an agent, show its heartbeats, take the broker away and bring it back. "
+        "Needs nothing else, leaves nothing behind. Times are UTC. Ctrl-C ends it."
     )
     parser.add_argument("--seconds", metavar="N", type=length, help="end after N seconds")
     parser.add_argument("--port", metavar="P", type=int, help="the broker's port; default: 1883 or a free one")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -7,28 +7,20 @@ import asyncio
 import logging
 import os
 import signal
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edge_agent.adapters import logs
 from edge_agent.adapters.system_clock import SystemClock
 from edge_agent.agent import Agent
 from edge_agent.cli.loading import load
 
-if TYPE_CHECKING:
-    from edge_agent.cli.check import Subparsers
-
 log = logging.getLogger(__name__)
 
 
-def add_parser(subparsers: Subparsers) -> None:
-    """Add the verb to the command line."""
-    parser = subparsers.add_parser(
-        "run",
-        help="the daemon, in the foreground",
-        description="Run the daemon. SIGTERM and SIGINT stop it gracefully, SIGHUP rereads its configuration.",
-    )
+def describe(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's options to its parser."""
+    parser.description = "Run the daemon. SIGTERM and SIGINT stop it gracefully, SIGHUP rereads its configuration."
     parser.add_argument("--config", metavar="PATH", help="configuration file")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from pydantic import ValidationError
 
@@ -32,9 +32,6 @@ from edge_agent.core.topics import Topics, fleet_filters
 from edge_agent.errors import UnreachableError, UsageError
 from edge_agent.ports import Clock
 from edge_agent.services.watcher import Connected, Failed, Happening, Watcher
-
-if TYPE_CHECKING:
-    from edge_agent.cli.check import Subparsers
 
 RECONNECT_MAX: Final = seconds(10)
 MAX_SECONDS: Final = 1e9
@@ -56,13 +53,11 @@ class Target:
         return f"{self.broker} {self.prefix}/"
 
 
-def add_parser(subparsers: Subparsers) -> None:
-    """Add the verb to the command line."""
-    parser = subparsers.add_parser(
-        "watch",
-        help="a live table of the fleet from its heartbeats",
-        description="Show the fleet live: a table on a terminal, a line for each change in a pipe. Times are UTC. "
-        "Without --broker, the configuration's [operator] table says where to connect, else its [mqtt] table.",
+def describe(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's options to its parser."""
+    parser.description = (
+        "Show the fleet live: a table on a terminal, a line for each change in a pipe. Times are UTC. "
+        "Without --broker, the configuration's [operator] table says where to connect, else its [mqtt] table."
     )
     parser.add_argument("devices", metavar="DEVICE", nargs="*", help="only these; default: all")
     parser.add_argument("--broker", metavar="URL", help="like mqtt://localhost:1883; mqtt, mqtts, ws, wss")
@@ -75,7 +70,6 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--key", metavar="FILE", help="the client certificate's key (PEM)")
     parser.add_argument("--json", action="store_true", help="one JSON object a line for each change")
     parser.add_argument("--seconds", metavar="N", type=length, help="end after N seconds")
-    parser.set_defaults(run=run)
 
 
 def length(text: str) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from edge_agent.core.config_types import NAME_PATTERN
@@ -76,36 +76,21 @@ class Change:
     row: Row
 
 
-@dataclass(frozen=True, slots=True)
-class _Beat:
-    """The last heartbeat."""
-
-    at: MonotonicNs
-    interval_s: float | None
-    uptime_s: int | None
-    clock: str | None
-    offset_ms: float | None
-    outbox: int | None
-    rss_bytes: int | None
-    version: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Health:
-    """The last health."""
-
-    broker: str | None = None
-    protocol: str | None = None
-    reasons: tuple[str, ...] = ()
-
-
 @dataclass(slots=True)
 class _Known:
+    """A device: all but ``status`` and ``age_s`` of ``row``, and what those follow from."""
+
+    row: Row
     status: Literal["online", "offline"] | None = None
-    health: _Health | None = None
-    beat: _Beat | None = None
     online_since: MonotonicNs | None = None
+    beat_at: MonotonicNs | None = None
+    interval_s: float | None = None
     silence_told: bool = False
+    health_told: bool = False
+
+    def told(self) -> tuple[object, ...]:
+        """Return what a status or a health may change."""
+        return (self.status, self.health_told, self.row.broker, self.row.protocol, self.row.reasons)
 
 
 class Fleet:
@@ -134,8 +119,8 @@ class Fleet:
         if not _NAME.fullmatch(device):
             self.nonsense += 1
             return None
-        known = self._devices.get(device) or _Known()
-        before = (known.status, known.health)
+        known = self._devices.get(device) or _Known(Row(device, "unknown"))
+        before = known.told()
         if not _learn(known, kind, payload, now):
             self.nonsense += 1
             return None
@@ -145,28 +130,27 @@ class Fleet:
                 return None
             self._devices[device] = known
         if kind == "heartbeat":
-            return Change("heartbeat", _row(device, known, now))
-        if (known.status, known.health) == before:
-            return None
-        return Change("status" if kind == "status" else "health", _row(device, known, now))
+            return Change("heartbeat", _row(known, now))
+        return None if known.told() == before else Change("status" if kind == "status" else "health", _row(known, now))
 
     def silences(self, now: MonotonicNs) -> list[Change]:
         """Return the devices that have fallen silent, each once until it is heard again."""
         found = []
-        for device, known in self._devices.items():
+        for known in self._devices.values():
             if not known.silence_told and _silent(known, now):
                 known.silence_told = True
-                found.append(Change("silence", _row(device, known, now)))
+                found.append(Change("silence", _row(known, now)))
         return found
 
     def doubt(self) -> None:
         """Forget who is online: the connection is lost, so that nobody would hear of it; the broker will say again."""
         for known in self._devices.values():
-            known.status, known.health, known.silence_told = None, None, False
+            known.status, known.silence_told, known.health_told = None, False, False
+            known.row = replace(known.row, broker=None, protocol=None, reasons=())
 
     def rows(self, now: MonotonicNs) -> list[Row]:
         """Return all that is known, sorted by device."""
-        return [_row(device, known, now) for device, known in sorted(self._devices.items())]
+        return [_row(known, now) for _, known in sorted(self._devices.items())]
 
 
 def _learn(known: _Known, kind: str, payload: bytes, now: MonotonicNs) -> bool:
@@ -180,22 +164,20 @@ def _learn(known: _Known, kind: str, payload: bytes, now: MonotonicNs) -> bool:
     event = decode(payload)
     if event is None or event["type"] != _TYPES.get(kind):
         return False
-    if kind == "health":
-        known.health = _health(event["data"])
-        return True
-    known.beat = _beat(event["data"], now)
-    known.silence_told = False
-    # Some brokers refuse retained messages: then only this tells a newcomer that the device is there.
-    known.status = known.status or "online"
+    known.health_told = known.health_told or kind == "health"
+    known.row = (_with_health if kind == "health" else _with_beat)(known.row, event["data"])
+    if kind == "heartbeat":
+        interval_s = _number(event["data"], "interval_s")
+        known.beat_at, known.interval_s, known.silence_told = now, interval_s if (interval_s or 0) > 0 else None, False
+        # Some brokers refuse retained messages: then only this tells a newcomer that the device is there.
+        known.status = known.status or "online"
     return True
 
 
-def _beat(data: Mapping[str, Any], now: MonotonicNs) -> _Beat:
+def _with_beat(row: Row, data: Mapping[str, Any]) -> Row:
     agent, clock, outbox = _table(data, "agent"), _table(data, "clock"), _table(data, "outbox")
-    interval_s = _number(data, "interval_s")
-    return _Beat(
-        at=now,
-        interval_s=interval_s if interval_s is not None and interval_s > 0 else None,
+    return replace(
+        row,
         uptime_s=_count(data, "uptime_s"),
         clock=_text(clock, "state"),
         offset_ms=_number(clock, "offset_ms"),
@@ -205,39 +187,24 @@ def _beat(data: Mapping[str, Any], now: MonotonicNs) -> _Beat:
     )
 
 
-def _health(data: Mapping[str, Any]) -> _Health:
+def _with_health(row: Row, data: Mapping[str, Any]) -> Row:
     connection, reasons = _table(data, "connection"), data.get("reasons")
     texts = [text for text in reasons[:MAX_REASONS] if isinstance(text, str)] if isinstance(reasons, list) else []
-    return _Health(_text(connection, "broker"), _text(connection, "protocol"), tuple(map(printable, texts)))
+    broker, protocol = _text(connection, "broker"), _text(connection, "protocol")
+    return replace(row, broker=broker, protocol=protocol, reasons=tuple(map(printable, texts)))
 
 
 def _silent(known: _Known, now: MonotonicNs) -> bool:
-    beat = known.beat
-    if known.status != "online" or beat is None or beat.interval_s is None:
+    if known.status != "online" or known.beat_at is None or known.interval_s is None:
         return False
-    since = beat.at if known.online_since is None else max(beat.at, known.online_since)
-    return to_seconds(elapsed(since, now)) > SILENT_AFTER * beat.interval_s
+    since = known.beat_at if known.online_since is None else max(known.beat_at, known.online_since)
+    return to_seconds(elapsed(since, now)) > SILENT_AFTER * known.interval_s
 
 
-def _row(device: str, known: _Known, now: MonotonicNs) -> Row:
+def _row(known: _Known, now: MonotonicNs) -> Row:
+    age_s = None if known.beat_at is None else max(0.0, to_seconds(elapsed(known.beat_at, now)))
     status: Status = "silent" if _silent(known, now) else known.status or "unknown"
-    beat, health = known.beat, known.health or _Health()
-    if beat is None:
-        return Row(device, status, broker=health.broker, protocol=health.protocol, reasons=health.reasons)
-    return Row(
-        device=device,
-        status=status,
-        age_s=max(0.0, to_seconds(elapsed(beat.at, now))),
-        uptime_s=beat.uptime_s,
-        clock=beat.clock,
-        offset_ms=beat.offset_ms,
-        outbox=beat.outbox,
-        rss_bytes=beat.rss_bytes,
-        version=beat.version,
-        broker=health.broker,
-        protocol=health.protocol,
-        reasons=health.reasons,
-    )
+    return replace(known.row, status=status, age_s=age_s)
 
 
 def _table(data: Mapping[str, Any], key: str) -> Mapping[str, Any]:

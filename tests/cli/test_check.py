@@ -11,7 +11,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from edge_agent.cli.check import add_parser, run, schema
+from edge_agent.cli.check import describe, run, schema
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,10 +19,8 @@ ROOT = Path(__file__).parents[2]
 def check(*arguments: str) -> int:
     """Run the verb as the dispatcher does."""
     parser = argparse.ArgumentParser()
-    add_parser(parser.add_subparsers())
-    args = parser.parse_args(["check", *arguments])
-    assert args.run is run
-    return int(args.run(args))
+    describe(parser)
+    return run(parser.parse_args(arguments))
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from edge_agent.cli.watch import Target, add_parser, find_target, length
+from edge_agent.cli.watch import Target, describe, find_target, length
 from edge_agent.core.events import HEALTH, HEARTBEAT
 from edge_agent.errors import ConfigError, UsageError
 from tests.support.brokers import free_port
@@ -45,8 +45,8 @@ WITHOUT_RICH = "import sys; sys.modules['rich'] = None; from edge_agent.cli impo
 def target(*arguments: str, **environ: str) -> Target:
     """Return what the options, and the environment, lead to."""
     parser = argparse.ArgumentParser()
-    add_parser(parser.add_subparsers())
-    return find_target(parser.parse_args(["watch", *arguments]), environ)
+    describe(parser)
+    return find_target(parser.parse_args(arguments), environ)
 
 
 async def start(*arguments: str, tty: int | None = None, code: str | None = None) -> asyncio.subprocess.Process:
