@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.text import Text
 
-REFRESH_EVERY_S: Final = 1.0  # ages grow
+REFRESH_WAIT_S: Final = 0.5  # for a change, after the pause between two drawings: ages grow every second
 REFRESH_AT_MOST: Final = seconds(0.5)  # 10,000 devices take 40 ms to draw
 WIDE: Final = 110  # columns of a terminal that has room for all of the table's
 ROOM_AROUND_TABLE: Final = 10  # lines of the terminal for the header, the frame and what was there before
@@ -196,7 +196,7 @@ class Table:
                 live.refresh()
                 await self._clock.sleep_until(later(self._clock.monotonic(), REFRESH_AT_MOST))
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(REFRESH_EVERY_S):
+                    async with asyncio.timeout(REFRESH_WAIT_S):
                         await self._changed.wait()
                 self._changed.clear()
 

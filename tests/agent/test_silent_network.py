@@ -33,7 +33,8 @@ async def test_silence_is_offline_within_one_and_a_half_keepalives_and_ends_with
             space.cut()
             cut = time.monotonic()
             offline = await seen.wait(STATUS, b"offline", within_s=30)
-            assert offline.at - cut <= 1.5 * keepalive_s + delay_s + 2  # mosquitto looks at keepalives once a second
+            # mosquitto looks at keepalives and delayed Wills only now and then: up to 2.1 s late was seen
+            assert offline.at - cut <= 1.5 * keepalive_s + delay_s + 4
             space.heal()
             healed = time.monotonic()
             await seen.wait(STATUS, b"online", after=healed, within_s=25)
