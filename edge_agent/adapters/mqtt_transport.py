@@ -134,9 +134,8 @@ class MqttTransport(aiomqtt.Client):
             old = self._protocol == 5
             return ConnectFailedError(ConnectFailure.OLD_PROTOCOL if old else ConnectFailure.REFUSED, text)
         if closing.by is ClosedBy.PEER:
-            text = "closed without a CONNACK; is it the broker's port, and is it right that there is no TLS?"
-            if self._client._ssl:
-                text = "closed without a CONNACK; is it the broker's port?"
+            hint = "is a client certificate needed" if self._client._ssl else "is it right that there is no TLS"
+            text = f"closed without a CONNACK; is it the broker's port, and {hint}?"
             return ConnectFailedError(ConnectFailure.CLOSED, text)
         return ConnectFailedError(ConnectFailure.UNREACHABLE, f"{closing.detail}; check the network")
 

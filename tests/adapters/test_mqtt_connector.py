@@ -276,8 +276,9 @@ async def test_a_missing_client_certificate_is_said(protocol: ProtocolVersion, f
     """With TLS 1.3 the client learns of it only after its own handshake; the line points at ``cert`` all the same."""
     async with mosquitto(tmp_path, tls=files, require_client_cert=True) as broker:
         error = await refused(broker.tls_url, with_tls(files), protocol=protocol)
-        assert error.failure is ConnectFailure.TLS
-        assert re.search(r"client certificate|\[mqtt\.tls\]|cert", str(error)), str(error)
+        # Python 3.13 sees only the end of the stream, 3.11 that it came without a closing alert
+        assert error.failure in {ConnectFailure.TLS, ConnectFailure.CLOSED}
+        assert "client certificate" in str(error)
 
 
 async def test_files_that_cannot_be_used_are_named(files: TlsFiles, tmp_path: Path) -> None:

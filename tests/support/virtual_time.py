@@ -63,6 +63,11 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         future.add_done_callback(self._thread_done)
         return future
 
+    @override
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # asyncio's own
+        """Wait for its threads in real time: from Python 3.12 on asyncio does so in the loop's, which would jump."""
+        await super().shutdown_default_executor()
+
     def _thread_done(self, _future: asyncio.Future[Any]) -> None:
         self._jumping.busy_threads -= 1
 
