@@ -9,7 +9,6 @@ import gc
 import hashlib
 import logging
 import re
-import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
