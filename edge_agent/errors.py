@@ -4,6 +4,8 @@ EdgeAgentError            something outside is wrong, and the message says what 
 ├── ConfigError           the configuration is invalid: every problem found, each with its file and key
 ├── UsageError            the command line asks for something that does not exist
 ├── UnreachableError      the broker or the daemon cannot be reached
+├── OutboxError           a record was not accepted
+│   └── SubmissionError       what a program handed in is not valid
 └── LinkError             the MQTT connection
     ├── ConnectFailedError    it could not be made
     └── TooLargeError         the message is larger than the broker accepts
@@ -69,6 +71,25 @@ class UnreachableError(EdgeAgentError):
     """The broker or the daemon cannot be reached."""
 
     exit_code = 69  # EX_UNAVAILABLE
+
+
+class OutboxError(EdgeAgentError):
+    """A record was not accepted; nothing of it is kept.
+
+    Attributes:
+        word: the reason as one stable word: ``invalid``, ``too_large``, ``full``, ``busy``, ``lost``.
+    """
+
+    def __init__(self, message: str, *, word: str) -> None:
+        super().__init__(message)
+        self.word = word
+
+
+class SubmissionError(OutboxError):
+    """What a program handed in is not valid; trying again will not help."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, word="invalid")
 
 
 class LinkError(EdgeAgentError):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from edge_agent.core.connection import Attempt, Closing, ProtocolVersion
+from edge_agent.core.submission import Submission
 from edge_agent.core.timebase import MonotonicNs, UtcNs
 
 REFUSED_FROM: Final = 0x80
@@ -157,6 +158,20 @@ class Connector(Protocol):
 
     async def reachable(self, attempt: Attempt) -> bool:
         """Return whether a TCP connection to the attempt's broker can be made now."""
+        ...
+
+
+class Accept(Protocol):
+    """The way into the outbox, for every door."""
+
+    async def __call__(self, submission: Submission) -> str:
+        """Return the record's id (``<stream>.<seq>``) once it is on disk or acknowledged by the broker.
+
+        A submission with a key that was accepted before returns the id of that time.
+
+        Raises:
+            OutboxError: it was not accepted; the message says why.
+        """
         ...
 
 

@@ -45,6 +45,11 @@ def elapsed(since: MonotonicNs, until: MonotonicNs) -> DurationNs:
     return DurationNs(until - since)
 
 
+def utc_from_datetime(moment: datetime) -> UtcNs:
+    """Return an aware ``datetime`` as an instant, exactly."""
+    return UtcNs((moment - _EPOCH) // timedelta(microseconds=1) * 1000)
+
+
 def rfc3339(instant: UtcNs) -> str:
     """Return a UTC instant as RFC 3339 with microseconds and ``Z``, the form of every time on the wire."""
     moment = _EPOCH + timedelta(microseconds=instant // 1000)
