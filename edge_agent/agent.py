@@ -10,29 +10,46 @@ import secrets
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from edge_agent import __version__
 from edge_agent.adapters import logs
 from edge_agent.adapters.config_files import read_secret
+from edge_agent.adapters.control_socket import ControlSocket
 from edge_agent.adapters.host import boot_id, rss_bytes
+from edge_agent.adapters.inbox_folder import InboxFolder
 from edge_agent.adapters.mqtt_connector import Login, MqttConnector
+from edge_agent.adapters.places import socket_path, state_dir
+from edge_agent.adapters.store_file import StoreFile
+from edge_agent.adapters.store_thread import StoreThread
 from edge_agent.adapters.systemd import Systemd, watchdog_period
 from edge_agent.core.config import Loaded
 from edge_agent.core.config_models import Config
 from edge_agent.core.connection import ConnectionPolicy
 from edge_agent.core.events import AgentData, ConfigData, HeartbeatData
 from edge_agent.core.liveness import Liveness
-from edge_agent.core.timebase import elapsed, to_seconds
+from edge_agent.core.pace import Pace
+from edge_agent.core.refusals import Pauses
+from edge_agent.core.submission import ENVELOPE
+from edge_agent.core.timebase import elapsed, later, seconds, to_seconds
 from edge_agent.core.topics import Topics
-from edge_agent.errors import ConfigError
+from edge_agent.errors import ConfigError, EdgeAgentError
 from edge_agent.ports import Clock
+from edge_agent.services.control import Control, publish_method
+from edge_agent.services.drain import Drain
 from edge_agent.services.heartbeat import Heartbeat
+from edge_agent.services.inbox import Intake
+from edge_agent.services.keeping import Keeping
 from edge_agent.services.link import Link
+from edge_agent.services.outbox import Outbox
+from edge_agent.services.outbox_writer import OutboxWriter
 from edge_agent.services.presence import Presence
+from edge_agent.services.upkeep import Upkeep
 from edge_agent.services.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
+
+CONTROL_AGAIN: Final = seconds(60)
 
 
 @dataclass(slots=True)
@@ -65,14 +82,30 @@ class Agent:
         self._liveness = Liveness()
         self._started = clock.monotonic()
         self._boot_id = boot_id()
+        self._uniform = random.random  # noqa: TID251  # here the randomness enters
+        self._state_dir = state_dir(loaded.config.state.dir, environ)
+        self._pace = Pace(loaded.config.outbox.rate, uniform=self._uniform)
+        self._pauses = Pauses(uniform=self._uniform)
+        self._keeping = Keeping(
+            StoreFile(self._state_dir), StoreThread(), max_bytes=loaded.config.outbox.max_bytes, new_name=_new_name
+        )
+        self._outbox = Outbox(
+            self._keeping, config=loaded.config.outbox, clock=clock, boot_id=self._boot_id, new_name=_new_name
+        )
+        self._outbox.said = self._review
         self._link = self._make_link(loaded.config)
         # in dependency order
         self._parts = [
             _Part("watchdog", lambda _: None, self._run_watchdog),
+            _Part("outbox", lambda _: None, self._run_outbox),
+            _Part("upkeep", lambda _: None, self._run_upkeep),
             _Part("link", lambda config: (config.mqtt, config.device.groups), self._run_link),
             _Part(
                 "heartbeat", lambda config: (config.mqtt, config.device.groups, config.heartbeat), self._run_heartbeat
             ),
+            _Part("drain", lambda config: (config.mqtt, config.device.groups), self._run_drain),
+            _Part("control", lambda config: (config.control, config.outbox.max_record), self._run_control),
+            _Part("inbox", lambda config: (config.control.group, config.outbox.max_record), self._run_inbox),
         ]
 
     async def run(self, *, stop: asyncio.Event, reload: asyncio.Event) -> None:
@@ -80,6 +113,7 @@ class Agent:
 
         A service that fails brings everything down: its bug is logged and the service manager restarts the process.
         """
+        await self._outbox.open()
         async with asyncio.TaskGroup() as group:
             self._start(group, self._parts)
             self._notifier.ready(f"device {self._loaded.config.device.id}")
@@ -122,6 +156,41 @@ class Agent:
         if period is not None:
             await Watchdog(self._notifier, period=period, clock=self._clock, liveness=self._liveness).run()
 
+    async def _run_outbox(self) -> None:
+        await OutboxWriter(self._outbox, self._keeping, clock=self._clock).run()
+
+    async def _run_upkeep(self) -> None:
+        await Upkeep(self._outbox, self._keeping, clock=self._clock).run()
+
+    async def _run_drain(self) -> None:
+        topics = _topics(self._loaded.config)
+        await Drain(
+            self._outbox, self._link, topics=topics, pace=self._pace, pauses=self._pauses, clock=self._clock
+        ).run()
+
+    async def _run_control(self) -> None:
+        config = self._loaded.config
+        control = Control({"publish": publish_method(self._outbox.accept, max_record=config.outbox.max_record)})
+        max_line = config.outbox.max_record + ENVELOPE
+        while True:
+            try:
+                path = socket_path(config.control.socket, self._environ)
+                await ControlSocket(path, group=config.control.group, handle=control.answer, max_line=max_line).run()
+            except EdgeAgentError as error:
+                log.error("control_unavailable", extra={"error": str(error)})  # noqa: TRY400  # no bug of ours
+                await self._clock.sleep_until(later(self._clock.monotonic(), CONTROL_AGAIN))
+
+    async def _run_inbox(self) -> None:
+        config = self._loaded.config
+        folder = InboxFolder(self._state_dir / "inbox", group=config.control.group, max_record=config.outbox.max_record)
+        await Intake(
+            folder,
+            self._outbox.accept,
+            max_record=config.outbox.max_record,
+            clock=self._clock,
+            uniform=self._uniform,
+        ).run()
+
     async def _run_link(self) -> None:
         await self._link.run()
 
@@ -154,15 +223,17 @@ class Agent:
             mqtt.brokers,
             protocol=None if mqtt.protocol == "auto" else mqtt.protocol,
             reconnect_max=mqtt.reconnect_max,
-            uniform=random.random,  # noqa: TID251  # here the randomness enters
+            uniform=self._uniform,
         )
         return Link(
             MqttConnector(login, clock=self._clock),
             policy,
-            presence=Presence(_topics(config), groups=config.device.groups, clock=self._clock),
+            presence=Presence(
+                _topics(config), groups=config.device.groups, clock=self._clock, conditions=self._conditions
+            ),
             clock=self._clock,
             liveness=self._liveness,
-            new_name=lambda: secrets.token_hex(8),
+            new_name=_new_name,
         )
 
     def _measure(self) -> HeartbeatData:
@@ -174,7 +245,14 @@ class Agent:
             interval_s=to_seconds(config.heartbeat.every),
             agent=AgentData(__version__, os.getpid(), rss_bytes()),
             config=ConfigData(self._loaded.digest),
+            outbox=self._outbox.measure(),
         )
+
+    def _review(self) -> None:
+        self._link.review()
+
+    def _conditions(self) -> list[str]:
+        return self._outbox.conditions() + [f"channel_refused: {channel}" for channel in self._pauses.channels()]
 
     # -- reload
 
@@ -200,6 +278,9 @@ class Agent:
         link = self._make_link(new.config) if any(part.name == "link" for part in touched) else self._link
         await self._stop(touched)
         self._loaded, self._link = new, link
+        self._pace.rate = new.config.outbox.rate
+        self._outbox.configure(new.config.outbox)
+        await self._keeping.resize(new.config.outbox.max_bytes)
         logs.configure(new.config.log.level, new.config.log.format)
         self._start(group, touched)
         log.info(
@@ -210,6 +291,10 @@ class Agent:
                 "not_used_yet": list(new.unused),
             },
         )
+
+
+def _new_name() -> str:
+    return secrets.token_hex(8)
 
 
 def _topics(config: Config) -> Topics:

@@ -4,6 +4,7 @@ EdgeAgentError            something outside is wrong, and the message says what 
 ├── ConfigError           the configuration is invalid: every problem found, each with its file and key
 ├── UsageError            the command line asks for something that does not exist
 ├── UnreachableError      the broker or the daemon cannot be reached
+├── StoreError            the file behind the outbox fails
 ├── OutboxError           a record was not accepted
 │   └── SubmissionError       what a program handed in is not valid
 └── LinkError             the MQTT connection
@@ -71,6 +72,24 @@ class UnreachableError(EdgeAgentError):
     """The broker or the daemon cannot be reached."""
 
     exit_code = 69  # EX_UNAVAILABLE
+
+
+class StoreFault(Enum):
+    """How the store fails; what to do about it depends on it."""
+
+    FULL = "disk_full"
+    READ_ONLY = "read_only"
+    IO = "io_error"  # also: it cannot be opened, or somebody else has it open
+    DAMAGED = "damaged"  # it has to be replaced
+    NEWER = "newer_version"  # it is put aside for the version that wrote it
+
+
+class StoreError(EdgeAgentError):
+    """The file behind the outbox fails; nothing of what was asked has happened."""
+
+    def __init__(self, fault: StoreFault, message: str) -> None:
+        super().__init__(message)
+        self.fault = fault
 
 
 class OutboxError(EdgeAgentError):

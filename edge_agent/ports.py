@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
+from edge_agent.core.batch import Batch, Committed, DeadLetter, Identity, Salvaged, StoreFacts
 from edge_agent.core.connection import Attempt, Closing, ProtocolVersion
+from edge_agent.core.records import Gap, Priority, Record
 from edge_agent.core.submission import Submission
 from edge_agent.core.timebase import MonotonicNs, UtcNs
+from edge_agent.errors import StoreFault
+
+T = TypeVar("T")
 
 REFUSED_FROM: Final = 0x80
 """Reason codes from here on are refusals (MQTT 5 §2.4); so is 0x80 in a SUBACK of MQTT 3.1.1."""
@@ -161,6 +166,107 @@ class Connector(Protocol):
         ...
 
 
+class Store(Protocol):
+    """The open file behind the outbox; every method blocks, and belongs on the store's own thread.
+
+    Raises:
+        StoreError: by any of them; nothing of what was asked has happened.
+    """
+
+    @property
+    def facts(self) -> StoreFacts:
+        """What it knew when it was opened."""
+        ...
+
+    def commit(self, batch: Batch) -> Committed:
+        """Write a batch, all or nothing."""
+        ...
+
+    def page(
+        self, priority: Priority, after: int, *, rows: int, max_bytes: int
+    ) -> tuple[list[Record], list[int], bool]:
+        """Return records beyond a key, the keys of damaged ones, and whether that is all; they are not dropped now."""
+        ...
+
+    def release(self) -> None:
+        """Let everything be dropped again."""
+        ...
+
+    def announce(self, limit: int) -> list[tuple[int, Gap]]:
+        """Return gaps that no event has named yet, by number; from now on they stay as they are."""
+        ...
+
+    def known(self, keys: Sequence[bytes]) -> dict[bytes, str]:
+        """Return which of these keys were accepted before, and the records' ids."""
+        ...
+
+    def dead_letters(self) -> list[DeadLetter]:
+        """Return the dead letters, the oldest first."""
+        ...
+
+    def expired(self, before: int) -> list[int]:
+        """Return keys of some of the oldest records that were made before an age."""
+        ...
+
+    def take_in(self, salvaged: Salvaged) -> Committed:
+        """Take in what was got out of a store that was put aside."""
+        ...
+
+    def shrink(self, pages: int) -> bool:
+        """Give some free pages back to the disk; return whether there is more to give."""
+        ...
+
+    def resize(self, max_bytes: int) -> None:
+        """Change the room for records."""
+        ...
+
+    def close(self, *, meta: Mapping[str, object] | None = None) -> None:
+        """Close it; with ``meta`` the stop is a clean one."""
+        ...
+
+
+class StoreFile(Protocol):
+    """The place of the store on disk; blocks as the store does."""
+
+    def open(
+        self, *, max_bytes: int, name: str, reserved: Mapping[Priority, int] | None = None, resume: bool = False
+    ) -> Store:
+        """Open the store, or make one under that name."""
+        ...
+
+    def identity(self) -> Identity | None:
+        """Return what a damaged store still says of itself."""
+        ...
+
+    def set_aside(self, fault: StoreFault, *, name: str) -> None:
+        """Move the closed store out of the way."""
+        ...
+
+    def salvage(self) -> Iterator[Salvaged]:
+        """Read what can be read of stores that were put aside."""
+        ...
+
+    def throw_ballast(self) -> bool:
+        """Give room to a full disk; return whether there was any to give."""
+        ...
+
+    def lay_ballast(self) -> bool:
+        """Take it back; return whether it is there."""
+        ...
+
+
+class StoreWorker(Protocol):
+    """The thread of the store."""
+
+    def run(self, call: Callable[[], T]) -> asyncio.Future[T]:
+        """Have a call made after those before it."""
+        ...
+
+    def stop(self) -> None:
+        """End once all is done that was asked for."""
+        ...
+
+
 class Accept(Protocol):
     """The way into the outbox, for every door."""
 
@@ -171,6 +277,55 @@ class Accept(Protocol):
 
         Raises:
             OutboxError: it was not accepted; the message says why.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A file that another program put into the inbox.
+
+    Attributes:
+        name: of the file.
+        identity: tells it from another file that takes its name.
+        key: the same file has the same key after a restart, too; no other has it.
+        content: what it holds; empty when there is a fault.
+        fault: why it cannot be read; trying again will not help.
+    """
+
+    name: str
+    identity: tuple[int, int, int]
+    key: str = ""
+    content: bytes = b""
+    fault: str | None = None
+
+
+class Inbox(Protocol):
+    """The folder through which other programs hand in records."""
+
+    async def watch(self, changed: Callable[[], None]) -> None:
+        """Call ``changed()`` now and whenever a file is put in; return when it has to be called again.
+
+        Raises:
+            EdgeAgentError: the folder cannot be watched; the message says what to do.
+        """
+        ...
+
+    def batches(self) -> AsyncIterator[list[Arrival]]:
+        """Yield all files that are there, in order of name, some at a time.
+
+        Raises:
+            EdgeAgentError: the folder cannot be read; the message says what to do.
+        """
+        ...
+
+    async def settle(self, settled: Sequence[tuple[Arrival, str | None]]) -> list[Arrival]:
+        """Remove the files that were taken in, put aside those with a reason why not; return those that resist.
+
+        Another file that has taken the name meanwhile stays.
+
+        Raises:
+            EdgeAgentError: the folder cannot be read; the message says what to do.
         """
         ...
 

@@ -22,7 +22,9 @@ VERBS: Final = {
     "run": "the daemon, in the foreground",
     "demo": "see it work with nothing installed: a broker, an agent, an outage and its recovery",
     "check": "validate the configuration",
+    "publish": "hand a record to the running agent",
     "watch": "a live table of the fleet from its heartbeats",
+    "verify": "find missing, duplicate and out-of-order records",
 }
 
 

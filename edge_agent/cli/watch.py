@@ -59,6 +59,13 @@ def describe(parser: argparse.ArgumentParser) -> None:
         "Show the fleet live: a table on a terminal, a line for each change in a pipe. Times are UTC. "
         "Without --broker, the configuration's [operator] table says where to connect, else its [mqtt] table."
     )
+    add_target_options(parser)
+    parser.add_argument("--json", action="store_true", help="one JSON object a line for each change")
+    parser.add_argument("--seconds", metavar="N", type=length, help="end after N seconds")
+
+
+def add_target_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that ``find_target`` reads."""
     parser.add_argument("devices", metavar="DEVICE", nargs="*", help="only these; default: all")
     parser.add_argument("--broker", metavar="URL", help="like mqtt://localhost:1883; mqtt, mqtts, ws, wss")
     parser.add_argument("--prefix", metavar="P", help="first levels of the topics; default: edge")
@@ -68,8 +75,6 @@ def describe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ca", metavar="FILE", help="certificate authorities (PEM)")
     parser.add_argument("--cert", metavar="FILE", help="client certificate (PEM)")
     parser.add_argument("--key", metavar="FILE", help="the client certificate's key (PEM)")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line for each change")
-    parser.add_argument("--seconds", metavar="N", type=length, help="end after N seconds")
 
 
 def length(text: str) -> float:
@@ -142,21 +147,25 @@ async def wait_for(over: asyncio.Event, clock: Clock, group: asyncio.TaskGroup, 
 
 def make_watcher(target: Target, fleet: Fleet, clock: Clock, tell: Callable[[Happening], None]) -> Watcher:
     """Wire a watcher of the target."""
-    # what is logged by the parts would tear the table; what a person has to know is told
-    logging.getLogger("edge_agent").addHandler(logging.NullHandler())
     topics = [Topics(target.prefix, device) for device in target.devices]
     filters = [name for one in topics for name in (one.status, one.health, one.heartbeat)]
-    policy = ConnectionPolicy(
-        (target.broker,), protocol=None, reconnect_max=target.reconnect_max, uniform=random.SystemRandom().random
-    )
     return Watcher(
-        MqttConnector(target.login, clock=clock),
-        policy,
+        *connecting(target, clock),
         clock=clock,
         fleet=fleet,
         topics=(target.prefix, filters or fleet_filters(target.prefix)),
         tell=tell,
     )
+
+
+def connecting(target: Target, clock: Clock) -> tuple[MqttConnector, ConnectionPolicy]:
+    """Return what makes connections to the target, and what decides when."""
+    # what is logged by the parts would tear the table; what a person has to know is told
+    logging.getLogger("edge_agent").addHandler(logging.NullHandler())
+    policy = ConnectionPolicy(
+        (target.broker,), protocol=None, reconnect_max=target.reconnect_max, uniform=random.SystemRandom().random
+    )
+    return MqttConnector(target.login, clock=clock), policy
 
 
 # ---------------------------------------------------------------- where to

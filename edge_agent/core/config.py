@@ -24,7 +24,7 @@ from edge_agent.core.config_types import kind_of
 from edge_agent.core.units import quoted
 from edge_agent.errors import ConfigError, ConfigProblem
 
-_BUILT: Final = ("version", "profile", "device", "mqtt", "heartbeat", "log", "operator")
+_BUILT: Final = ("version", "profile", "device", "mqtt", "outbox", "heartbeat", "control", "state", "log", "operator")
 _NOT_YET: Final = ("device.labels", "device.timezone")
 _METERED: Final = {
     "heartbeat": {"every": "15m"},

@@ -197,13 +197,16 @@ class ConnectionPolicy:
         if not will_retained:
             self._current.left_out.setdefault(RETAINED, later(now, LEFT_OUT_FOR))
 
-    def closed(self, closing: Closing, suspects: frozenset[Suspect], now: MonotonicNs) -> None:
+    def closed(
+        self, closing: Closing, suspects: frozenset[Suspect], now: MonotonicNs, *, unanswered: bool = False
+    ) -> None:
         """Take note of the end of a connection.
 
         Args:
             closing: how it ended.
             suspects: what was outstanding then.
             now: when it ended.
+            unanswered: whether records were sent and none was answered: then one of them may be why.
         """
         assert self._connected_at is not None, "a connection was made"
         life = elapsed(self._connected_at, now)
@@ -211,7 +214,7 @@ class ConnectionPolicy:
         if life >= TAKEOVER_FORGOTTEN_AFTER:
             self._taken_over = False
         blamed = closing.by is ClosedBy.PEER and closing.reason != SESSION_TAKEN_OVER and self._blame(suspects, now)
-        self._watch_for_takeover(closing, life, blamed=blamed)
+        self._watch_for_takeover(closing, life, blamed=blamed or unanswered)
         if life >= ESTABLISHED_AFTER or self._outage_since is None:
             self._outage_since = now
             self._tries = 0

@@ -15,6 +15,9 @@ from edge_agent.core.records import Priority
 from edge_agent.core.timebase import UtcNs, utc_from_datetime
 from edge_agent.errors import SubmissionError
 
+ENVELOPE: Final = 64 * 1024
+"""Bytes that a request or a file may have above the largest record in it."""
+
 MAX_PARTS: Final = 8
 MAX_KEY: Final = 256
 OWN_EVENTS: Final = frozenset({"agent", "clock", "config", "job", "outbox"})

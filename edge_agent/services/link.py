@@ -58,6 +58,11 @@ class Link:
         self._return_wait = RETURN_FIRST
         self._unused = 0
 
+    def review(self) -> None:
+        """Have the health told again if it has changed."""
+        if self._open is not None and self._open.done():
+            self._open.result().changed.set()
+
     async def session(self) -> Session:
         """Return the session that is open, or wait for the next one."""
         if self._open is None:
@@ -119,7 +124,7 @@ class Link:
         )
         now = self._clock.monotonic()
         known = self._policy.taken_over(now)
-        self._policy.closed(closing, session.suspects(), now)
+        self._policy.closed(closing, session.suspects(), now, unanswered=session.unanswered is True)
         if self._policy.taken_over(now) and not known:
             log.error(
                 "client_id_taken_over",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Final
 
 from edge_agent.core.events import HEALTH, ConnectionData, HealthData
@@ -29,12 +30,28 @@ class Presence:
         will: what the broker is to say of a device that vanished.
     """
 
-    def __init__(self, topics: Topics, *, groups: tuple[str, ...], clock: Clock) -> None:
+    def __init__(
+        self,
+        topics: Topics,
+        *,
+        groups: tuple[str, ...],
+        clock: Clock,
+        conditions: Callable[[], list[str]] = list,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            topics: of this device.
+            groups: that it belongs to.
+            clock: where the time comes from.
+            conditions: what else is less than it should be, as stable words.
+        """
         self._topics = topics
         self.device = topics.device
         self.filters = topics.filters(groups)
         self.will = Message(topics.status, OFFLINE, retain=True)
         self._clock = clock
+        self._conditions = conditions
         self._contradicted = asyncio.Event()
         self._leaving = False
         self._said: tuple[str, tuple[str, ...]] | None = None  # the session and the reasons that were published last
@@ -50,6 +67,7 @@ class Presence:
         reasons = tuple(
             session.policy.reasons(self._clock.monotonic())
             + [f"refused: {name} (0x{reason:02X})" for name, reason in sorted(session.refused.items())]
+            + self._conditions()
         )
         if (session.name, reasons) == self._said:
             return True

@@ -37,6 +37,7 @@ class Session:
         since: when it was made.
         refused: topics and filters that the broker refuses, with its reason code.
         changed: set when that changes.
+        unanswered: whether records were sent on it and none was answered; ``None`` = none was sent.
         over: set once the link has let go of it and will hand it out no more.
     """
 
@@ -50,6 +51,7 @@ class Session:
     refused: dict[str, int] = field(default_factory=dict)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     over: asyncio.Event = field(default_factory=asyncio.Event)
+    unanswered: bool | None = None
     _seq: int = 0
     _outstanding: list[Suspect] = field(default_factory=list)
 

@@ -64,8 +64,15 @@ class AgentProcess:
                 [*self.prefix, sys.executable, "-m", "edge_agent", "run", "--config", str(self.config)],
                 stderr=log,
                 stdout=log,
-                env={**os.environ, **self.environ},
+                env={**os.environ, **self._own_places(), **self.environ},
             )
+
+    def _own_places(self) -> dict[str, str]:
+        """Return directories such as a service manager gives; no test touches the system's own."""
+        places = {name: self.log_path.with_suffix(f".{name.lower()}") for name in ("STATE", "RUNTIME")}
+        for place in places.values():
+            place.mkdir(exist_ok=True)
+        return {f"{name}_DIRECTORY": str(place) for name, place in places.items()}
 
     @property
     def pid(self) -> int:
@@ -106,6 +113,11 @@ async def agent(
     """Run an agent on a configuration; afterwards it is gone, and has logged no crash."""
     config = tmp_path / "edge-agent.toml"
     config.write_text(text)
+    places = tmp_path / "edge-agent.d" / "00-places.toml"  # no test writes to the system's own directories
+    places.parent.mkdir(exist_ok=True)
+    places.write_text(
+        f"[state]\ndir = {toml(str(tmp_path / 'state'))}\n[control]\nsocket = {toml(str(tmp_path / 'control.sock'))}\n"
+    )
     process = AgentProcess(config, tmp_path / "agent.log", prefix, environ)
     process.start()
     try:

@@ -1,0 +1,275 @@
+"""The control socket: a Unix socket on which other programs of the device ask for things, a line each.
+
+A client costs the others nothing: what it may have in progress, in memory and half said is bounded, and one that does
+not read its answers is left alone, then closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import grp
+import logging
+import os
+import socket
+import stat
+import struct
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from edge_agent.core.jsonrpc import BUSY, INVALID_REQUEST, Answer, Failure, encode_answer
+from edge_agent.errors import EdgeAgentError
+
+MAX_PATH: Final = 107  # sun_path without its final zero, unix(7)
+MAX_CLIENTS: Final = 64
+MAX_REQUESTS: Final = 128
+MAX_REQUEST_BYTES: Final = 128 * 1024  # one alone may be larger
+MAX_UNREAD: Final = 64 * 1024
+LINE_WITHIN_S: Final = 30.0
+STALLED_S: Final = 30.0
+_CHUNK: Final = 32 * 1024
+_CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid; unix(7)
+
+log = logging.getLogger(__name__)
+
+Handle = Callable[[bytes], Awaitable[bytes | None]]
+"""Returns the answer to a line, as a line; ``None`` where none is to be given."""
+
+
+class ControlSocket:
+    """Listens, and serves every client until it is stopped."""
+
+    def __init__(self, path: Path, *, group: str, handle: Handle, max_line: int) -> None:
+        """Prepare.
+
+        Args:
+            path: of the socket; its directory exists.
+            group: whose members may connect, besides the agent's own user and root.
+            handle: answers a line.
+            max_line: bytes of the longest line.
+        """
+        self._path = path
+        self._group = group
+        self._handle = handle
+        self._max_line = max_line
+        self._clients: set[asyncio.Task[None]] = set()
+        self._serving = False
+
+    async def run(self) -> None:
+        """Serve until cancelled; then the socket is gone.
+
+        Raises:
+            EdgeAgentError: the socket cannot be made; the message says what to do.
+        """
+        listener, made = self._listen()
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._serving = True
+                server = await asyncio.start_unix_server(partial(self._connected, group), sock=listener, limit=_CHUNK)
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    self._serving = False
+                    server.close()
+        finally:
+            listener.close()
+            if _identity(self._path) == made:  # and not a successor's
+                self._path.unlink()
+
+    # -- the socket file
+
+    def _listen(self) -> tuple[socket.socket, tuple[int, int] | None]:
+        """Return the listening socket and the identity of its file, which nobody else could open at any moment."""
+        path, temporary = self._path, self._path.with_name(f".{os.getpid()}")
+        if len(os.fsencode(path)) > MAX_PATH or len(os.fsencode(temporary)) > MAX_PATH:
+            raise EdgeAgentError(
+                f"control.socket {path}: a Unix socket's path has at most {MAX_PATH} bytes; shorten it"
+            )
+        listener = socket.socket(socket.AF_UNIX)
+        try:
+            _check_free(path)
+            _check_free(temporary)
+            temporary.unlink(missing_ok=True)
+            listener.bind(str(temporary))
+            temporary.chmod(0o660)
+            self._hand_to_group(temporary)
+            listener.listen()
+            temporary.rename(path)
+        except OSError as error:
+            listener.close()
+            raise EdgeAgentError(
+                f"control.socket {path}: {error.strerror}; its directory must exist and be writable by the agent"
+            ) from error
+        except EdgeAgentError:
+            listener.close()
+            raise
+        return listener, _identity(path)
+
+    def _hand_to_group(self, path: Path) -> None:
+        try:
+            gid = grp.getgrnam(self._group).gr_gid
+            if path.stat().st_gid != gid:  # the unit file forbids chown, also where it would change nothing
+                os.chown(path, -1, gid)
+        except (KeyError, PermissionError) as error:
+            reason = "does not exist" if isinstance(error, KeyError) else "is not one of the agent's own"
+            log.warning(
+                "control_group_missing",
+                extra={
+                    "group": self._group,
+                    "reason": f"the group {reason}; only the agent's own group may use the socket",
+                    "fix": f"groupadd --system {self._group}, run the agent in it, or set control.group",
+                },
+            )
+
+    # -- clients
+
+    def _connected(self, group: asyncio.TaskGroup, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not self._serving:
+            writer.transport.abort()
+            return
+        if len(self._clients) >= MAX_CLIENTS:
+            writer.write(_failure(BUSY, f"{MAX_CLIENTS} programs are connected, which is all there can be; try later"))
+            writer.close()
+            return
+        credentials = writer.get_extra_info("socket").getsockopt(
+            socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size
+        )
+        pid, uid, gid = _CREDENTIALS.unpack(credentials)
+        log.debug("control_connected", extra={"pid": pid, "uid": uid, "gid": gid})
+        client = _Client(reader, writer, handle=self._handle, max_line=self._max_line)
+        task = group.create_task(client.serve(), name="control-client")
+        self._clients.add(task)
+        task.add_done_callback(self._clients.discard)
+
+
+class _RefusedError(Exception):
+    """The client breaks a rule that the connection cannot survive."""
+
+
+class _Client:
+    """One connection: takes requests as they come, answers them as they are done."""
+
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, handle: Handle, max_line: int
+    ) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._handle = handle
+        self._max_line = max_line
+        self._rest = bytearray()
+        self._requests = self._bytes = self._written = 0
+        self._freed = asyncio.Event()
+        writer.transport.set_write_buffer_limits(MAX_UNREAD)
+
+    async def serve(self) -> None:
+        """Serve until the client has nothing more to say and has its answers; its requests are always finished."""
+        farewell = b""
+        try:
+            async with asyncio.TaskGroup() as group:
+                try:
+                    while (line := await self._line()) is not None:
+                        if line.strip():
+                            await self._room()
+                            self._requests += 1
+                            self._bytes += len(line)
+                            group.create_task(self._answer(line), name="control-request")
+                except _RefusedError as error:
+                    farewell = _failure(INVALID_REQUEST, str(error))
+            self._writer.transport.set_write_buffer_limits(0)
+            await self._write(farewell)
+        finally:
+            self._writer.transport.abort()
+
+    async def _line(self) -> bytes | None:
+        """Return the next line without its end; ``None`` when the client says no more."""
+        searched, deadline = 0, None
+        while True:
+            end = self._rest.find(b"\n", searched)
+            searched = len(self._rest)
+            if (searched if end < 0 else end) > self._max_line:
+                raise _RefusedError(f"a line is longer than {self._max_line} bytes; outbox.max_record bounds a record")
+            if end >= 0:
+                line = bytes(self._rest[:end])
+                del self._rest[: end + 1]
+                return line
+            if deadline is None and self._rest:
+                deadline = asyncio.get_running_loop().time() + LINE_WITHIN_S
+            try:
+                async with asyncio.timeout_at(deadline):
+                    chunk = await self._reader.read(_CHUNK)
+            except TimeoutError:
+                raise _RefusedError(f"a line was not complete within {LINE_WITHIN_S:g} s") from None
+            except OSError:
+                return None
+            if not chunk:
+                line = bytes(self._rest)
+                self._rest.clear()
+                return line or None
+            self._rest += chunk
+
+    async def _room(self) -> None:
+        """Wait until one more request may be in progress."""
+        while self._requests >= MAX_REQUESTS or self._bytes >= MAX_REQUEST_BYTES:
+            self._freed.clear()
+            await self._freed.wait()
+
+    async def _answer(self, line: bytes) -> None:
+        """Do what is asked for; a request is in progress until the client has room for its answer."""
+        await self._write(await self._handle(line) or b"")
+        self._requests -= 1
+        self._bytes -= len(line)
+        self._freed.set()
+
+    async def _write(self, answer: bytes) -> None:
+        """Write, wait while too much is unread, and close a client that reads nothing at all."""
+        transport = self._writer.transport
+        if not transport.is_closing():
+            self._writer.write(answer)
+            self._written += len(answer)
+        while not transport.is_closing():
+            taken = self._taken()
+            try:
+                async with asyncio.timeout(STALLED_S):
+                    return await self._writer.drain()
+            except TimeoutError:
+                if self._taken() == taken:
+                    transport.abort()
+            except OSError:
+                break
+        return None
+
+    def _taken(self) -> int:
+        """Return how many bytes of answers the operating system has taken, which it does as the client reads."""
+        return self._written - self._writer.transport.get_write_buffer_size()
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from every other; ``None`` without one."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _check_free(path: Path) -> None:
+    """Return if there is nothing, or a socket on which nobody listens any more.
+
+    Raises:
+        EdgeAgentError: there is something else.
+    """
+    if _identity(path) is None:
+        return
+    if not stat.S_ISSOCK(path.lstat().st_mode):
+        raise EdgeAgentError(f"control.socket {path}: this is not a socket; move it away, or choose another path")
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)  # noqa: FBT003  # the socket's own signature
+        error = probe.connect_ex(str(path))
+    if error != errno.ECONNREFUSED:
+        raise EdgeAgentError(f"control.socket {path}: another process listens there; stop it, or choose another path")
+
+
+def _failure(code: int, message: str) -> bytes:
+    return encode_answer(Answer(None, Failure(code, message)))

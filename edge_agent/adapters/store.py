@@ -1,0 +1,373 @@
+"""The file behind the outbox: an SQLite database that one thread owns.
+
+Everything here blocks, and is called from that thread alone. A call either happens whole or raises ``StoreError`` and
+has not happened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from edge_agent.adapters.store_ledgers import DeadLetters, GapLedger, SeenKeys
+from edge_agent.adapters.store_rows import COLUMNS, PLACES, from_row, to_row, translated
+from edge_agent.adapters.store_schema import PAGE_SIZE, connect, set_limit
+from edge_agent.core.batch import Batch, Committed, DeadLetter, Dropped, Salvaged, StoreFacts
+from edge_agent.core.records import SEQ_BITS, Gap, Priority, Record, pack, runs, stream_name, unpack
+
+KEEP_SHARE: Final = 0.95
+"""Over the limit, records are dropped down to this share of it: not one by one at each put."""
+
+SHED_TO: Final = 0.9
+ROWS_AT_ONCE: Final = 64
+_ROW_COST: Final = 64  # bytes that a row takes beside its body, about
+
+
+class Store:
+    """An open store."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        max_bytes: int,
+        name: str,
+        reserved: Mapping[Priority, int] | None = None,
+        resume: bool = False,
+    ) -> None:
+        """Open or create it.
+
+        Args:
+            path: the file.
+            max_bytes: room for records.
+            name: the outbox's incarnation, for a store that has none yet.
+            reserved: numbers that were used under that name before, by priority.
+            resume: whether it is opened again by a process that knows which numbers are in use.
+
+        Raises:
+            StoreError: it cannot be used.
+        """
+        self._path = path
+        self._max_bytes = max_bytes
+        self._lease: dict[Priority, int] = {}
+        with translated(path):
+            self._db = connect(path, max_bytes=max_bytes)
+        try:
+            with translated(path):
+                self._begin(name, reserved or {}, resume=resume)
+        except BaseException:
+            self._db.close()
+            raise
+
+    # -- open and close
+
+    def _begin(self, name: str, reserved: Mapping[Priority, int], *, resume: bool) -> None:
+        meta = self._meta()
+        if "outbox" not in meta:
+            with self._transaction():
+                meta = {"outbox": name, "clean": 1, "base": self._used_pages()}
+                meta |= {f"reserved{priority:d}": reserved.get(priority, 0) for priority in Priority}
+                meta |= {f"settled{priority:d}": reserved.get(priority, 0) for priority in Priority}
+                self._set_meta(meta)
+        self.name: str = meta["outbox"]
+        self._base_pages: int = meta["base"]
+        self._read_ledgers()
+        if not meta["clean"] and not resume:
+            self._name_unclean_stop(meta)
+        bounds = {priority: self._bounds(priority) for priority in Priority}
+        # without holes that is exact; the few that there may be are forgotten when the lane is empty
+        self._records = {p: 0 if found is None else found[1] - found[0] + 1 for p, found in bounds.items()}
+        newest = [row[0] for p in Priority if (row := self._edge(p, "DESC", "made")) is not None]
+        self.facts = StoreFacts(
+            name=self.name,
+            used={priority: meta[f"reserved{priority:d}"] for priority in Priority},
+            first={priority: None if found is None else found[0] for priority, found in bounds.items()},
+            boot=meta.get("boot", ""),
+            boot_base=meta.get("boot_base", 0),
+            age=max([meta.get("age", 0), *newest]),
+            state=self._state(()),
+        )
+
+    def _read_ledgers(self) -> None:
+        self._gaps, self._dead, self._seen = GapLedger(self._db), DeadLetters(self._db), SeenKeys(self._db)
+
+    def close(self, *, meta: Mapping[str, Any] | None = None) -> None:
+        """Close it; with ``meta`` say that the stop was a clean one, and where it ended."""
+        try:
+            if meta is not None:
+                with translated(self._path), self._transaction():
+                    self._set_meta(meta)
+        finally:
+            with contextlib.suppress(sqlite3.Error):
+                self._db.close()
+
+    def resize(self, max_bytes: int) -> None:
+        """Change the room for records."""
+        self._max_bytes = max_bytes
+        with translated(self._path):
+            set_limit(self._db, max_bytes)
+
+    def _name_unclean_stop(self, meta: Mapping[str, Any]) -> None:
+        """Name the numbers of which nobody knows whether they were used: those outside of what is stored."""
+        with self._transaction():
+            for priority in Priority:
+                settled, reserved = meta[f"settled{priority:d}"], meta[f"reserved{priority:d}"]
+                low, high = self._bounds(priority) or (reserved + 1, reserved)
+                for first, last in ((settled + 1, low - 1), (high + 1, reserved)):
+                    if first <= last:
+                        self._name(priority, first, last, "unclean_stop")
+            self._set_meta({"clean": 1})
+
+    # -- what is asked of it
+
+    def commit(self, batch: Batch) -> Committed:
+        """Write a batch, all or nothing; make room by dropping if need be.
+
+        Raises:
+            StoreError: nothing of it was written.
+        """
+        for priority, key in batch.keep.items():
+            self._lease[priority] = max(self._lease.get(priority, 0), key)
+        counts = dict(self._records)
+        with translated(self._path):
+            self._db.execute(f"PRAGMA synchronous={'FULL' if batch.is_durable() else 'NORMAL'}")
+            try:
+                with self._transaction():
+                    dropped = self._write(batch)
+            except BaseException:
+                self._records = counts
+                announced = self._gaps.announced
+                with contextlib.suppress(sqlite3.Error):
+                    self._read_ledgers()  # what they had in memory was part of the transaction
+                    self._gaps.announced = announced
+                raise
+            return self._state(dropped)
+
+    def page(
+        self, priority: Priority, after: int, *, rows: int, max_bytes: int
+    ) -> tuple[list[Record], list[int], bool]:
+        """Return the records that follow a key, the keys of those that are damaged, and whether that is all.
+
+        What was returned is not dropped before ``release``.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        records: list[Record] = []
+        damaged: list[int] = []
+        size = 0
+        with translated(self._path):
+            found = self._db.execute(
+                f"SELECT {COLUMNS} FROM q WHERE key > ? AND key < ? ORDER BY key LIMIT ?",  # noqa: S608  # constants
+                (after, (priority + 1) << SEQ_BITS, rows),
+            )
+            for row in found:
+                record = from_row(row)
+                if record is None:
+                    damaged.append(row[0])
+                    continue
+                records.append(record)
+                size += len(record.body)
+                if size >= max_bytes:
+                    break
+            else:
+                size = 0
+            found.close()
+        taken = len(records) + len(damaged)
+        if taken:
+            self._lease[priority] = max(self._lease.get(priority, 0), *(r.key for r in records[-1:]), *damaged[-1:])
+        return records, damaged, size == 0 and taken < rows
+
+    def release(self) -> None:
+        """Let everything be dropped again."""
+        self._lease.clear()
+
+    def announce(self, limit: int) -> list[tuple[int, Gap]]:
+        """Return gaps that no event has named yet, by number; from now on they stay as they are."""
+        return self._gaps.announce(limit)
+
+    def known(self, keys: Sequence[bytes]) -> dict[bytes, str]:
+        """Return which of these keys were accepted before, and the records' ids."""
+        with translated(self._path):
+            return self._seen.find(keys)
+
+    def dead_letters(self) -> list[DeadLetter]:
+        """Return the dead letters, the oldest first; damaged ones are left out."""
+        with translated(self._path):
+            rows = self._db.execute(f"SELECT id, reason, {COLUMNS} FROM dead ORDER BY id").fetchall()  # noqa: S608
+        return [DeadLetter(row[0], row[1], record) for row in rows if (record := from_row(row[2:])) is not None]
+
+    def expired(self, before: int) -> list[int]:
+        """Return keys of the oldest records that were made before an age; a few thousand at a time."""
+        keys: list[int] = []
+        with translated(self._path):
+            for priority in Priority:
+                # what a newer one replaced kept its place and got younger: it must not hide what is behind it
+                head = self._edge(priority, "ASC", "made", "AND latest = 0")
+                if head is not None and head[0] < before:
+                    keys += [
+                        row[0]
+                        for row in self._db.execute(
+                            "SELECT key FROM q WHERE key > ? AND key < ? AND made < ? ORDER BY key LIMIT 1000",
+                            (self._undroppable(priority), (priority + 1) << SEQ_BITS, before),
+                        )
+                    ]
+        return keys
+
+    def take_in(self, salvaged: Salvaged) -> Committed:
+        """Take in what was got out of a store that was put aside; records keep their keys."""
+        with translated(self._path):
+            self._db.execute("PRAGMA synchronous=FULL")
+            with self._transaction():
+                for record in salvaged.records:
+                    done = self._db.execute(f"INSERT OR IGNORE INTO q VALUES {PLACES}", to_row(record))  # noqa: S608
+                    self._records[unpack(record.key)[0]] += done.rowcount
+                for gap in salvaged.gaps:
+                    self._gaps.add(gap)
+                self._seen.add(salvaged.seen)
+                self._dead.change(Batch(dead=salvaged.dead), [to_row(letter.record) for letter in salvaged.dead])
+                dropped = self._make_room()
+            return self._state(dropped)
+
+    def shrink(self, pages: int) -> bool:
+        """Give some free pages back to the disk; return whether there is more to give."""
+        with translated(self._path):
+            free, total = self._pragma("freelist_count"), self._pragma("page_count")
+            if free * 2 < total and free < 256:  # what is free will be used again
+                return False
+            # not execute(): it takes one step, which frees one page
+            self._db.executescript(f"PRAGMA incremental_vacuum({pages})")
+            if free <= pages:
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            return free > pages
+
+    # -- inside a transaction
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:
+                with contextlib.suppress(sqlite3.Error):
+                    self._db.execute("ROLLBACK")
+            raise
+
+    def _write(self, batch: Batch) -> tuple[Dropped, ...]:
+        if batch.meta:
+            self._set_meta(batch.meta)
+        self._delete(batch.deletes)
+        rows = [to_row(record) for record in batch.records]
+        for at in range(0, len(rows), ROWS_AT_ONCE):
+            # One statement for many rows: each step of one gives up the interpreter's lock, and may wait long for it.
+            some = rows[at : at + ROWS_AT_ONCE]
+            values = ",".join([PLACES] * len(some))
+            self._db.execute(f"INSERT OR REPLACE INTO q VALUES {values}", [v for row in some for v in row])  # noqa: S608
+        for record in batch.records:
+            self._records[Priority(record.key >> SEQ_BITS)] += 1
+        for key in batch.replaces:
+            self._records[Priority(key >> SEQ_BITS)] -= 1
+        self._seen.add(batch.seen)
+        if batch.dead or batch.undead:
+            self._dead.change(batch, [to_row(letter.record) for letter in batch.dead])
+        self._gaps.forget(batch.gone)
+        for gap in batch.gaps:
+            self._gaps.add(gap)
+        dropped = self._drop(batch.expired, "expired") + self._drop(batch.damaged, "damaged")
+        return tuple(dropped + (self._make_room(shed=batch.shed) if batch.may_drop else []))
+
+    def _delete(self, ranges: Sequence[tuple[int, int]]) -> None:
+        for first, last in ranges:
+            done = self._db.execute("DELETE FROM q WHERE key BETWEEN ? AND ?", (first, last))
+            self._records[Priority(first >> SEQ_BITS)] -= done.rowcount
+
+    def _make_room(self, *, shed: bool = False) -> list[Dropped]:
+        """Drop the oldest records of the lowest priority until there is room."""
+        dropped: list[Dropped] = []
+        limit = min(self._max_bytes, int(self._used_bytes() * SHED_TO)) if shed else self._max_bytes
+        while (used := self._used_bytes()) > limit:
+            excess = used - int(limit * KEEP_SHARE)
+            victims = next((found for p in reversed(Priority) if (found := self._victims(p, excess))), [])
+            if not victims:
+                break
+            dropped += self._drop(victims, "full")
+        return dropped
+
+    def _victims(self, priority: Priority, excess: int) -> list[int]:
+        keys: list[int] = []
+        for key, size in self._db.execute(
+            "SELECT key, length(body) FROM q WHERE key > ? AND key < ? ORDER BY key LIMIT 1000",
+            (self._undroppable(priority), (priority + 1) << SEQ_BITS),
+        ):
+            keys.append(key)
+            excess -= size + _ROW_COST
+            if excess <= 0:
+                break
+        return keys
+
+    def _undroppable(self, priority: Priority) -> int:
+        """Return the last key that may be on its way."""
+        return max(self._lease.get(priority, 0), pack(priority, 0))
+
+    def _drop(self, keys: Sequence[int], reason: str) -> list[Dropped]:
+        dropped: list[Dropped] = []
+        for first, last in runs(keys):
+            self._delete([(first, last)])
+            priority, low = unpack(first)
+            self._name(priority, low, unpack(last)[1], reason)
+            dropped.append(Dropped(first, last, reason))
+        return dropped
+
+    def _name(self, priority: Priority, first: int, last: int, reason: str) -> None:
+        self._gaps.add(Gap(stream_name(self.name, priority), first, last, last - first + 1, reason))
+
+    # -- facts
+
+    def _state(self, dropped: Sequence[Dropped]) -> Committed:
+        first = [(p, self._edge(p, "ASC", "key, made")) for p in Priority]
+        oldest = [row[1] for _, row in first if row is not None]
+        for priority, row in first:
+            if row is None:
+                self._records[priority] = 0
+        return Committed(
+            dropped=tuple(dropped),
+            records=sum(self._records.values()),
+            used=self._used_bytes() if any(row is not None for _, row in first) else 0,
+            oldest=min(oldest, default=None),
+            gaps=tuple(self._gaps.gaps.values()),
+            dead=self._dead.count,
+        )
+
+    def _bounds(self, priority: Priority) -> tuple[int, int] | None:
+        """Return the lowest and the highest number stored of a lane."""
+        first, last = (self._edge(priority, order, "key") for order in ("ASC", "DESC"))
+        return None if first is None or last is None else (unpack(first[0])[1], unpack(last[0])[1])
+
+    def _edge(self, priority: Priority, order: str, columns: str, which: str = "") -> tuple[Any, ...] | None:
+        found: tuple[Any, ...] | None = self._db.execute(
+            f"SELECT {columns} FROM q WHERE key > ? AND key < ? {which} ORDER BY key {order} LIMIT 1",  # noqa: S608  # constants
+            (pack(priority, 0), (priority + 1) << SEQ_BITS),
+        ).fetchone()
+        return found
+
+    def _used_bytes(self) -> int:
+        records = (self._used_pages() - self._base_pages) * PAGE_SIZE - self._dead.size - self._seen.size
+        return max(records, 0)
+
+    def _used_pages(self) -> int:
+        return self._pragma("page_count") - self._pragma("freelist_count")
+
+    def _pragma(self, name: str) -> int:
+        (value,) = self._db.execute(f"PRAGMA {name}").fetchone()
+        return int(value)
+
+    def _meta(self) -> dict[str, Any]:
+        return dict(self._db.execute("SELECT k, v FROM meta"))
+
+    def _set_meta(self, meta: Mapping[str, Any]) -> None:
+        self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", list(meta.items()))

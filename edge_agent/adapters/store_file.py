@@ -1,0 +1,242 @@
+"""The place of the store on disk: opening it, putting aside what cannot be used, and getting records back out of it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from edge_agent.adapters.store import Store
+from edge_agent.adapters.store_rows import COLUMNS, from_row, lenient
+from edge_agent.adapters.store_schema import MIGRATIONS
+from edge_agent.core.batch import DeadLetter, Identity, Salvaged
+from edge_agent.core.records import SEQ_MASK, Gap, Priority, Record, pack
+from edge_agent.errors import StoreError, StoreFault
+
+log = logging.getLogger(__name__)
+
+BALLAST_BYTES: Final = 1 << 20
+ROWS_AT_ONCE: Final = 500
+MAX_FAILED_READS: Final = 20_000
+"""Reads of damaged parts before the rest of a store is given up."""
+
+_FILES: Final = ("outbox.db", "outbox.db-wal", "outbox.db-journal")
+_NAME: Final = "outbox"
+
+
+class StoreFile:
+    """The folder in which the store lives.
+
+    ``outbox.db`` is the store, ``outbox.reserve`` a ballast that is thrown off when the disk is full: SQLite needs
+    room even for deleting. ``quarantine`` holds a damaged store, ``newer`` one that a newer version has written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._ballast = folder / "outbox.reserve"
+        self._quarantine = folder / "quarantine"
+        self._newer = folder / "newer"
+
+    def open(
+        self, *, max_bytes: int, name: str, reserved: Mapping[Priority, int] | None = None, resume: bool = False
+    ) -> Store:
+        """Open the store; the arguments are those of ``Store``.
+
+        Raises:
+            StoreError: it cannot be used as it is.
+        """
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o750)
+            store = Store(self._folder / _FILES[0], max_bytes=max_bytes, name=name, reserved=reserved, resume=resume)
+        except OSError as error:
+            raise StoreError(
+                StoreFault.IO, f"{self._folder}: {error.strerror}; make it writable for the agent"
+            ) from None
+        self.lay_ballast()
+        return store
+
+    def lay_ballast(self) -> bool:
+        """Make the ballast if it is not there; return whether it is."""
+        if self._ballast.exists():
+            return True
+        new = self._ballast.with_suffix(".new")
+        try:
+            with new.open("wb") as file:
+                file.write(bytes(BALLAST_BYTES))
+                file.flush()
+                os.fsync(file.fileno())
+            new.rename(self._ballast)
+        except OSError:
+            with contextlib.suppress(OSError):
+                new.unlink()
+            return False
+        return True
+
+    def throw_ballast(self) -> bool:
+        """Give the ballast's room to the disk; return whether there was any."""
+        try:
+            self._ballast.unlink()
+        except OSError:
+            return False
+        return True
+
+    def identity(self) -> Identity | None:
+        """Return what a damaged store still says of itself; ``None`` when it does not."""
+        with contextlib.suppress(sqlite3.Error, KeyError, TypeError), _reading(self._folder / _FILES[0]) as db:
+            return _identity(db)
+        return None
+
+    def set_aside(self, fault: StoreFault, *, name: str) -> None:
+        """Move the closed store out of the way; of damaged ones the newest is kept.
+
+        Args:
+            fault: why.
+            name: the outbox's incarnation, as far as it is known.
+
+        Raises:
+            StoreError: it cannot be moved.
+        """
+        target = self._newer if fault is StoreFault.NEWER else self._quarantine
+        try:
+            target.mkdir(exist_ok=True)
+            for old in target.iterdir():
+                old.unlink()
+            (target / _NAME).write_text(name)
+            for file in _FILES:
+                with contextlib.suppress(FileNotFoundError):
+                    (self._folder / file).rename(target / file)
+            for folder in (target, self._folder):
+                _sync(folder)
+        except OSError as error:
+            raise StoreError(StoreFault.IO, f"{target}: {error.strerror}; make room there") from None
+
+    def salvage(self) -> Iterator[Salvaged]:
+        """Read what can be read of stores that were put aside, in pieces; ends at once if there is none.
+
+        What cannot be read, or was written by a version newer than this one, is left where it is.
+        """
+        for folder in (self._newer, self._quarantine):
+            name = folder / _NAME  # is there for as long as there is something to do
+            if name.exists():
+                try:
+                    known = name.read_text()
+                    with _reading(folder / _FILES[0]) as db:
+                        if db.execute("PRAGMA user_version").fetchone()[0] > len(MIGRATIONS) + 1:
+                            continue
+                        with contextlib.suppress(sqlite3.Error, KeyError, TypeError):
+                            known = _identity(db).name
+                        rescue = _Rescue(db)
+                        yield rescue.ledgers(known)
+                        for records in rescue.records():
+                            yield Salvaged(known, records)
+                except (OSError, sqlite3.Error) as error:
+                    log.warning("salvage_failed", extra={"file": str(folder), "error": str(error)})
+                with contextlib.suppress(OSError):
+                    name.unlink()
+
+
+class _Rescue:
+    """Reads around the damaged parts of a store."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        self._failed_reads = 0
+
+    def ledgers(self, outbox: str) -> Salvaged:
+        """Return the small tables as far as they can be read."""
+        gaps = [Gap(*row) for row in self._table("SELECT stream, first, last, count, reason FROM gap ORDER BY id")]
+        seen = [(row[0], row[1]) for row in self._table("SELECT key, record FROM seen ORDER BY n")]
+        letters = self._table(f"SELECT id, reason, {COLUMNS} FROM dead ORDER BY id")  # noqa: S608
+        dead = [DeadLetter(row[0], row[1], record) for row in letters if (record := from_row(row[2:])) is not None]
+        return Salvaged(outbox, gaps=gaps, seen=seen, dead=dead)
+
+    def _table(self, query: str) -> list[Any]:
+        rows: list[Any] = []
+        with contextlib.suppress(sqlite3.Error):
+            rows.extend(self._db.execute(query))
+        return rows
+
+    def records(self) -> Iterator[list[Record]]:
+        """Return the intact records in order of key, a few hundred at a time."""
+        for priority in Priority:
+            low, high = pack(priority, 0), pack(priority, SEQ_MASK)
+            while low <= high and self._failed_reads < MAX_FAILED_READS:
+                rows, failed = self._read(low, high)
+                yield [record for row in rows if (record := from_row(row)) is not None]
+                if failed:
+                    low = self._beyond(rows[-1][0] + 1 if rows else low, high)
+                elif len(rows) < ROWS_AT_ONCE:
+                    break
+                else:
+                    low = rows[-1][0] + 1
+
+    def _read(self, low: int, high: int) -> tuple[list[Any], bool]:
+        """Return rows from a key on, and whether a damaged part came in between."""
+        rows: list[Any] = []
+        try:
+            rows.extend(
+                self._db.execute(
+                    f"SELECT {COLUMNS} FROM q WHERE key BETWEEN ? AND ? ORDER BY key LIMIT {ROWS_AT_ONCE}",  # noqa: S608
+                    (low, high),
+                )
+            )
+        except sqlite3.Error:
+            self._failed_reads += 1
+            return rows, True
+        return rows, False
+
+    def _beyond(self, unreadable: int, high: int) -> int:
+        """Return the first key after an unreadable one from which on can be read: doubling steps, then halving ones."""
+        step = 1
+        while self._fails(unreadable + step) and self._failed_reads < MAX_FAILED_READS:
+            if unreadable + step > high:
+                return high + 1
+            step *= 2
+        bad, good = unreadable + step // 2, unreadable + step
+        while good - bad > 1:
+            middle = (bad + good) // 2
+            bad, good = (middle, good) if self._fails(middle) else (bad, middle)
+        return good
+
+    def _fails(self, key: int) -> bool:
+        try:
+            self._db.execute(f"SELECT {COLUMNS} FROM q WHERE key >= ? ORDER BY key LIMIT 1", (key,)).fetchone()  # noqa: S608
+        except sqlite3.Error:
+            self._failed_reads += 1
+            return True
+        return False
+
+
+@contextlib.contextmanager
+def _reading(file: Path) -> Iterator[sqlite3.Connection]:
+    """Open a store that nobody else uses, also one that was not closed."""
+    if not file.exists():
+        raise sqlite3.OperationalError(f"{file} is missing")
+    db = sqlite3.connect(file, isolation_level=None)
+    db.text_factory = lenient
+    try:
+        db.execute("PRAGMA locking_mode=EXCLUSIVE")  # no -shm file is needed then
+        yield db
+    finally:
+        db.close()
+
+
+def _identity(db: sqlite3.Connection) -> Identity:
+    meta = dict(db.execute("SELECT k, v FROM meta"))
+    return Identity(
+        str(meta["outbox"]),
+        {priority: int(meta[f"reserved{priority:d}"]) for priority in Priority},
+        {priority: int(meta[f"settled{priority:d}"]) for priority in Priority},
+    )
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,76 @@
+"""Records as rows of the store, and SQLite's errors as the agent's own."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from edge_agent.core.records import Record
+from edge_agent.core.timebase import UtcNs
+from edge_agent.errors import StoreError, StoreFault
+
+COLUMNS: Final = "key,channel,body,made,time,time_state,error_ms,latest,extra,crc"
+PLACES: Final = "(?,?,?,?,?,?,?,?,?,?)"
+_FAULTS: Final = {
+    sqlite3.SQLITE_FULL: StoreFault.FULL,
+    sqlite3.SQLITE_READONLY: StoreFault.READ_ONLY,
+    sqlite3.SQLITE_CORRUPT: StoreFault.DAMAGED,
+    sqlite3.SQLITE_NOTADB: StoreFault.DAMAGED,
+    sqlite3.SQLITE_FORMAT: StoreFault.DAMAGED,
+}
+
+
+@contextlib.contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Translate what SQLite raises."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        fault = _FAULTS.get(getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF, StoreFault.IO)
+        raise StoreError(fault, f"{path}: {error}") from error
+
+
+def lenient(text: bytes) -> str:
+    """Return text that damage may have made no UTF-8; its checksum will tell."""
+    return text.decode(errors="replace")
+
+
+def checksum(record: Record) -> int:
+    """Return the CRC-32 of all that is stored of a record."""
+    return zlib.crc32(
+        record.body,
+        zlib.crc32(
+            f"{record.key},{record.channel},{record.made},{record.time},{record.time_state},{record.error_ms},"
+            f"{record.latest:d},{record.extra}".encode()
+        ),
+    )
+
+
+def from_row(row: Sequence[Any]) -> Record | None:
+    """Return a row as a record; ``None`` when it is not what was written."""
+    key, channel, body, made, time, time_state, error_ms, latest, extra, crc = row
+    record = Record(key, channel, body, made, UtcNs(time), time_state, error_ms, latest == 1, extra)
+    try:
+        return record if checksum(record) == crc else None
+    except (TypeError, ValueError):  # damage may change a column's type
+        return None
+
+
+def to_row(record: Record) -> tuple[Any, ...]:
+    """Return a record as it is stored, in the order of ``COLUMNS``."""
+    return (
+        record.key,
+        record.channel,
+        record.body,
+        record.made,
+        record.time,
+        record.time_state,
+        record.error_ms,
+        record.latest,
+        record.extra,
+        checksum(record),
+    )

@@ -1,0 +1,103 @@
+"""The tables of the store, as a numbered list of migrations, and the settings without which it would not be durable.
+
+A version reads what the one before and the one after it have written: a migration only adds tables, or columns that
+have a default.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+from edge_agent.adapters.store_rows import lenient
+from edge_agent.errors import StoreError, StoreFault
+
+PAGE_SIZE: Final = 4096
+OTHERS_BYTES: Final = 4 << 20
+"""What is kept beside the records: gaps, dead letters, keys seen, and the journals of other parts."""
+
+MIGRATIONS: Final = (
+    # A record's key is priority << 48 | number, so that one table without a second index is in sending order.
+    """
+    CREATE TABLE meta(k TEXT PRIMARY KEY, v) WITHOUT ROWID;
+    CREATE TABLE q(
+        key INTEGER PRIMARY KEY, channel TEXT NOT NULL, body BLOB NOT NULL, made INTEGER NOT NULL,
+        time INTEGER NOT NULL, time_state INTEGER NOT NULL, error_ms INTEGER, latest INTEGER NOT NULL,
+        extra TEXT, crc INTEGER NOT NULL);
+    CREATE TABLE gap(
+        id INTEGER PRIMARY KEY, stream TEXT NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL,
+        count INTEGER NOT NULL, reason TEXT NOT NULL);
+    CREATE TABLE dead(
+        id INTEGER PRIMARY KEY, reason INTEGER NOT NULL, key INTEGER NOT NULL, channel TEXT NOT NULL,
+        body BLOB NOT NULL, made INTEGER NOT NULL, time INTEGER NOT NULL, time_state INTEGER NOT NULL,
+        error_ms INTEGER, latest INTEGER NOT NULL, extra TEXT, crc INTEGER NOT NULL);
+    CREATE TABLE seen(key BLOB PRIMARY KEY, n INTEGER NOT NULL, record TEXT NOT NULL) WITHOUT ROWID;
+    """,
+)
+
+_SETTINGS: Final = (
+    ("locking_mode", "EXCLUSIVE", "exclusive"),  # no -shm file, and no second program in here
+    ("journal_mode", "WAL", "wal"),
+    ("synchronous", "FULL", 2),
+    ("wal_autocheckpoint", "200", 200),
+    ("journal_size_limit", str(1 << 20), 1 << 20),
+    ("cache_size", "-1024", -1024),
+    ("temp_store", "MEMORY", 2),
+)
+
+
+def connect(path: Path, *, max_bytes: int) -> sqlite3.Connection:
+    """Open or create a store for the only process that writes to it.
+
+    Args:
+        path: the file.
+        max_bytes: room for records; the file never grows beyond 1.25 times that and what is kept beside them.
+
+    Raises:
+        StoreError: a setting is not to be had, or the file is from a version that this one cannot read.
+        sqlite3.Error: it cannot be opened.
+    """
+    connection = sqlite3.connect(path, isolation_level=None, cached_statements=256, timeout=0)
+    connection.text_factory = lenient
+    try:
+        connection.execute(f"PRAGMA page_size={PAGE_SIZE}")
+        connection.execute("PRAGMA auto_vacuum=INCREMENTAL")  # heeded only by a file that has no page yet
+        for name, value, expected in _SETTINGS:
+            connection.execute(f"PRAGMA {name}={value}")
+            _expect(connection, path, name, expected)
+        set_limit(connection, max_bytes)
+        _migrate(connection, path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _expect(connection: sqlite3.Connection, path: Path, name: str, expected: object) -> None:
+    (found,) = connection.execute(f"PRAGMA {name}").fetchone()
+    if found != expected:
+        raise StoreError(StoreFault.IO, f"{path}: {name} is {found!r}, and {expected!r} is needed")
+
+
+def set_limit(connection: sqlite3.Connection, max_bytes: int) -> None:
+    """Set how far the file may grow."""
+    connection.execute(f"PRAGMA max_page_count={(max_bytes + max_bytes // 4 + OTHERS_BYTES) // PAGE_SIZE}")
+
+
+def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > len(MIGRATIONS) + 1:
+        text = f"{path} is from a newer version (schema {version}, this one knows {len(MIGRATIONS)})"
+        raise StoreError(StoreFault.NEWER, text)
+    for number, script in enumerate(MIGRATIONS[version:], version + 1):
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for statement in script.split(";"):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version={number}")
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise

@@ -1,0 +1,161 @@
+"""What the store has yet to be told: collected into a batch, and forgotten once the batch is written, not before."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from edge_agent.core.batch import Batch, Committed, DeadLetter
+from edge_agent.core.lane import Lane
+from edge_agent.core.records import BLOCK, SEQ_BITS, Gap, Priority, Record, runs, stream_name
+
+MAX_RECORDS: Final = 1000
+MAX_BYTES: Final = 1 << 20
+RESERVE_BELOW: Final = BLOCK // 4
+"""So many numbers before the last reserved one, the next block is reserved."""
+
+
+class Pending:
+    """Changes that are not in the store yet.
+
+    Attributes:
+        name: the outbox's incarnation.
+        lanes: the records of each priority.
+        fresh_bytes: the size of the records that are in memory alone.
+        meta: facts about the outbox that have changed.
+        seen: per key of a record that is not written yet, the keys that programs gave it.
+        replaced: keys of stored records that were replaced.
+        lost: numbers to be named.
+        dead: records for the dead letters; what is written of one, its waiter may know.
+        undead: numbers of dead letters that have returned.
+        damaged: keys of records that cannot be read.
+        expired: keys of records that are too old.
+        gone: numbers of gaps whose event was delivered.
+    """
+
+    def __init__(self, name: str, lanes: dict[Priority, Lane]) -> None:
+        self.name = name
+        self.lanes = lanes
+        self.fresh_bytes = 0
+        self.meta: dict[str, object] = {}
+        self.seen: dict[int, list[bytes]] = {}
+        self.replaced: set[int] = set()
+        self.lost: list[Gap] = []
+        self.dead: list[DeadLetter] = []
+        self.undead: list[int] = []
+        self.damaged: list[int] = []
+        self.expired: list[int] = []
+        self.gone: list[int] = []
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there is something that has to be on the disk soon, beside records."""
+        return bool(self.lost or self.dead or self.undead or self.damaged or self.expired)
+
+    @property
+    def wants_numbers(self) -> bool:
+        """Whether a lane will run out of numbers that may be sent."""
+        return any(_wants_numbers(lane) for lane in self.lanes.values())
+
+    def id_of(self, key: int) -> str:
+        """Return the id of the event that a record becomes."""
+        return f"{self._stream(key)}.{key & ((1 << SEQ_BITS) - 1)}"
+
+    def lose(self, record: Record, reason: str) -> None:
+        """Name a record's number as one that will not come."""
+        gap = Gap(self._stream(record.key), record.seq, record.seq, 1, reason)
+        last = self.lost[-1] if self.lost else None
+        if last is not None and (last.stream, last.last + 1, last.reason) == (gap.stream, gap.first, reason):
+            self.lost[-1] = Gap(last.stream, last.first, gap.last, last.count + 1, reason)
+        else:
+            self.lost.append(gap)
+
+    def collect(self, *, records: bool, settled: dict[Priority, int], may_drop: bool) -> Batch:
+        """Return what is to be written now.
+
+        Args:
+            records: whether records are, or only what is about those that are stored.
+            settled: per priority the number up to which all is delivered or named.
+            may_drop: whether the oldest may be dropped for the newest.
+        """
+        chosen = self._records() if records else []
+        return Batch(
+            records=chosen,
+            replaces=[record.key for record in chosen if record.key in self.replaced],
+            deletes=[run for lane in self.lanes.values() for run in runs(sorted(lane.acked))],
+            expired=sorted(self.expired),
+            damaged=sorted(self.damaged),
+            meta=self.meta | self._numbers(settled),
+            seen=[(key, self.id_of(r.key)) for r in chosen for key in self.seen.get(r.key, ())],
+            gaps=tuple(self.lost),
+            gone=tuple(self.gone),
+            dead=tuple(self.dead),
+            undead=tuple(self.undead),
+            may_drop=may_drop,
+            keep={p: lane.cursor for p, lane in self.lanes.items() if lane.ready or lane.flying},
+        )
+
+    def written(self, batch: Batch, done: Committed) -> list[Record]:
+        """Forget what was written; return the records that became durable."""
+        durable: list[Record] = []
+        for first, last in batch.deletes:
+            self.lanes[Priority(first >> SEQ_BITS)].acked.difference_update(range(first, last + 1))
+        for lane in self.lanes.values():
+            reserved = batch.meta.get(f"reserved{lane.priority:d}")
+            if isinstance(reserved, int):
+                lane.reserved = reserved
+        self._stored(batch, durable)
+        for key in batch.meta:
+            self.meta.pop(key, None)
+        self.expired = sorted({*self.expired} - {*batch.expired})
+        self.damaged = sorted({*self.damaged} - {*batch.damaged})
+        del self.lost[: len(batch.gaps)], self.gone[: len(batch.gone)], self.undead[: len(batch.undead)]
+        del self.dead[: len(batch.dead)]
+        durable += [letter.record for letter in batch.dead]
+        for dropped in done.dropped:
+            self.lanes[Priority(dropped.first >> SEQ_BITS)].forget(dropped)
+        return durable
+
+    def _stored(self, batch: Batch, durable: list[Record]) -> None:
+        for record in batch.records:
+            lane = self.lanes[Priority(record.key >> SEQ_BITS)]
+            self.seen.pop(record.key, None)
+            current = lane.fresh.get(record.key)
+            if current is record:
+                del lane.fresh[record.key]
+                self.fresh_bytes -= len(record.body)
+                self.replaced.discard(record.key)
+                durable.append(record)
+            elif current is not None:
+                self.replaced.add(record.key)
+            else:  # answered while it was being written
+                lane.acked.add(record.key)
+
+    def _records(self) -> list[Record]:
+        """Return the records that are in memory alone, of each lane without a hole: what is stored is a whole."""
+        chosen: list[Record] = []
+        size = 0
+        for lane in self.lanes.values():
+            for record in lane.fresh.values():
+                if len(chosen) >= MAX_RECORDS or size >= MAX_BYTES:
+                    return chosen
+                chosen.append(record)
+                size += len(record.body)
+        return chosen
+
+    def _numbers(self, settled: dict[Priority, int]) -> dict[str, object]:
+        """Return what to write so that further numbers may be used."""
+        meta: dict[str, object] = {}
+        for priority, lane in self.lanes.items():
+            if _wants_numbers(lane):
+                meta[f"reserved{priority:d}"] = lane.next_seq - 1 + BLOCK
+        if meta:
+            meta["clean"] = 0
+            meta |= {f"settled{priority:d}": seq for priority, seq in settled.items()}
+        return meta
+
+    def _stream(self, key: int) -> str:
+        return stream_name(self.name, Priority(key >> SEQ_BITS))
+
+
+def _wants_numbers(lane: Lane) -> bool:
+    return lane.in_use and lane.next_seq - 1 + RESERVE_BELOW > lane.reserved

@@ -1,0 +1,152 @@
+"""What a broker's answer to a record means, and how long a channel that it refuses is left alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from edge_agent.core.backoff import Uniform
+from edge_agent.core.timebase import DurationNs, MonotonicNs, later, seconds
+
+FIRST_PAUSE: Final = seconds(60)
+LONGEST_PAUSE: Final = seconds(900)
+NOT_AUTHORIZED: Final = 0x87
+QUOTA_EXCEEDED: Final = 0x97
+PACKET_TOO_LARGE: Final = 0x95
+CLOSES_THE_CONNECTION: Final = 0
+"""In place of a reason code: a broker closed the connection over it, again and again."""
+
+STRIKES: Final = 3
+"""Connections lost with the same record first in line, after which it is sent alone."""
+
+_LATER: Final = frozenset({0x80, 0x83, QUOTA_EXCEEDED})
+
+
+class Answer(Enum):
+    """What to do with a record."""
+
+    DELIVERED = "delivered"
+    HOLD = "hold"  # its channel is refused: somebody has to give a permission
+    LATER = "later"  # the broker cannot now
+    DEAD = "dead"  # no broker will ever take it
+
+
+def answer(reason: int) -> Answer:
+    """Return what a PUBACK's reason code (MQTT 5 §3.4.2.1) means for the record."""
+    if reason < 0x80:
+        return Answer.DELIVERED
+    if reason == NOT_AUTHORIZED:
+        return Answer.HOLD
+    return Answer.LATER if reason in _LATER else Answer.DEAD
+
+
+@dataclass(slots=True)
+class _Pause:
+    until: MonotonicNs
+    length: DurationNs
+    probing: bool = False
+
+
+class Pauses:
+    """Channels that are refused: each is tried again with one record, after a pause that doubles from 1 to 15 min."""
+
+    def __init__(self, *, uniform: Uniform) -> None:
+        self._uniform = uniform
+        self._pauses: dict[str, _Pause] = {}
+
+    def refused(self, channel: str, now: MonotonicNs) -> bool:
+        """Take note of a refusal; return whether it is news."""
+        pause = self._pauses.get(channel)
+        if pause is None:
+            self._pauses[channel] = _Pause(self._end(FIRST_PAUSE, now), FIRST_PAUSE)
+            return True
+        if pause.probing:  # what else of it was in flight says nothing new
+            pause.length = DurationNs(min(pause.length * 2, LONGEST_PAUSE))
+            pause.until, pause.probing = self._end(pause.length, now), False
+        return False
+
+    def accepted(self, channel: str) -> bool:
+        """Take note that a record of the channel was accepted; return whether it was paused."""
+        return self._pauses.pop(channel, None) is not None
+
+    def may_go(self, channel: str) -> bool:
+        """Return whether a record of the channel may be sent; of a paused channel, one does once the pause is over."""
+        pause = self._pauses.get(channel)
+        if pause is None:
+            return True
+        if pause.until > 0 or pause.probing:
+            return False
+        pause.probing = True
+        return True
+
+    def due(self, now: MonotonicNs) -> list[str]:
+        """Return the channels whose pause is over: one record of each may go."""
+        over = [name for name, pause in self._pauses.items() if not pause.probing and 0 < pause.until <= now]
+        for name in over:
+            self._pauses[name].until = MonotonicNs(0)
+        return over
+
+    def lost(self) -> None:
+        """Take note that the connection ended: a probe without an answer goes again."""
+        for pause in self._pauses.values():
+            if pause.probing:
+                pause.probing, pause.until = False, MonotonicNs(0)
+
+    def next_due(self) -> MonotonicNs | None:
+        """Return when the first pause is over."""
+        return min((p.until for p in self._pauses.values() if not p.probing and p.until > 0), default=None)
+
+    def channels(self) -> list[str]:
+        """Return what is paused."""
+        return sorted(self._pauses)
+
+    def _end(self, length: DurationNs, now: MonotonicNs) -> MonotonicNs:
+        return later(now, DurationNs(int(length * (0.75 + 0.25 * self._uniform()))))
+
+
+class Isolation:
+    """Finds the record over which a broker closes the connection.
+
+    A connection that ends without one answer throws suspicion on the record that was sent first on it. After three of
+    the same record it is sent alone; if that connection ends too, the record is found. The first one of a channel is
+    taken to be bad itself; if the next one of the same channel is found as well, it is the channel that is refused.
+    """
+
+    def __init__(self) -> None:
+        self._suspect: int | None = None
+        self._strikes = 0
+        self._blamed: str | None = None
+
+    @property
+    def alone(self) -> bool:
+        """Whether no two records may be in flight at once."""
+        return self._strikes >= STRIKES
+
+    def answered(self, channel: str) -> None:
+        """Take note of an answer: the connection can carry records."""
+        self._suspect, self._strikes = None, 0
+        if channel == self._blamed:
+            self._blamed = None
+
+    def ended(self, first: int, channel: str) -> Answer | None:
+        """Take note of a connection that ended without an answer.
+
+        Args:
+            first: the key of the record that was sent first.
+            channel: its channel.
+
+        Returns:
+            ``DEAD`` or ``HOLD`` when the record or its channel is found out, else ``None``.
+        """
+        if first != self._suspect:
+            self._suspect, self._strikes = first, 1
+            return None
+        if not self.alone:
+            self._strikes += 1
+            return None
+        self._suspect, self._strikes = None, 0
+        if self._blamed == channel:
+            return Answer.HOLD
+        self._blamed = channel
+        return Answer.DEAD

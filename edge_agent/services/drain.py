@@ -1,0 +1,301 @@
+"""Sends what the outbox holds, most urgent stream first, each in order, as fast as the broker and the pace allow."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from functools import partial
+from typing import Final
+
+from edge_agent.core.events import CONTENT_TYPE
+from edge_agent.core.lane import Lane
+from edge_agent.core.pace import Pace
+from edge_agent.core.records import SEQ_BITS, SEQ_MASK, Encoder, Priority, Record, stream_name
+from edge_agent.core.refusals import (
+    CLOSES_THE_CONNECTION,
+    NOT_AUTHORIZED,
+    PACKET_TOO_LARGE,
+    QUOTA_EXCEEDED,
+    Answer,
+    Isolation,
+    Pauses,
+    answer,
+)
+from edge_agent.core.timebase import DurationNs, MonotonicNs, later, seconds, to_seconds
+from edge_agent.core.topics import Topics
+from edge_agent.errors import OutboxError, TooLargeError
+from edge_agent.ports import Clock, Message
+from edge_agent.services.link import Link
+from edge_agent.services.outbox import Outbox
+from edge_agent.services.session import Session
+
+log = logging.getLogger(__name__)
+
+BATCH_CONTENT_TYPE: Final = "application/cloudevents-batch+json"
+BATCH_BYTES: Final = 32 * 1024
+FLUSH_WITHIN_S: Final = 3.0
+FIRST_WAIT: Final = seconds(1)
+LONGEST_WAIT: Final = seconds(60)
+_LATER: Final = ""
+"""In the place of a channel's name: what the broker could not take at the time."""
+
+
+class Drain:
+    """One session after another, for ever."""
+
+    def __init__(self, outbox: Outbox, link: Link, *, topics: Topics, pace: Pace, pauses: Pauses, clock: Clock) -> None:
+        """Prepare.
+
+        Args:
+            outbox: what is sent.
+            link: where sessions come from.
+            topics: of this device.
+            pace: how fast a backlog may go.
+            pauses: channels that are refused.
+            clock: where the time comes from.
+        """
+        self._outbox = outbox
+        self._link = link
+        self._topics = topics
+        self._pace = pace
+        self._pauses = pauses
+        self._clock = clock
+        self._isolation = Isolation()
+        self._wake = asyncio.Event()
+        self._hungry = asyncio.Event()
+        self._encoder = Encoder(topics.device, "")
+        self._encodes_for = ""
+        self._session: Session | None = None
+        self._first: Record | None = None  # sent on this connection; ``None`` once anything was answered
+        self._in_flight = 0
+        self._singly = 0  # so many records go without others in their message
+        self._waits: dict[Priority, MonotonicNs] = {}  # until when the broker is given time
+        self._wait = FIRST_WAIT
+        self._late: dict[Priority, Record] = {}  # the last one that goes later than those after it
+
+    async def run(self) -> None:
+        """Send until cancelled; then give what is on its way a moment."""
+        self._outbox.moved = self._wake.set
+        self._outbox.came = self._pace.record_was_put
+        while True:
+            session = await self._link.session()
+            await self._serve(session)
+
+    async def _serve(self, session: Session) -> None:
+        self._pace.connected(self._clock.monotonic())
+        self._session, self._first, self._in_flight, self._singly = session, None, 0, 0
+        self._outbox.went_online()
+        try:
+            async with asyncio.TaskGroup() as group:
+                reading = group.create_task(self._read_ahead(), name="drain-read")
+                over = group.create_task(self._wake_when_over(session), name="drain-over")
+                try:
+                    while not session.over.is_set():
+                        await self._pause(self._fill(session))
+                except asyncio.CancelledError:
+                    await self._flush(session)
+                    raise
+                finally:
+                    reading.cancel()
+                    over.cancel()
+            self._judge()
+        finally:
+            self._pauses.lost()
+            self._waits.clear()
+            self._late.clear()
+            self._outbox.went_offline()
+
+    async def _wake_when_over(self, session: Session) -> None:
+        await session.over.wait()
+        self._wake.set()
+
+    async def _pause(self, until: MonotonicNs | None) -> None:
+        left = None if until is None else max(to_seconds(DurationNs(until - self._clock.monotonic())), 0)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(left):
+                await self._wake.wait()
+        self._wake.clear()
+
+    async def _flush(self, session: Session) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FLUSH_WITHIN_S):
+                while not session.over.is_set():
+                    self._fill(session)
+                    if not self._in_flight:
+                        return
+                    await self._wake.wait()
+                    self._wake.clear()
+
+    async def _read_ahead(self) -> None:
+        while True:
+            await self._hungry.wait()
+            self._hungry.clear()
+            for lane in list(self._outbox.lanes.values()):
+                if lane.wants_page:
+                    await self._outbox.read_on(lane)
+                    self._wake.set()
+
+    # -- sending
+
+    def _fill(self, session: Session) -> MonotonicNs | None:
+        """Send what may go now; return when there may be more without anything happening, ``None`` = only then."""
+        now = self._clock.monotonic()
+        if self._outbox.hushed:
+            return None
+        if self._encodes_for != self._outbox.pending.name:
+            self._encodes_for = self._outbox.pending.name
+            self._encoder = Encoder(self._topics.device, self._encodes_for)
+        self._try_again(now)
+        dues = [self._pauses.next_due(), *(until for until in self._waits.values() if until > now)]
+        for lane in self._outbox.lanes.values():
+            due = self._send_lane(session, lane, now)
+            if due is not None:
+                dues.append(due)
+            if lane.wants_page:
+                self._hungry.set()
+        if not any(lane.ready or lane.behind for lane in self._outbox.lanes.values()):
+            self._pace.nothing_waits()
+        return min((due for due in dues if due is not None), default=None)
+
+    def _send_lane(self, session: Session, lane: Lane, now: MonotonicNs) -> MonotonicNs | None:
+        """Send from one lane; return when its pace allows more."""
+        if lane.priority in self._waits:
+            return None
+        while lane.ready and session.connection.has_room():
+            record = lane.ready[0]
+            if (record.key & SEQ_MASK) > lane.reserved or (self._isolation.alone and self._in_flight):
+                return None
+            if record.always and record.key in lane.fresh and self._outbox.keeping.fault is None:
+                return None  # its turn comes when it is on the disk
+            if not self._pauses.may_go(record.channel):
+                lane.hold(lane.pop())
+                continue
+            if lane.priority is not Priority.CRITICAL and not self._pace.take(now):
+                return self._pace.next_token(now)
+            self._send(session, self._next_message(lane))
+        return None
+
+    def _next_message(self, lane: Lane) -> list[Record]:
+        records = [lane.pop()]
+        size, most = len(records[0].body), self._outbox.config.batch
+        while len(records) < most and lane.ready and not self._singly and not self._isolation.alone:
+            record = lane.ready[0]
+            size += len(record.body)
+            another = record.channel != records[0].channel or record.key & SEQ_MASK > lane.reserved
+            if another or size > BATCH_BYTES or not self._pace.take(self._clock.monotonic()):
+                break
+            records.append(lane.pop())
+        self._singly -= self._singly > 0
+        return records
+
+    def _send(self, session: Session, records: list[Record]) -> None:
+        topic = self._topics.up(records[0].channel)
+        if self._outbox.config.batch > 1:
+            message = Message(topic, self._encoder.encode_many(records), content_type=BATCH_CONTENT_TYPE)
+        else:
+            message = Message(topic, self._encoder.encode(records[0]), content_type=CONTENT_TYPE)
+        try:
+            answered = session.connection.send(message)
+        except TooLargeError:
+            self._not_taken(records, PACKET_TOO_LARGE)
+            return
+        if self._first is None and session.unanswered is None:
+            self._first, session.unanswered = records[0], True
+        self._in_flight += 1
+        self._outbox.left(records)
+        answered.add_done_callback(partial(self._answered, session, records))
+
+    # -- what became of it
+
+    def _answered(self, session: Session, records: list[Record], future: asyncio.Future[int | None]) -> None:
+        reason = future.result()
+        self._wake.set()
+        if reason is None or session is not self._session:
+            return  # the session is over, and the outbox takes them back
+        self._in_flight -= 1
+        self._first, session.unanswered = None, False
+        channel = records[0].channel
+        self._isolation.answered(channel)
+        what = answer(reason)
+        if what is Answer.DELIVERED:
+            self._outbox.delivered(records)
+            self._wait = FIRST_WAIT
+            if self._pauses.accepted(channel):
+                self._release(channel)
+            return
+        now = self._clock.monotonic()
+        if what is Answer.DEAD:
+            self._not_taken(records, reason)
+        elif what is Answer.HOLD:
+            self._hold(records, reason, now)
+        else:
+            self._put_off(records, reason, now)
+
+    def _not_taken(self, records: list[Record], reason: int) -> None:
+        if len(records) == 1:
+            self._outbox.bury(records[0], reason)
+            return
+        lane = self._outbox.lanes[Priority(records[0].key >> SEQ_BITS)]
+        for record in records:
+            lane.flying.pop(record.key, None)
+        lane.rewind(records[0].key)  # one of them it is: each goes alone
+        self._singly = max(self._singly, len(records))
+
+    def _hold(self, records: list[Record], reason: int, now: MonotonicNs) -> None:
+        lane = self._outbox.lanes[Priority(records[0].key >> SEQ_BITS)]
+        for record in records:
+            lane.flying.pop(record.key, None)
+            lane.hold(record)
+        channel = records[0].channel
+        if self._pauses.refused(channel, now):
+            log.warning("channel_refused", extra={"channel": channel, "reason": f"0x{reason:02X}"})
+            stream = stream_name(self._outbox.pending.name, lane.priority)
+            self._say({"held": {"stream": stream, "topic": channel, "first": records[0].seq, "reason": reason}})
+
+    def _put_off(self, records: list[Record], reason: int, now: MonotonicNs) -> None:
+        lane = self._outbox.lanes[Priority(records[0].key >> SEQ_BITS)]
+        if reason == QUOTA_EXCEEDED:
+            self._pace.slow_down(now)
+        for record in records:
+            lane.flying.pop(record.key, None)
+        lane.held[_LATER] = min(lane.held.get(_LATER, records[0].key), records[0].key)
+        last = self._late.get(lane.priority, records[-1])
+        self._late[lane.priority] = max(last, records[-1], key=lambda record: record.key)
+        if lane.priority not in self._waits:
+            self._waits[lane.priority] = later(now, self._wait)
+            self._wait = DurationNs(min(self._wait * 2, LONGEST_WAIT))
+
+    def _try_again(self, now: MonotonicNs) -> None:
+        for channel in self._pauses.due(now):
+            self._release(channel)
+        for priority, until in list(self._waits.items()):
+            lane = self._outbox.lanes[priority]
+            if until <= now and not lane.flying:
+                del self._waits[priority]
+                first, last = lane.held.pop(_LATER), self._late.pop(priority)
+                lane.rewind(first)
+                stream = stream_name(self._outbox.pending.name, priority)
+                self._say({"late": [{"stream": stream, "first": first & SEQ_MASK, "last": last.seq, "reason": "busy"}]})
+
+    def _release(self, channel: str) -> None:
+        for lane in self._outbox.lanes.values():
+            first = lane.held.pop(channel, None)
+            if first is not None:
+                lane.rewind(first)
+        self._wake.set()
+
+    def _judge(self) -> None:
+        """After a connection that ended without one answer: is it one record's doing?"""
+        record = self._first
+        if record is None:
+            return
+        verdict = self._isolation.ended(record.key, record.channel)
+        if verdict is Answer.DEAD:
+            self._outbox.bury(record, CLOSES_THE_CONNECTION)
+        elif verdict is Answer.HOLD:
+            self._hold([record], NOT_AUTHORIZED, self._clock.monotonic())
+
+    def _say(self, data: dict[str, object]) -> None:
+        with contextlib.suppress(OutboxError):
+            self._outbox.say(data)

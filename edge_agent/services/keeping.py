@@ -1,0 +1,195 @@
+"""Keeps the store usable: opens it, and mends what befalls it, so that the outbox goes on whatever the disk does.
+
+==================  =================================================================================================
+a full disk         the ballast is thrown off, then the oldest tenth is dropped; failing that, records wait in memory
+errors, read-only   records wait in memory; every few seconds the store is opened anew
+damage              the store is put aside and a fresh one opened under the same name; what is intact is taken over
+a newer version's   the store is put aside untouched for the version that knows it
+==================  =================================================================================================
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import TypeVar
+
+from edge_agent.core.batch import Batch, Committed, Identity, Salvaged, StoreFacts
+from edge_agent.core.records import Priority
+from edge_agent.errors import StoreError, StoreFault
+from edge_agent.ports import Store, StoreFile, StoreWorker
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Keeping:
+    """The store, or the lack of one.
+
+    Attributes:
+        fault: what is wrong with it now; ``None`` = nothing.
+        put_aside: what a damaged store said of itself when it was replaced; ``None`` = none was, or it said nothing.
+    """
+
+    def __init__(self, file: StoreFile, worker: StoreWorker, *, max_bytes: int, new_name: Callable[[], str]) -> None:
+        self._file = file
+        self._worker = worker
+        self._max_bytes = max_bytes
+        self._new_name = new_name
+        self._store: Store | None = None
+        self._ballast_gone = False
+        self._failed = False  # the last commit did, and nothing was done about it yet
+        self.fault: StoreFault | None = None
+        self.put_aside: Identity | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a store at all."""
+        return self._store is not None
+
+    @property
+    def can_write(self) -> bool:
+        """Whether a commit may succeed now."""
+        return self._store is not None and not self._failed
+
+    def later(self, call: Callable[[Store], None]) -> None:
+        """Have the store do something that cannot fail, whenever it gets to it."""
+        if self._store is not None:
+            done = self._worker.run(partial(call, self._store))
+            done.add_done_callback(asyncio.Future.exception)  # nobody waits for it
+
+    async def open(self) -> StoreFacts | None:
+        """Open the store, replacing one that cannot be used; ``None`` = there is none now, see ``fault``."""
+        try:
+            self._store = await self._worker.run(partial(self._open, self._new_name()))
+        except StoreError as error:
+            self._note(error)
+            return None
+        self.fault = None
+        return self._store.facts
+
+    async def read(self, call: Callable[[Store], T]) -> T | None:
+        """Return what a call of the store returns; ``None`` if it cannot be asked now."""
+        if self._store is None:
+            return None
+        try:
+            return await self._worker.run(partial(call, self._store))
+        except StoreError as error:
+            self._note(error)
+            return None
+
+    async def commit(self, batch: Batch) -> Committed | None:
+        """Write a batch; ``None`` = it was not written, and ``fault`` says why."""
+        if self._store is None:
+            return None
+        try:
+            done = await self._worker.run(partial(self._commit, self._store, batch))
+        except StoreError as error:
+            self._note(error)
+            self._failed = True
+            return None
+        self._failed = False
+        self.fault = StoreFault.FULL if self._ballast_gone else None
+        return done
+
+    async def mend(self, identity: Callable[[], Identity]) -> bool:
+        """Try to get out of a fault; return whether the store was replaced by a fresh one.
+
+        Args:
+            identity: of the outbox as it is known in memory, for the store that replaces a damaged one.
+        """
+        if self._store is None:
+            return False
+        replaced = self.fault is StoreFault.DAMAGED
+        try:
+            if replaced:
+                known = identity()
+                self._store = await self._worker.run(partial(self._replace, self._store, known))
+                self.put_aside = known
+            elif self.fault in (StoreFault.IO, StoreFault.READ_ONLY):
+                self._store = await self._worker.run(partial(self._reopen, self._store, identity().name))
+            elif self._ballast_gone:
+                self._ballast_gone = not await self._worker.run(self._file.lay_ballast)
+            self.fault = StoreFault.FULL if self._ballast_gone else None
+            self._failed = False
+        except StoreError as error:
+            self._note(error)
+            return False
+        return replaced
+
+    def salvage(self) -> Iterator[Salvaged]:
+        """Return what can be got out of stores that were put aside; each step blocks, see ``step``."""
+        return self._file.salvage()
+
+    async def step(self, pieces: Iterator[Salvaged]) -> Salvaged | None:
+        """Return the next piece; ``None`` after the last."""
+        return await self._worker.run(lambda: next(pieces, None))
+
+    async def resize(self, max_bytes: int) -> None:
+        """Change the room for records."""
+        self._max_bytes = max_bytes
+        await self.read(lambda store: store.resize(max_bytes))
+
+    async def close(self, meta: Mapping[str, object] | None) -> None:
+        """Close the store; with ``meta`` the stop is a clean one."""
+        if self._store is not None:
+            store, self._store = self._store, None
+            try:
+                await self._worker.run(lambda: store.close(meta=meta))
+            except StoreError as error:
+                self._note(error)
+        self._worker.stop()
+
+    # -- on the store's thread
+
+    def _open(self, name: str) -> Store:
+        try:
+            return self._file.open(max_bytes=self._max_bytes, name=name)
+        except StoreError as error:
+            if error.fault not in (StoreFault.DAMAGED, StoreFault.NEWER):
+                raise
+            log.error(  # noqa: TRY400  # no bug of ours: the traceback would tell nobody anything
+                "outbox_put_aside", extra={"reason": error.fault.value, "error": str(error)}
+            )
+            known = self._file.identity() if error.fault is StoreFault.DAMAGED else None
+            self._file.set_aside(error.fault, name=known.name if known else "")
+            self.put_aside = known
+            reserved: Mapping[Priority, int] = known.reserved if known else {}
+            return self._file.open(max_bytes=self._max_bytes, name=known.name if known else name, reserved=reserved)
+
+    def _commit(self, store: Store, batch: Batch) -> Committed:
+        try:
+            return store.commit(batch)
+        except StoreError as error:
+            if error.fault is not StoreFault.FULL:
+                raise
+            log.warning("disk_full", extra={"error": str(error)})
+        self._ballast_gone = True
+        self._file.throw_ballast()
+        try:
+            return store.commit(batch)
+        except StoreError as error:
+            if not batch.may_drop or error.fault is not StoreFault.FULL:
+                raise
+        freed = store.commit(replace(batch, records=(), replaces=(), seen=(), shed=True))
+        done = store.commit(Batch(records=batch.records, replaces=batch.replaces, seen=batch.seen, keep=batch.keep))
+        return replace(done, dropped=freed.dropped + done.dropped)
+
+    def _reopen(self, store: Store, name: str) -> Store:
+        store.close()
+        return self._file.open(max_bytes=self._max_bytes, name=name, resume=True)
+
+    def _replace(self, store: Store, known: Identity) -> Store:
+        store.close()
+        self._file.set_aside(StoreFault.DAMAGED, name=known.name)
+        return self._file.open(max_bytes=self._max_bytes, name=known.name, reserved=known.reserved)
+
+    # --
+
+    def _note(self, error: StoreError) -> None:
+        if self.fault is not error.fault:
+            log.error("outbox_degraded", extra={"reason": error.fault.value, "error": str(error)})
+        self.fault = error.fault

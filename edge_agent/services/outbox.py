@@ -1,0 +1,409 @@
+"""The outbox: takes records in, makes them durable, and knows what became of each.
+
+An accepted record is durable as soon as the broker has acknowledged it or the disk has it, whichever comes first. So
+while the device is online, records live in memory for up to ``outbox.commit`` and most of them are never written;
+offline they are written at once, in groups as large as the disk is slow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Final
+
+import orjson
+
+from edge_agent.core.batch import Committed, DeadLetter, Identity, StoreFacts
+from edge_agent.core.config_models import Outbox as OutboxConfig
+from edge_agent.core.events import OutboxData, Stamp
+from edge_agent.core.lane import Lane
+from edge_agent.core.pending import Pending
+from edge_agent.core.records import SEQ_BITS, SEQ_MASK, TIME_STATES, Gap, Priority, Record, pack, stream_name
+from edge_agent.core.submission import Submission
+from edge_agent.core.timebase import DurationNs, MonotonicNs, to_seconds
+from edge_agent.errors import OutboxError, StoreFault
+from edge_agent.ports import Clock, Store
+from edge_agent.services.keeping import Keeping
+
+log = logging.getLogger(__name__)
+
+MEMORY_BYTES: Final = 1 << 20
+"""What waits in memory before it is written although the broker may take it soon; and all that there is room for while
+the disk fails."""
+
+BUSY_BYTES: Final = 8 << 20
+"""Beyond so much that the disk has not kept up with, nothing more is accepted."""
+
+PAGE_ROWS: Final = 500
+_REFUSE_ABOVE: Final = {Priority.BULK: 0.9, Priority.NORMAL: 0.95, Priority.CRITICAL: 1.0}
+_NEVER_AGAIN: Final = SEQ_MASK
+"""Without a store the outbox has a name that is never used again, so all its numbers may be used."""
+
+
+class Outbox:
+    """Records on their way to the broker.
+
+    Attributes:
+        keeping: the store.
+        config: the ``[outbox]`` section.
+        state: what is stored.
+        pending: what the store has yet to be told.
+        announced: per key of an event that names gaps, these gaps.
+        latest: per priority and channel, the key of the unsent record that a newer one replaces.
+        due: set whenever there may be something new to write.
+        urgent: whether it must not wait.
+        acked_since: since when there are records to be deleted; ``None`` = there are none.
+        age_base: the outbox's age when the steady counter was zero.
+        hushed: whether nothing may be sent, for numbers are about to change.
+        online: whether there is a session to send on.
+        came: called with each record that is put while there is a session, and is not critical.
+        moved: called whenever there may be something new to send.
+        said: called whenever ``conditions`` changes.
+        bytes_sent: payload bytes that brokers have acknowledged since the start.
+    """
+
+    def __init__(
+        self,
+        keeping: Keeping,
+        *,
+        config: OutboxConfig,
+        clock: Clock,
+        boot_id: str,
+        new_name: Callable[[], str],
+    ) -> None:
+        """Prepare; call ``open`` before anything else.
+
+        Args:
+            keeping: the store.
+            config: the ``[outbox]`` section.
+            clock: where the time comes from.
+            boot_id: the kernel's; a steady counter means something only under one.
+            new_name: names an incarnation; never the same twice.
+        """
+        self.keeping = keeping
+        self.config = config
+        self._clock = clock
+        self._boot_id = boot_id
+        self._new_name = new_name
+        self.state = Committed()
+        self.age_base = 0
+        self.due = asyncio.Event()
+        self.urgent = False
+        self.acked_since: MonotonicNs | None = None
+        self.latest: dict[tuple[Priority, str], int] = {}
+        self._keys: dict[bytes, asyncio.Future[str]] = {}
+        self.announced: dict[int, list[tuple[int, Gap]]] = {}
+        self._condition: StoreFault | None = None
+        self.pending = Pending("", {})
+        self.dropped: Counter[str] = Counter()
+        self.hushed = False
+        self.online = False
+        self.came: Callable[[], None] = lambda: None
+        self.moved: Callable[[], None] = lambda: None
+        self.said: Callable[[], None] = lambda: None
+        self.bytes_sent = 0
+
+    # -- life
+
+    async def open(self) -> None:
+        """Open the store; without one, go on in memory alone."""
+        facts = await self.keeping.open()
+        if facts is None:
+            self.pending = Pending(self._new_name(), {p: Lane(p, used=0, first=None) for p in Priority})
+            for lane in self.lanes.values():
+                lane.reserved = _NEVER_AGAIN
+        else:
+            self.take_over(facts)
+
+    def take_over(self, facts: StoreFacts) -> None:
+        """Begin with what a store knows."""
+        self.state = facts.state
+        self.pending = Pending(facts.name, {p: Lane(p, used=facts.used[p], first=facts.first[p]) for p in Priority})
+        self.age_base = facts.boot_base
+        if facts.boot != self._boot_id:
+            self.age_base = facts.age - self._clock.monotonic()
+            self.pending.meta = {"boot": self._boot_id, "boot_base": self.age_base}
+
+    @property
+    def lanes(self) -> dict[Priority, Lane]:
+        """The records of each priority."""
+        return self.pending.lanes
+
+    def configure(self, config: OutboxConfig) -> None:
+        """Use another configuration from now on."""
+        self.config = config
+        self.due.set()
+
+    # -- in
+
+    async def accept(self, submission: Submission) -> str:
+        """See ``ports.Accept``."""
+        if submission.key is None:
+            durable = self.durable(self.put(submission))
+            return await (asyncio.shield(durable) if submission.latest else durable)  # that one may be shared
+        key = hashlib.blake2b(submission.key.encode(errors="surrogatepass"), digest_size=16).digest()
+        if key in self._keys:
+            return str(await asyncio.shield(self._keys[key]))
+        answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._keys[key] = answer
+        try:
+            known = await self.keeping.read(lambda store: store.known([key])) or {}
+            if key in known:
+                answer.set_result(known[key])
+            else:
+                record = self.put(replace(submission, always=True))
+                self.pending.seen.setdefault(record.key, []).append(key)
+                answer.set_result(await self.durable(record))
+        except OutboxError as error:
+            answer.set_exception(error)
+        finally:
+            del self._keys[key]
+            if not answer.done():
+                answer.set_exception(OutboxError("the one who handed it in has gone; try again", word="busy"))
+            answer.exception()  # perhaps nobody waits for it
+        return str(await answer)
+
+    def put(self, submission: Submission, *, stamp: Stamp | None = None) -> Record:
+        """Take a record in; it is durable when ``durable`` of it says so.
+
+        Raises:
+            OutboxError: there is no room for it.
+        """
+        lane = self.lanes[submission.priority]
+        self._check_room(submission)
+        old = self.latest.get((submission.priority, submission.channel)) if submission.latest else None
+        if stamp is None:
+            stamp = Stamp(self._clock.utc() if submission.time is None else submission.time)
+        record = Record(
+            key=pack(submission.priority, lane.next_seq) if old is None else old,
+            channel=submission.channel,
+            body=submission.data,
+            made=self.age(),
+            time=stamp.time,
+            time_state=TIME_STATES.index(stamp.state),
+            error_ms=stamp.error_ms,
+            latest=submission.latest,
+            extra=_extra(submission),
+            always=submission.always,
+        )
+        self.pending.fresh_bytes += len(record.body)
+        if old is None:
+            lane.next_seq += 1
+            lane.add(record, may_be_ready=self.online)
+            if submission.latest:
+                self.latest[submission.priority, submission.channel] = record.key
+        else:
+            self._replace(lane, record)
+        self.urgent = self.urgent or record.always
+        self.due.set()
+        if self.online:
+            if submission.priority:
+                self.came()
+            self.moved()
+        return record
+
+    def again(self, record: Record) -> Record:
+        """Take in once more, under a new number, what could not go out under the one it had."""
+        lane = self.lanes[Priority(record.key >> SEQ_BITS)]
+        new = replace(record, key=pack(lane.priority, lane.next_seq), made=self.age())
+        self.pending.fresh_bytes += len(new.body)
+        lane.next_seq += 1
+        lane.add(new, may_be_ready=self.online)
+        self.due.set()
+        self.moved()
+        return new
+
+    def durable(self, record: Record) -> asyncio.Future[str]:
+        """Return a future of the record's id that is done once it is on disk or acknowledged.
+
+        It fails with ``OutboxError`` if the record is lost before: memory was full while the disk failed.
+        """
+        waiting = self.lanes[Priority(record.key >> SEQ_BITS)].fresh.get(record.key)
+        if waiting is None:
+            waiting = record
+            record.waiter = asyncio.get_running_loop().create_future()
+            record.waiter.set_result(self.pending.id_of(record.key))
+        elif waiting.waiter is None:
+            waiting.waiter = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[str] = waiting.waiter
+        return future
+
+    def say(self, data: Mapping[str, object]) -> Record:
+        """Publish an event about the outbox itself."""
+        return self.put(Submission("event/outbox", orjson.dumps(data), Priority.CRITICAL))
+
+    def _check_room(self, submission: Submission) -> None:
+        size = len(submission.data)
+        if size > self.config.max_record:
+            text = f"the record has {size} bytes; outbox.max_record allows {self.config.max_record}"
+            raise OutboxError(text, word="too_large")
+        if self.keeping.fault is None:
+            if self.pending.fresh_bytes + size > max(BUSY_BYTES, size):
+                raise OutboxError("the disk cannot keep up; try again later", word="busy")
+            if self.config.when_full == "refuse":
+                room = self.config.max_bytes * _REFUSE_ABOVE[submission.priority]
+                if self.state.used + self.pending.fresh_bytes + size > room:
+                    raise OutboxError("the outbox is full, and outbox.when_full is refuse", word="full")
+        while self.keeping.fault is not None and self.pending.fresh_bytes + size > max(MEMORY_BYTES, size):
+            if self.config.when_full == "refuse" or not self._lose_one():
+                text = f"the disk fails ({self.keeping.fault.value}), and memory is full"
+                raise OutboxError(text, word="full")
+
+    def _lose_one(self) -> bool:
+        """Drop the oldest record of the lowest priority that is in memory alone and not on its way."""
+        for priority in reversed(Priority):
+            lane = self.lanes[priority]
+            record = next((one for key, one in lane.fresh.items() if key not in lane.flying), None)
+            if record is not None:
+                lane.lose(record)
+                self.pending.fresh_bytes -= len(record.body)
+                self.pending.lose(record, "memory_full")
+                self.dropped["memory_full"] += 1
+                if record.waiter is not None:
+                    record.waiter.set_exception(OutboxError("dropped: the disk fails and memory is full", word="lost"))
+                return True
+        return False
+
+    def _replace(self, lane: Lane, record: Record) -> None:
+        old = lane.fresh.get(record.key)
+        if old is None:
+            self.pending.replaced.add(record.key)
+        else:
+            self.pending.fresh_bytes -= len(old.body)
+            record.waiter = old.waiter
+        lane.replace(record)
+
+    # -- out: for the drain
+
+    def went_online(self) -> None:
+        """Let records go."""
+        self.online = True
+        self.due.set()
+
+    def went_offline(self) -> None:
+        """Take back what was on its way: nobody knows what became of it."""
+        self.online = False
+        for lane in self.lanes.values():
+            lane.rewind()
+        self.keeping.later(Store.release)
+        self.due.set()
+
+    def left(self, records: Iterable[Record]) -> None:
+        """Take note that records were sent: from now on no newer one takes their place."""
+        for record in records:
+            self.lanes[Priority(record.key >> SEQ_BITS)].flying[record.key] = record
+            if record.latest:
+                self.latest.pop((Priority(record.key >> SEQ_BITS), record.channel), None)
+
+    def delivered(self, records: Iterable[Record]) -> None:
+        """Take note that the broker has records."""
+        for record in records:
+            self._settle(record)
+            self.bytes_sent += len(record.body)
+
+    def bury(self, record: Record, reason: int) -> None:
+        """Move a record that no broker takes to the dead letters, and name its number."""
+        self._settle(record, durable=False)  # that it is once it is among the dead letters
+        self.pending.dead.append(DeadLetter(0, reason, record))
+        self.pending.lose(record, "dead_letter")
+        self.dropped["dead_letter"] += 1
+        self.must_write()
+        log.warning("record_undeliverable", extra={"channel": record.channel, "reason": f"0x{reason:02X}"})
+
+    async def read_on(self, lane: Lane) -> None:
+        """Have the store read beyond a lane's cursor."""
+        generation, size = lane.generation, min(1 << 18, self.config.max_bytes // 8)
+        read = partial(_page, lane.priority, lane.cursor, size)
+        rows, damaged, at_end = await self.keeping.read(read) or ([], [], True)
+        lane.take_page(rows, generation=generation, at_end=at_end, skip=damaged)
+        if damaged:
+            self.pending.damaged += damaged
+            self.must_write()
+
+    def _settle(self, record: Record, *, durable: bool = True) -> None:
+        lane = self.lanes[Priority(record.key >> SEQ_BITS)]
+        if lane.settled(record):
+            self.pending.fresh_bytes -= len(record.body)
+            if durable:
+                self.answer(record)
+        elif self.acked_since is None:
+            self.acked_since = self._clock.monotonic()
+            self.due.set()
+        if record.key in self.announced:
+            self.pending.gone += [number for number, _ in self.announced.pop(record.key)]
+        self.pending.seen.pop(record.key, None)
+
+    def answer(self, record: Record) -> None:
+        """Tell whoever waits for a record that it is durable."""
+        if record.waiter is not None and not record.waiter.done():
+            record.waiter.set_result(self.pending.id_of(record.key))
+
+    # -- what it says of itself
+
+    def measure(self) -> OutboxData:
+        """Return the outbox's part of the heartbeat."""
+        state, fresh = self.state, [r for lane in self.lanes.values() for r in lane.fresh.values()]
+        oldest = min([r.made for r in fresh] + ([] if state.oldest is None else [state.oldest]), default=None)
+        return OutboxData(
+            records=state.records + len(fresh),
+            bytes=state.used + self.pending.fresh_bytes,
+            oldest_age_s=None if oldest is None else round(to_seconds(DurationNs(self.age() - oldest)), 1),
+            dropped=sum(self.dropped.values()),
+            settled={stream_name(self.pending.name, p): n for p, n in self.settled().items() if n > 0},
+            bytes_sent=self.bytes_sent,
+        )
+
+    def conditions(self) -> list[str]:
+        """Return what is wrong with it, as stable words."""
+        return [] if self.keeping.fault is None else [f"outbox: {self.keeping.fault.value}"]
+
+    def must_write(self) -> None:
+        """Have what waits written now."""
+        self.urgent = True
+        self.due.set()
+
+    def tell_condition(self) -> None:
+        """Publish, once, that the disk fails or no longer fails."""
+        fault = self.keeping.fault
+        if fault is not self._condition:
+            self._condition = fault
+            with contextlib.suppress(OutboxError):
+                self.say({"state": "ok"} if fault is None else {"state": "degraded", "reason": fault.value})
+            self.said()
+
+    def identity(self) -> Identity:
+        """Return what a fresh store needs in order to continue this outbox."""
+        used = {priority: max(lane.next_seq - 1, lane.reserved) for priority, lane in self.lanes.items()}
+        return Identity(self.pending.name, used, self.settled())
+
+    def settled(self) -> dict[Priority, int]:
+        """Return per priority the number up to which all is delivered, or named by an event that was delivered."""
+        named = [*self.state.gaps, *self.pending.lost, *(g for found in self.announced.values() for _, g in found)]
+        settled: dict[Priority, int] = {}
+        for priority, lane in self.lanes.items():
+            stream = stream_name(self.pending.name, priority)
+            firsts = [gap.first - 1 for gap in named if gap.stream == stream]
+            settled[priority] = min([lane.all_settled_up_to(), *firsts])
+        return settled
+
+    def age(self) -> int:
+        """Return the outbox's age: it counts only while the device runs, and nothing can set it."""
+        return self.age_base + self._clock.monotonic()
+
+
+def _extra(submission: Submission) -> str | None:
+    if submission.subject is None and submission.traceparent is None:
+        return None
+    subject = submission.channel.partition("/")[2] if submission.subject is None else submission.subject
+    members = {"subject": subject} | ({"traceparent": submission.traceparent} if submission.traceparent else {})
+    return orjson.dumps(members)[1:-1].decode()
+
+
+def _page(priority: Priority, after: int, max_bytes: int, store: Store) -> tuple[list[Record], list[int], bool]:
+    return store.page(priority, after, rows=PAGE_ROWS, max_bytes=max_bytes)

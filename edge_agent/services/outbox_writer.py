@@ -1,0 +1,124 @@
+"""Writes what has to be written, when it has to be: at once while offline, as late as allowed while online."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import Final
+
+from edge_agent.core.batch import Committed
+from edge_agent.core.timebase import DurationNs, MonotonicNs, later, seconds, to_seconds
+from edge_agent.ports import Clock
+from edge_agent.services.keeping import Keeping
+from edge_agent.services.outbox import MEMORY_BYTES, Outbox
+
+log = logging.getLogger(__name__)
+
+ACKED_AT_ONCE: Final = 1000
+DELETE_WITHIN: Final = seconds(1)
+
+
+class OutboxWriter:
+    """The one who writes; while the disk fails it waits until the store was mended."""
+
+    def __init__(self, outbox: Outbox, keeping: Keeping, *, clock: Clock) -> None:
+        self._outbox = outbox
+        self._keeping = keeping
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Write until cancelled; then write all there is, and close the store."""
+        try:
+            while True:
+                await self._until_due()
+                await self._commit()
+        finally:
+            await self._close()
+
+    async def _close(self) -> None:
+        outbox = self._outbox
+        while await self._commit(everything=True):
+            pass
+        clean: dict[str, object] | None = None
+        if self._keeping.fault is None and not any(lane.fresh for lane in outbox.lanes.values()):
+            clean = {"clean": 1, "age": outbox.age()}
+            clean |= {f"reserved{priority:d}": lane.next_seq - 1 for priority, lane in outbox.lanes.items()}
+            clean |= {f"settled{priority:d}": seq for priority, seq in outbox.settled().items()}
+        await self._keeping.close(clean)
+
+    async def _until_due(self) -> None:
+        while True:
+            self._outbox.due.clear()
+            due = self._due_at()
+            now = self._clock.monotonic()
+            if due is not None and due <= now:
+                return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(None if due is None else to_seconds(DurationNs(due - now))):
+                    await self._outbox.due.wait()
+
+    def _due_at(self) -> MonotonicNs | None:
+        """Return when something has to be written; ``None`` = not before something happens."""
+        if not self._keeping.can_write:
+            return None  # until it was mended
+        now, pending = self._clock.monotonic(), self._outbox.pending
+        if self._records_due(now) or pending.has_news or pending.wants_numbers:
+            return now
+        acked = sum(len(lane.acked) for lane in self._outbox.lanes.values())
+        dues = [later(self._oldest_fresh(), self._outbox.config.commit)] if pending.fresh_bytes else []
+        if acked >= ACKED_AT_ONCE:
+            return now
+        if acked and self._outbox.acked_since is not None:
+            dues.append(later(self._outbox.acked_since, DELETE_WITHIN))
+        return min(dues, default=None)
+
+    def _records_due(self, now: MonotonicNs) -> bool:
+        """Return whether the records that are in memory alone have to be written."""
+        if not any(lane.fresh for lane in self._outbox.lanes.values()):
+            return False
+        waited = later(self._oldest_fresh(), self._outbox.config.commit) <= now
+        return (
+            self._outbox.urgent or not self._outbox.online or waited or self._outbox.pending.fresh_bytes > MEMORY_BYTES
+        )
+
+    def _oldest_fresh(self) -> MonotonicNs:
+        made = [next(iter(lane.fresh.values())).made for lane in self._outbox.lanes.values() if lane.fresh]
+        return MonotonicNs(min(made, default=0) - self._outbox.age_base)
+
+    async def _commit(self, *, everything: bool = False) -> bool:
+        """Write what is due; return whether anything was written."""
+        records = everything or self._records_due(self._clock.monotonic())
+        batch = self._outbox.pending.collect(
+            records=records, settled=self._outbox.settled(), may_drop=self._outbox.config.when_full == "drop_oldest"
+        )
+        if batch.is_empty():
+            return False
+        self._outbox.urgent = self._outbox.urgent and not records
+        self._outbox.acked_since = None
+        done = await self._keeping.commit(batch)
+        if done is None:
+            self._outbox.urgent = True
+            self._outbox.tell_condition()
+            return False
+        durable = self._outbox.pending.written(batch, done)
+        self._note(done)
+        for record in durable:
+            self._outbox.answer(record)
+        if any(lane.acked for lane in self._outbox.lanes.values()):
+            self._outbox.acked_since = self._clock.monotonic()
+        self._outbox.urgent = self._outbox.urgent or any(
+            r.always for lane in self._outbox.lanes.values() for r in lane.fresh.values()
+        )
+        self._outbox.tell_condition()
+        self._outbox.moved()
+        return True
+
+    def _note(self, done: Committed) -> None:
+        self._outbox.state = done
+        for dropped in done.dropped:
+            self._outbox.dropped[dropped.reason] += dropped.count
+            log.warning("records_dropped", extra={"count": dropped.count, "reason": dropped.reason})
+            for channel, key in list(self._outbox.latest.items()):
+                if dropped.first <= key <= dropped.last:
+                    del self._outbox.latest[channel]

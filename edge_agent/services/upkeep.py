@@ -1,0 +1,167 @@
+"""What the outbox needs beside its daily work: mending its store, getting records back, naming what will not come."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict
+from functools import partial
+from typing import Final
+
+from edge_agent.core.batch import Identity, Salvaged
+from edge_agent.core.records import SEQ_BITS, SEQ_MASK, Gap, Priority, pack, runs, stream_name
+from edge_agent.core.timebase import later, seconds
+from edge_agent.errors import OutboxError
+from edge_agent.ports import Clock, Store
+from edge_agent.services.keeping import Keeping
+from edge_agent.services.outbox import Outbox
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY: Final = seconds(10)
+GAPS_AT_ONCE: Final = 50
+SHRINK_PAGES: Final = 1000
+MAX_GAPS: Final = 100
+
+
+class Upkeep:
+    """Looks after the outbox every few seconds."""
+
+    def __init__(self, outbox: Outbox, keeping: Keeping, *, clock: Clock) -> None:
+        self._outbox = outbox
+        self._keeping = keeping
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Take over what was left by stores that were put aside, then look after this one, until cancelled."""
+        await self._salvage(self._keeping.put_aside)
+        while True:
+            await self._clock.sleep_until(later(self._clock.monotonic(), LOOK_EVERY))
+            if self._keeping.fault is not None or not self._keeping.is_open:
+                await self._mend()
+            if self._outbox.online:
+                await self.announce()
+            await self._drop_expired()
+            while await self._keeping.read(lambda store: store.shrink(SHRINK_PAGES)):
+                pass
+
+    async def announce(self) -> None:
+        """Publish an event that names the numbers that will not come."""
+        found = await self._keeping.read(lambda store: store.announce(GAPS_AT_ONCE))
+        if found:
+            record = self._outbox.say({"gaps": [asdict(gap) for _, gap in found]})
+            self._outbox.announced[record.key] = found
+
+    async def _drop_expired(self) -> None:
+        cutoff = self._outbox.age() - self._outbox.config.max_age
+        oldest = self._outbox.state.oldest
+        if oldest is not None and oldest < cutoff:
+            self._outbox.pending.expired = await self._keeping.read(partial(_expired, cutoff)) or []
+            self._outbox.must_write()
+
+    # -- faults
+
+    async def _mend(self) -> None:
+        if not self._keeping.is_open:
+            await self._adopt()
+        elif await self._keeping.mend(self._outbox.identity):
+            self._write_anew()
+            await self._salvage(self._keeping.put_aside)
+        self._outbox.tell_condition()
+        self._outbox.must_write()
+
+    async def _adopt(self) -> None:
+        """Go on with a store, after a start without one: what was not sent yet gets its numbers from it."""
+        old = self._outbox.pending
+        self._outbox.hushed = True  # a number that may have been sent cannot be changed
+        if any(lane.flying for lane in old.lanes.values()):
+            return
+        facts = await self._keeping.open()
+        if facts is not None:
+            self._outbox.take_over(facts)
+            for lane in old.lanes.values():
+                for record in lane.fresh.values():
+                    new = self._outbox.again(record)
+                    if record.key in old.seen:
+                        self._outbox.pending.seen[new.key] = old.seen[record.key]
+            self._outbox.pending.lost += old.lost
+            self._outbox.latest.clear()
+            self._outbox.announced.clear()
+        self._outbox.hushed = False
+        self._outbox.moved()
+        if facts is not None:
+            await self._salvage(self._keeping.put_aside)
+
+    def _write_anew(self) -> None:
+        """Have a fresh store told what the damaged one knew: all that is in memory."""
+        pending = self._outbox.pending
+        for lane in pending.lanes.values():
+            for record in [*lane.flying.values(), *lane.ready]:
+                if record.key not in lane.fresh:
+                    lane.fresh[record.key] = record
+                    pending.fresh_bytes += len(record.body)
+            lane.acked.clear()
+            lane.reserved = lane.next_seq - 1
+        pending.replaced.clear()
+
+    # -- getting back what was put aside
+
+    async def _salvage(self, known: Identity | None) -> None:
+        """Take over records from stores that were put aside, and name those that are lost."""
+        pieces = self._keeping.salvage()
+        found: dict[Priority, list[tuple[int, int]]] = {priority: [] for priority in Priority}
+        count = 0
+        while (piece := await self._keeping.step(pieces)) is not None:
+            if piece.outbox != self._outbox.pending.name:
+                await self._take_in_as_new(piece)
+            elif await self._keeping.read(partial(_take_in, piece)) is not None:
+                for first, last in runs(record.key for record in piece.records):
+                    found[Priority(first >> SEQ_BITS)].append((first & SEQ_MASK, last & SEQ_MASK))
+            count += len(piece.records)
+        if known is not None and known.name == self._outbox.pending.name:
+            for priority, ranges in found.items():
+                self._name_missing(priority, ranges, known)
+        self._keeping.put_aside = None
+        if count:
+            log.warning("records_salvaged", extra={"count": count})
+        self._outbox.must_write()
+
+    async def _take_in_as_new(self, piece: Salvaged) -> None:
+        await self._keeping.read(partial(_take_in, Salvaged(piece.outbox, (), piece.gaps, piece.seen, piece.dead)))
+        last = None
+        for record in piece.records:
+            try:
+                last = self._outbox.again(record)
+            except OutboxError:
+                break
+        if last is not None:
+            self._outbox.must_write()
+            await self._outbox.durable(last)
+
+    def _name_missing(self, priority: Priority, ranges: list[tuple[int, int]], known: Identity) -> None:
+        """Name the numbers between what was settled and what was in use that were not found."""
+        lane = self._outbox.lanes[priority]
+        in_memory = sorted(key & SEQ_MASK for key in {*lane.fresh, *lane.flying} | {r.key for r in lane.ready})
+        there = sorted([*ranges, *runs(in_memory)])
+        missing: list[tuple[int, int]] = []
+        next_one = known.settled[priority] + 1
+        for first, last in there:
+            if first > next_one:
+                missing.append((next_one, min(first - 1, known.reserved[priority])))
+            next_one = max(next_one, last + 1)
+        if next_one <= known.reserved[priority]:
+            missing.append((next_one, known.reserved[priority]))
+        stream = stream_name(known.name, priority)
+        self._outbox.pending.lost += [
+            Gap(stream, first, last, last - first + 1, "damaged") for first, last in missing[:MAX_GAPS] if first <= last
+        ]
+        if ranges:
+            lane.rewind(pack(priority, min(first for first, _ in ranges)))
+            lane.behind = True
+
+
+def _expired(before: int, store: Store) -> list[int]:
+    return store.expired(before)
+
+
+def _take_in(piece: Salvaged, store: Store) -> object:
+    return store.take_in(piece)

@@ -1,0 +1,273 @@
+"""The verb verify, as a process of its own: on a real broker, on a scripted one, and on files."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import pty
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge_agent.cli import verify
+from edge_agent.core.events import HEARTBEAT
+from edge_agent.core.verification import Verification
+from edge_agent.ports import Message
+from tests.support.agents import connect
+from tests.support.brokers import free_port, mosquitto
+from tests.support.scripted_broker import Personality, ScriptedBroker
+
+STREAM = "0b-normal"
+
+
+def record(seq: int, device: str = "dev-1", **data: object) -> bytes:
+    """Return a record as it is published."""
+    event = {
+        "specversion": "1.0",
+        "type": "edge.data.v1",
+        "source": f"/devices/{device}",
+        "id": f"{STREAM}.{seq}",
+        "sequence": f"{seq:016d}",
+        "subject": "temp",
+        "data": data or {"n": seq},
+    }
+    return json.dumps(event).encode()
+
+
+def beat(number: int, settled: int, *, records: int = 0, device: str = "dev-1") -> bytes:
+    """Return a heartbeat as it is published."""
+    outbox = {"records": records, "oldest_age_s": None, "settled": {STREAM: settled}}
+    event = {"type": HEARTBEAT, "source": f"/devices/{device}", "id": f"s.{number}", "data": {"outbox": outbox}}
+    return json.dumps(event).encode()
+
+
+async def start(*arguments: str, stderr: int | None = None) -> asyncio.subprocess.Process:
+    """Start the verb."""
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "edge_agent", "verify", *arguments),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=stderr or asyncio.subprocess.PIPE,
+    )
+
+
+@contextlib.asynccontextmanager
+async def listening(broker: ScriptedBroker, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run the verb until it has subscribed; in the end nothing of it is left."""
+    process = await start("--broker", broker.url, *arguments)
+    try:
+        await broker.wait_for(lambda: bool(broker.connections) and bool(broker.connections[-1].subscribes))
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+async def read(*arguments: str, stdin: bytes = b"") -> tuple[int | None, str, str]:
+    """Run the verb on what it is given; return its exit code, its output and its errors."""
+    process = await start(*arguments)
+    out, err = await process.communicate(stdin)
+    return process.returncode, out.decode(), err.decode()
+
+
+# ---------------------------------------------------------------- a broker
+@pytest.mark.broker
+async def test_on_a_real_broker_it_ends_when_all_is_settled(tmp_path: Path) -> None:
+    """With what is missing by device and stream; once nothing is, with 0."""
+    async with mosquitto(tmp_path) as broker:
+        url = f"mqtt://127.0.0.1:{broker.port}"
+        device = await connect(url, client_id="device")
+
+        async def publish(kind: str, payload: bytes) -> None:
+            await device.room()
+            assert await device.send(Message(f"edge/dev-1/up/{kind}", payload)) is not None
+
+        for run, lost in enumerate((frozenset({3, 4, 9}), frozenset[int]()), 1):
+            process = await start("--broker", url, "--until-settled", "--json", "--seconds", "20", "--from-start")
+            while broker.log.count("Sending SUBACK to edge-agent-watch-") < run:  # noqa: ASYNC110  # another process's
+                await asyncio.sleep(0.01)
+            await publish("heartbeat", beat(1, 0, records=5))
+            for seq in range(1, 12):
+                if seq not in lost:
+                    await publish("data/temp", record(seq))
+            await publish("heartbeat", beat(2, 11))
+            out, err = await process.communicate()
+            assert (process.returncode, err) == (1 if lost else 0, b"")
+            report = json.loads(out)
+            (stream,) = report["streams"]
+            ranges = [[3, 4, 2], [9, 9, 1]] if lost else []
+            assert (report["ok"], report["messages"]) == (not lost, 13 - len(lost))
+            assert (stream["device"], stream["stream"], stream["missing_ranges"]) == ("dev-1", STREAM, ranges)
+        await device.disconnect()
+
+
+async def test_it_subscribes_to_what_is_asked_for() -> None:
+    """Every device, some, or any filters; it has no session."""
+    for arguments, filters in (
+        ([], ("edge/+/up/#",)),
+        (["a", "b", "--prefix", "p"], ("p/a/up/#", "p/b/up/#")),
+        (["--filter", "x/#", "--filter", "y/+"], ("x/#", "y/+")),
+    ):
+        async with ScriptedBroker() as broker, listening(broker, *arguments):
+            assert broker.connections[-1].subscribes[0].filters == filters
+
+
+async def test_a_signal_ends_it_with_the_verdict() -> None:
+    """A table, what is missing, and what it was that could not be heard."""
+    async with ScriptedBroker() as broker, listening(broker, "--from-start") as process:
+        for payload in (record(1), record(4), record(4), beat(1, 4)):
+            broker.inject("edge/dev-1/up/x", payload)
+        broker.inject("edge/dev-1/up/status", b"online")
+        broker.inject("edge/dev-1/up/data/x", b"nonsense")
+        await broker.wait_for(lambda: len(broker.connections[-1].pubacks) >= 6)
+        process.send_signal(signal.SIGINT)
+        out, err = await process.communicate()
+    assert (process.returncode, err) == (1, b"")
+    assert out.decode() == (
+        "device  stream     delivered  named  missing  duplicate  disorder\n"
+        "dev-1   0b-normal          2      0        2          1         0\n"
+        "missing: dev-1 0b-normal 2-3\n"
+        "NOT OK: 4 messages, 1 unreadable\n"
+    )
+
+
+async def test_its_own_lost_connection_is_said_and_blames_nobody() -> None:
+    """What passed meanwhile is not missing."""
+    async with ScriptedBroker() as broker, listening(broker, "--from-start") as process:
+        broker.inject("edge/dev-1/up/data/x", record(1))
+        await broker.wait_for(lambda: len(broker.connections[-1].pubacks) >= 1)
+        broker.drop_clients()
+        await broker.wait_for(lambda: len(broker.connections) > 1 and bool(broker.connections[-1].subscribes))
+        for payload in (record(4), beat(1, 4)):
+            broker.inject("edge/dev-1/up/x", payload)
+        await broker.wait_for(lambda: len(broker.connections[-1].pubacks) >= 2)
+        process.terminate()
+        out, _ = await process.communicate()
+    assert process.returncode == 0
+    assert "note: this program's own connection was lost 1x: " in out.decode()
+    assert "note: 1 streams are not judged yet" in out.decode()
+    assert "ok: 3 messages, 0 unreadable\n" in out.decode()
+
+
+async def test_what_is_refused_or_not_settled_is_a_failure() -> None:
+    """Nothing was found wrong, but neither was what was asked for done."""
+    refusing = Personality(suback=lambda _: 0x87)
+    async with ScriptedBroker(refusing) as broker, listening(broker, "--seconds", "1", "--until-settled") as process:
+        out, _ = await process.communicate()
+    assert process.returncode == 1
+    assert "note: subscription refused: edge/+/up/#: 0x87" in out.decode()
+    assert "note: not settled: " in out.decode()
+    assert "note: no record was seen\n" in out.decode()
+
+
+async def test_a_broker_that_cannot_be_reached_is_69() -> None:
+    """With the reason."""
+    url = f"mqtt://127.0.0.1:{free_port()}"
+    code, out, err = await read("--broker", url, "--seconds", "0.5")
+    assert (code, out) == (69, "")
+    assert err == f"edge-agent: not reached: {url}: nothing listens there; check the port, is the broker up?\n"
+
+
+# ---------------------------------------------------------------- files
+def lines(*messages: Any) -> bytes:  # noqa: ANN401  # whatever JSON has
+    """Return JSON lines."""
+    return b"".join(json.dumps(message).encode() + b"\n" for message in messages)
+
+
+async def test_a_file_is_read_in_every_form(tmp_path: Path) -> None:
+    """Events, arrays, and either beside its topic as text or as it is; the status is no event."""
+    first, *rest, last = (json.loads(record(seq)) for seq in range(1, 6))
+    file = tmp_path / "messages"
+    file.write_bytes(
+        lines(
+            *(first, [rest[0]]),
+            {"topic": "edge/dev-1/up/data/temp", "payload": rest[1]},
+            {"tst": "x", "topic": "edge/dev-1/up/data/temp", "qos": 1, "retain": 0, "payload": json.dumps(rest[2])},
+            {"topic": "edge/dev-1/up/data/temp", "payload": [last]},
+            {"topic": "edge/dev-1/up/status", "payload": "online"},
+        )
+        + b"\n"
+        + beat(1, 5)
+    )
+    code, out, err = await read("--file", str(file), "--json")
+    assert (code, err) == (0, "")
+    report = json.loads(out)
+    assert (report["messages"], report["unreadable"], report["streams"][0]["delivered"]) == (6, 0, 5)
+
+
+async def test_standard_input_is_a_file() -> None:
+    """By the name ``-``; it counts from the first number, unless told otherwise, and devices narrow it down."""
+    text = lines(*(json.loads(one) for one in (record(2), record(2, n=9), record(5, "dev-2"), beat(1, 2))))
+    code, out, _ = await read("--file", "-", "dev-1", stdin=text)
+    assert code == 1
+    assert "dev-2" not in out
+    assert "missing: dev-1 0b-normal 1\nconflicting: dev-1 0b-normal 2\nNOT OK" in out
+    code, out, _ = await read(
+        "--file", "-", "--no-from-start", stdin=lines(json.loads(record(2)), json.loads(beat(1, 2)))
+    )
+    assert (code, "ok: 2 messages" in out) == (0, True)
+
+
+async def test_only_the_first_of_many_ranges_are_printed() -> None:
+    """All with ``--json``."""
+    text = lines(*(json.loads(record(seq)) for seq in range(2, 62, 2)), json.loads(beat(1, 60)))
+    code, out, _ = await read("--file", "-", stdin=text)
+    assert (code, out.count("missing: "), "and 10 more; --json has all\n" in out) == (1, 20, True)
+    _, out, _ = await read("--file", "-", "--json", stdin=text)
+    assert len(json.loads(out)["streams"][0]["missing_ranges"]) == 30
+
+
+def test_lines_of_any_length_and_any_content_are_survived(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each counts as one that cannot be read; those behind it are read."""
+    monkeypatch.setattr(verify, "MAX_LINE", 1000)
+    file = tmp_path / "messages"
+    bad = (b"x" * 1000, b"x" * 999, b"x" * 5000, b"\xff\x00", b"[" * 900, b'"x"', b"5", b'{"topic":"a","payload":7}')
+    file.write_bytes(b"\n".join([*bad, record(1), b"x" * 2000]))
+    verification = Verification(from_start=True)
+    verify._read_file(str(file), verification)
+    assert (verification.messages, verification.unreadable) == (1, len(bad) + 1)
+
+
+async def test_a_terminal_sees_how_far_it_is_and_an_interrupt_ends_it() -> None:
+    """On stderr, where nothing of it is left; as ^C does behind a program that never ends."""
+    master, slave = pty.openpty()
+    try:
+        process = await start("--file", "-", stderr=slave)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b"".join(record(seq) + b"\n" for seq in range(1, 10_001)))
+        said = await asyncio.to_thread(os.read, master, 10_000)
+        process.send_signal(signal.SIGINT)
+        out = await process.stdout.read()
+        assert await process.wait() == 0
+        said += os.read(master, 10_000)
+    finally:
+        os.close(master)
+        os.close(slave)
+    assert said == b"\r\x1b[K10000 lines\r\x1b[K"
+    assert out.endswith(b"ok: 10000 messages, 0 unreadable\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--file", "/none"], "--file /none: No such file or directory"),
+        (["--file", "/"], "--file /: Is a directory"),
+        (["--file", "-", "--until-settled"], "--file does not go with"),
+        (["--file", "-", "--seconds", "0"], "--file does not go with"),
+        (["--broker", "x"], "--broker: found"),
+    ],
+)
+async def test_a_wrong_option_is_64(arguments: list[str], text: str) -> None:
+    """In one line."""
+    code, out, err = await read(*arguments)
+    assert (code, out) == (64, "")
+    assert err.startswith(f"edge-agent: {text}")
+    assert err.count("\n") == 1
