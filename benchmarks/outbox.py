@@ -63,6 +63,7 @@ QUICK: Final = 100_000
 FILL_PUTTERS: Final = 1000
 BROKER_LINES: Final = publish.BROKER_LINES
 SAY_EVERY: Final = "100ms"
+SPEAKS_WITHIN_S: Final = 15.0
 ONE_WITHIN_S: Final = 600.0
 POLL_S: Final = 0.1
 
@@ -291,9 +292,9 @@ async def drain(folder: Path, batch: int, count: int) -> list[Row]:
         await anext(heard)  # listens
         begun = time.monotonic()
         async with agent(folder, text) as process:
-            told = [await anext(heard)]
+            told = [await _within(heard)]
             while told[-1].records:
-                told.append(await anext(heard))
+                told.append(await _within(heard))
             ready_s = told[0].at - begun
             # what was delivered is deleted up to a second later
             delivered_at = next(one.at for one in told if one.bytes_sent == told[-1].bytes_sent)
@@ -327,6 +328,11 @@ async def heartbeats(broker: RealBroker) -> AsyncIterator[Told]:
         connection.acknowledge(delivery)
         said = json.loads(delivery.payload)["data"]["outbox"]
         yield Told(time.monotonic(), said["records"], said["bytes_sent"])
+
+
+async def _within(heard: AsyncIterator[Told]) -> Told:
+    async with asyncio.timeout(SPEAKS_WITHIN_S):  # or else it has gone
+        return await anext(heard)
 
 
 async def shrink(state: Path, since: float) -> tuple[int, float]:

@@ -44,6 +44,7 @@ from edge_agent.services.link import Link
 from edge_agent.services.outbox import Outbox
 from edge_agent.services.outbox_writer import OutboxWriter
 from edge_agent.services.presence import Presence
+from edge_agent.services.queue_tools import QueueTools
 from edge_agent.services.upkeep import Upkeep
 from edge_agent.services.watchdog import Watchdog
 
@@ -170,7 +171,9 @@ class Agent:
 
     async def _run_control(self) -> None:
         config = self._loaded.config
-        control = Control({"publish": publish_method(self._outbox.accept, max_record=config.outbox.max_record)})
+        tools = QueueTools(self._outbox, self._keeping, device=config.device.id)
+        publish = publish_method(self._outbox.accept, max_record=config.outbox.max_record)
+        control = Control({"publish": publish, **tools.methods()})
         max_line = config.outbox.max_record + ENVELOPE
         while True:
             try:

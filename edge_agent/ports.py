@@ -188,6 +188,18 @@ class Store(Protocol):
         """Return records beyond a key, the keys of damaged ones, and whether that is all; they are not dropped now."""
         ...
 
+    def peek(self, after: int, *, rows: int) -> tuple[list[Record], list[int], int | None]:
+        """Return records beyond a key, of all priorities; the keys of damaged ones; and where to go on, if anywhere."""
+        ...
+
+    def choose(self, priority: Priority | None, channel: str | None) -> list[int]:
+        """Return the keys of all records of a priority and a channel; ``None`` = any."""
+        ...
+
+    def structure(self) -> str:
+        """Return what is wrong with the file; ``ok`` = nothing."""
+        ...
+
     def release(self) -> None:
         """Let everything be dropped again."""
         ...

@@ -68,7 +68,7 @@ class Store:
         meta = self._meta()
         if "outbox" not in meta:
             with self._transaction():
-                meta = {"outbox": name, "clean": 1, "base": self._used_pages()}
+                meta = {"outbox": name, "clean": 1, "base": self._used_pages() - 1}
                 meta |= {f"reserved{priority:d}": reserved.get(priority, 0) for priority in Priority}
                 meta |= {f"settled{priority:d}": reserved.get(priority, 0) for priority in Priority}
                 self._set_meta(meta)
@@ -181,6 +181,33 @@ class Store:
             self._lease[priority] = max(self._lease.get(priority, 0), *(r.key for r in records[-1:]), *damaged[-1:])
         return records, damaged, size == 0 and taken < rows
 
+    def peek(self, after: int, *, rows: int) -> tuple[list[Record], list[int], int | None]:
+        """Return records beyond a key, of all priorities; the keys of damaged ones; and where to go on, if anywhere."""
+        with translated(self._path):
+            found = self._db.execute(
+                f"SELECT {COLUMNS} FROM q WHERE key > ? ORDER BY key LIMIT ?",  # noqa: S608  # constants
+                (after, rows),
+            ).fetchall()
+        records = {row[0]: from_row(row) for row in found}
+        damaged = [key for key, record in records.items() if record is None]
+        return [r for r in records.values() if r is not None], damaged, found[-1][0] if len(found) == rows else None
+
+    def choose(self, priority: Priority | None, channel: str | None) -> list[int]:
+        """Return the keys of all records of a priority and a channel; ``None`` = any."""
+        low = 0 if priority is None else pack(priority, 0)
+        high = (1 << 62) if priority is None else (priority + 1) << SEQ_BITS
+        with translated(self._path):
+            found = self._db.execute(
+                "SELECT key FROM q WHERE key BETWEEN ? AND ? AND (?3 IS NULL OR channel = ?3) ORDER BY key",
+                (low, high, channel),
+            )
+            return [row[0] for row in found]
+
+    def structure(self) -> str:
+        """Return what SQLite finds wrong with the file; ``ok`` = nothing."""
+        with translated(self._path):
+            return str(self._db.execute("PRAGMA quick_check(1)").fetchone()[0])
+
     def release(self) -> None:
         """Let everything be dropped again."""
         self._lease.clear()
@@ -278,7 +305,7 @@ class Store:
         self._gaps.forget(batch.gone)
         for gap in batch.gaps:
             self._gaps.add(gap)
-        dropped = self._drop(batch.expired, "expired") + self._drop(batch.damaged, "damaged")
+        dropped = [one for why, keys in batch.doomed.items() for one in self._drop(self._existing(keys), why)]
         return tuple(dropped + (self._make_room(shed=batch.shed) if batch.may_drop else []))
 
     def _delete(self, ranges: Sequence[tuple[int, int]]) -> None:
@@ -309,6 +336,13 @@ class Store:
             if excess <= 0:
                 break
         return keys
+
+    def _existing(self, keys: Sequence[int]) -> list[int]:
+        return [
+            row[0]
+            for first, last in runs(keys)
+            for row in self._db.execute("SELECT key FROM q WHERE key BETWEEN ? AND ? ORDER BY key", (first, last))
+        ]
 
     def _undroppable(self, priority: Priority) -> int:
         """Return the last key that may be on its way."""

@@ -23,6 +23,7 @@ VERBS: Final = {
     "demo": "see it work with nothing installed: a broker, an agent, an outage and its recovery",
     "check": "validate the configuration",
     "publish": "hand a record to the running agent",
+    "queue": "look into the outbox, and let go of some of it",
     "watch": "a live table of the fleet from its heartbeats",
     "verify": "find missing, duplicate and out-of-order records",
 }

@@ -39,8 +39,7 @@ class Batch:
         records: to be written; one whose key is there already replaces it.
         replaces: the keys among them of which that is known.
         deletes: ranges of keys, first and last.
-        expired: keys of records that are too old.
-        damaged: keys of records that cannot be read.
+        doomed: keys of records that have to go, by reason.
         meta: facts about the outbox.
         seen: keys given by programs, and the records' ids.
         gaps: further numbers to be named.
@@ -55,8 +54,7 @@ class Batch:
     records: Sequence[Record] = ()
     replaces: Sequence[int] = ()
     deletes: Sequence[tuple[int, int]] = ()
-    expired: Sequence[int] = ()
-    damaged: Sequence[int] = ()
+    doomed: Mapping[str, Sequence[int]] = field(default_factory=dict)
     meta: Mapping[str, object] = field(default_factory=dict)
     seen: Sequence[tuple[bytes, str]] = ()
     gaps: Sequence[Gap] = ()
@@ -69,13 +67,13 @@ class Batch:
 
     def is_empty(self) -> bool:
         """Return whether there is nothing to do."""
-        return not any(
-            (self.records, self.deletes, self.expired, self.damaged, self.meta, self.seen, self.gaps)
-        ) and not any((self.gone, self.dead, self.undead))
+        return not any((self.records, self.deletes, self.doomed, self.meta, self.seen, self.gaps)) and not any(
+            (self.gone, self.dead, self.undead)
+        )
 
     def is_durable(self) -> bool:
         """Return whether it has to be on the disk when it returns: deletions may be repeated after a power cut."""
-        return bool(self.records or self.meta or self.seen or self.gaps or self.dead or self.expired or self.damaged)
+        return bool(self.records or self.meta or self.seen or self.gaps or self.dead or self.doomed)
 
 
 @dataclass(frozen=True, slots=True)

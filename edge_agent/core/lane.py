@@ -141,6 +141,8 @@ class Lane:
 
     def forget(self, dropped: Dropped) -> None:
         """Take note that records were dropped."""
+        if any(dropped.first <= record.key <= dropped.last for record in self.ready):
+            self.rewind(self.ready[0].key)
         for channel, key in list(self.held.items()):
             if dropped.first <= key <= dropped.last:
                 self.held[channel] = dropped.last + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from edge_agent.core.batch import Batch, Committed, DeadLetter
@@ -27,8 +28,7 @@ class Pending:
         lost: numbers to be named.
         dead: records for the dead letters; what is written of one, its waiter may know.
         undead: numbers of dead letters that have returned.
-        damaged: keys of records that cannot be read.
-        expired: keys of records that are too old.
+        doomed: keys of stored records that have to go, by reason.
         gone: numbers of gaps whose event was delivered.
     """
 
@@ -42,14 +42,13 @@ class Pending:
         self.lost: list[Gap] = []
         self.dead: list[DeadLetter] = []
         self.undead: list[int] = []
-        self.damaged: list[int] = []
-        self.expired: list[int] = []
+        self.doomed: dict[str, set[int]] = {}
         self.gone: list[int] = []
 
     @property
     def has_news(self) -> bool:
         """Whether there is something that has to be on the disk soon, beside records."""
-        return bool(self.lost or self.dead or self.undead or self.damaged or self.expired)
+        return bool(self.lost or self.dead or self.undead or self.doomed)
 
     @property
     def wants_numbers(self) -> bool:
@@ -59,6 +58,11 @@ class Pending:
     def id_of(self, key: int) -> str:
         """Return the id of the event that a record becomes."""
         return f"{self._stream(key)}.{key & ((1 << SEQ_BITS) - 1)}"
+
+    def doom(self, keys: Iterable[int], reason: str) -> None:
+        """Have stored records dropped and named."""
+        if found := set(keys):
+            self.doomed[reason] = self.doomed.get(reason, set()) | found
 
     def lose(self, record: Record, reason: str) -> None:
         """Name a record's number as one that will not come."""
@@ -78,12 +82,12 @@ class Pending:
             may_drop: whether the oldest may be dropped for the newest.
         """
         chosen = self._records() if records else []
+        flying = [lane.flying for lane in self.lanes.values()]
         return Batch(
             records=chosen,
             replaces=[record.key for record in chosen if record.key in self.replaced],
             deletes=[run for lane in self.lanes.values() for run in runs(sorted(lane.acked))],
-            expired=sorted(self.expired),
-            damaged=sorted(self.damaged),
+            doomed={reason: sorted(keys.difference(*flying)) for reason, keys in self.doomed.items()},
             meta=self.meta | self._numbers(settled),
             seen=[(key, self.id_of(r.key)) for r in chosen for key in self.seen.get(r.key, ())],
             gaps=tuple(self.lost),
@@ -106,8 +110,7 @@ class Pending:
         self._stored(batch, durable)
         for key in batch.meta:
             self.meta.pop(key, None)
-        self.expired = sorted({*self.expired} - {*batch.expired})
-        self.damaged = sorted({*self.damaged} - {*batch.damaged})
+        self.doomed = {r: left for r, keys in self.doomed.items() if (left := keys - {*batch.doomed.get(r, ())})}
         del self.lost[: len(batch.gaps)], self.gone[: len(batch.gone)], self.undead[: len(batch.undead)]
         del self.dead[: len(batch.dead)]
         durable += [letter.record for letter in batch.dead]

@@ -59,6 +59,7 @@ class Outbox:
         due: set whenever there may be something new to write.
         urgent: whether it must not wait.
         acked_since: since when there are records to be deleted; ``None`` = there are none.
+        flushes: those who wait until all was written.
         age_base: the outbox's age when the steady counter was zero.
         hushed: whether nothing may be sent, for numbers are about to change.
         online: whether there is a session to send on.
@@ -98,6 +99,7 @@ class Outbox:
         self.acked_since: MonotonicNs | None = None
         self.latest: dict[tuple[Priority, str], int] = {}
         self._keys: dict[bytes, asyncio.Future[str]] = {}
+        self.flushes: list[asyncio.Future[None]] = []
         self.announced: dict[int, list[tuple[int, Gap]]] = {}
         self._condition: StoreFault | None = None
         self.pending = Pending("", {})
@@ -323,7 +325,7 @@ class Outbox:
         rows, damaged, at_end = await self.keeping.read(read) or ([], [], True)
         lane.take_page(rows, generation=generation, at_end=at_end, skip=damaged)
         if damaged:
-            self.pending.damaged += damaged
+            self.pending.doom(damaged, "damaged")
             self.must_write()
 
     def _settle(self, record: Record, *, durable: bool = True) -> None:
@@ -367,6 +369,14 @@ class Outbox:
         """Have what waits written now."""
         self.urgent = True
         self.due.set()
+
+    async def written(self) -> None:
+        """Return once the store has all that is known now, or cannot have it."""
+        if self.keeping.can_write:
+            flushed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self.flushes.append(flushed)
+            self.must_write()
+            await flushed
 
     def tell_condition(self) -> None:
         """Publish, once, that the disk fails or no longer fails."""

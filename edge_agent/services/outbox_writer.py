@@ -8,6 +8,7 @@ import logging
 from typing import Final
 
 from edge_agent.core.batch import Committed
+from edge_agent.core.pending import MAX_RECORDS
 from edge_agent.core.timebase import DurationNs, MonotonicNs, later, seconds, to_seconds
 from edge_agent.ports import Clock
 from edge_agent.services.keeping import Keeping
@@ -63,7 +64,7 @@ class OutboxWriter:
         if not self._keeping.can_write:
             return None  # until it was mended
         now, pending = self._clock.monotonic(), self._outbox.pending
-        if self._records_due(now) or pending.has_news or pending.wants_numbers:
+        if self._records_due(now) or pending.has_news or pending.wants_numbers or self._outbox.flushes:
             return now
         acked = sum(len(lane.acked) for lane in self._outbox.lanes.values())
         dues = [later(self._oldest_fresh(), self._outbox.config.commit)] if pending.fresh_bytes else []
@@ -88,11 +89,13 @@ class OutboxWriter:
 
     async def _commit(self, *, everything: bool = False) -> bool:
         """Write what is due; return whether anything was written."""
-        records = everything or self._records_due(self._clock.monotonic())
+        flushes = self._outbox.flushes[:]
+        records = everything or bool(flushes) or self._records_due(self._clock.monotonic())
         batch = self._outbox.pending.collect(
             records=records, settled=self._outbox.settled(), may_drop=self._outbox.config.when_full == "drop_oldest"
         )
         if batch.is_empty():
+            self._flushed(flushes)
             return False
         self._outbox.urgent = self._outbox.urgent and not records
         self._outbox.acked_since = None
@@ -100,6 +103,7 @@ class OutboxWriter:
         if done is None:
             self._outbox.urgent = True
             self._outbox.tell_condition()
+            self._flushed(flushes)
             return False
         durable = self._outbox.pending.written(batch, done)
         self._note(done)
@@ -112,7 +116,15 @@ class OutboxWriter:
         )
         self._outbox.tell_condition()
         self._outbox.moved()
+        if len(batch.records) < MAX_RECORDS:
+            self._flushed(flushes)
         return True
+
+    def _flushed(self, flushes: list[asyncio.Future[None]]) -> None:
+        del self._outbox.flushes[: len(flushes)]
+        for flushed in flushes:
+            if not flushed.done():
+                flushed.set_result(None)
 
     def _note(self, done: Committed) -> None:
         self._outbox.state = done

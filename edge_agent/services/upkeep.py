@@ -55,7 +55,7 @@ class Upkeep:
         cutoff = self._outbox.age() - self._outbox.config.max_age
         oldest = self._outbox.state.oldest
         if oldest is not None and oldest < cutoff:
-            self._outbox.pending.expired = await self._keeping.read(partial(_expired, cutoff)) or []
+            self._outbox.pending.doom(await self._keeping.read(partial(_expired, cutoff)) or (), "expired")
             self._outbox.must_write()
 
     # -- faults
