@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeVar
+from typing import Final, NamedTuple, Protocol, TypeVar
 
 from edge_agent.core.batch import Batch, Committed, DeadLetter, Identity, Salvaged, StoreFacts
 from edge_agent.core.connection import Attempt, Closing, ProtocolVersion
@@ -36,8 +36,7 @@ class Clock(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """What is published, always with QoS 1.
 
     Attributes:
@@ -250,12 +249,20 @@ class StoreFile(Protocol):
         """Return what a damaged store still says of itself."""
         ...
 
-    def set_aside(self, fault: StoreFault, *, name: str) -> None:
+    def put_aside(self) -> Identity | None:
+        """Return which store was put aside as damaged and not salvaged to its end."""
+        ...
+
+    def set_aside(self, fault: StoreFault, *, known: Identity | None) -> None:
         """Move the closed store out of the way."""
         ...
 
     def salvage(self) -> Iterator[Salvaged]:
         """Read what can be read of stores that were put aside."""
+        ...
+
+    def salvaged(self) -> None:
+        """Take note that what was read is safe elsewhere."""
         ...
 
     def throw_ballast(self) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from edge_agent.core.config_types import BrokerUrl
 from edge_agent.core.connection import Attempt, ClosedBy, Closing, ConnectionPolicy, ProtocolVersion
@@ -18,6 +20,7 @@ from edge_agent.ports import REFUSED_FROM, Connection, Delivery, Limits, Message
 from edge_agent.services.link import Link
 from edge_agent.services.presence import Presence
 
+T = TypeVar("T")
 EPOCH = UtcNs(seconds(1_800_000_000))
 
 
@@ -68,6 +71,9 @@ class FakeBroker:
         up: whether it accepts connections.
         down: host names under which it accepts none all the same.
         puback: the reason code of a publish to a topic; ``None`` = it is never acknowledged.
+        verdict: the same of a message; ``puback`` unless it is set.
+        closes_on: whether a message closes the connection, and is not taken.
+        mute: whether what is published is taken and never acknowledged.
         suback: the reason code of a filter.
         log: everything published, in order.
     """
@@ -75,6 +81,9 @@ class FakeBroker:
     up: bool = True
     down: set[str] = field(default_factory=set)
     puback: Callable[[str], int | None] = lambda _topic: 0
+    verdict: Callable[[Message], int | None] | None = None
+    closes_on: Callable[[Message], bool] = lambda _message: False
+    mute: bool = False
     suback: Callable[[str], int] = lambda _filter: 1
     limits: Limits = field(default_factory=Limits)
     log: list[Message] = field(default_factory=list)
@@ -85,6 +94,10 @@ class FakeBroker:
     def crash(self) -> None:
         """Drop all connections and accept none."""
         self.up = False
+        self.cut()
+
+    def cut(self) -> None:
+        """Drop all connections."""
         for session in list(self.sessions.values()):
             if session.connection is not None:
                 session.connection.end(Closing(ClosedBy.PEER, detail="crash"))
@@ -181,11 +194,17 @@ class FakeConnection:
         return future
 
     def _answer(self, message: Message, future: asyncio.Future[int | None]) -> None:
-        reason = self._broker.puback(message.topic)
-        if future.done() or reason is None:
+        if future.done():
             return
-        if reason < REFUSED_FROM:
+        if self._broker.closes_on(message):
+            self.end(Closing(ClosedBy.PEER, detail="closed over a message"))
+            return
+        verdict = self._broker.verdict
+        reason = self._broker.puback(message.topic) if verdict is None else verdict(message)
+        if reason is not None and reason < REFUSED_FROM:
             self._broker.route(message)
+        if reason is None or self._broker.mute:
+            return
         self._pending.remove(future)
         future.set_result(reason)
         self._changed.set()
@@ -246,6 +265,47 @@ class FakeConnection:
         self._changed.set()
         if self._will is not None:
             self._broker.route(self._will)
+
+
+class InlineWorker:
+    """See ``ports.StoreWorker``; a call is made at once, or, while it is ``stalled``, when that ends."""
+
+    def __init__(self) -> None:
+        self._stalled: list[Callable[[], None]] | None = None
+
+    def run(self, call: Callable[[], T]) -> asyncio.Future[T]:
+        """See ``ports.StoreWorker``."""
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        def work() -> None:
+            try:
+                value = call()
+            except Exception as error:  # noqa: BLE001  # handed on to whoever waits
+                if not done.cancelled():
+                    done.set_exception(error)
+            else:
+                if not done.cancelled():
+                    done.set_result(value)
+
+        if self._stalled is None:
+            work()
+        else:
+            self._stalled.append(work)
+        return done
+
+    @contextlib.contextmanager
+    def stalled(self) -> Iterator[None]:
+        """Make the calls of the block at its end."""
+        self._stalled = []
+        try:
+            yield
+        finally:
+            calls, self._stalled = self._stalled, None
+            for call in calls:
+                call()
+
+    def stop(self) -> None:
+        """See ``ports.StoreWorker``."""
 
 
 def fake_link(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import io
+import tokenize
 import tomllib
 from collections.abc import Iterator
 from functools import cache
@@ -12,7 +14,7 @@ from typing import Any, Final
 ROOT: Final = Path(__file__).resolve().parent.parent
 PACKAGE: Final = ROOT / "edge_agent"
 MAX_LINES_OF_A_FILE: Final = 400
-MAX_LINES_OF_THE_PACKAGE: Final = 8000
+MAX_CODE_LINES_OF_THE_PACKAGE: Final = 8000
 WITHOUT_A_TEST_FILE: Final = {
     "edge_agent/ports.py": "protocols only; tests/contracts holds every implementation to them",
     "edge_agent/errors.py": "declarations only; tested where each error is raised",
@@ -119,9 +121,24 @@ def test_no_file_is_longer_than_can_be_read_in_one_sitting() -> None:
     assert {name: length for name, length in lengths.items() if length > MAX_LINES_OF_A_FILE} == {}
 
 
+def _code_lines(path: Path) -> int:
+    """Count the lines that hold code: what explains it costs nothing."""
+    source = path.read_text()
+    skipped = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+    lines: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type not in skipped:
+            lines.update(range(token.start[0], token.end[0] + 1))
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            text = node.body[0] if ast.get_docstring(node) is not None else None
+            lines -= set() if text is None else set(range(text.lineno, (text.end_lineno or 0) + 1))
+    return len(lines)
+
+
 def test_the_package_stays_small() -> None:
-    """Under 8000 lines in all."""
-    assert sum(_lines(path) for path in _modules().values()) < MAX_LINES_OF_THE_PACKAGE
+    """Under 8000 lines of code in all."""
+    assert sum(_code_lines(path) for path in _modules().values()) < MAX_CODE_LINES_OF_THE_PACKAGE
 
 
 def test_every_module_has_its_test_file() -> None:

@@ -7,7 +7,7 @@ import contextlib
 from collections import deque
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import aiomqtt
 from paho.mqtt.client import Client as PahoClient
@@ -34,6 +34,17 @@ DISCONNECT_WITHIN_S: Final = 2.0
 PACKET_OVERHEAD: Final = 64  # fixed header, lengths, packet id and the few properties that are sent
 
 
+class _Packed:
+    """Properties packed once, for all messages of a kind: paho only asks them for their bytes."""
+
+    def __init__(self, properties: Properties) -> None:
+        self._packed: bytes = properties.pack()  # type: ignore[no-untyped-call]
+
+    def pack(self) -> bytes:
+        """Return what goes on the wire."""
+        return self._packed
+
+
 @lru_cache(maxsize=64)
 def _publish_properties(expiry_s: int | None, content_type: str | None) -> Properties | None:
     if expiry_s is None and content_type is None:
@@ -43,7 +54,7 @@ def _publish_properties(expiry_s: int | None, content_type: str | None) -> Prope
         properties.MessageExpiryInterval = expiry_s
     if content_type is not None:
         properties.ContentType = content_type
-    return properties
+    return cast("Properties", _Packed(properties))
 
 
 class MqttConnection(MqttTransport):

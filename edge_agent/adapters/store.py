@@ -53,6 +53,7 @@ class Store:
         self._path = path
         self._max_bytes = max_bytes
         self._lease: dict[Priority, int] = {}
+        self._full = True  # as ``connect`` has set it
         with translated(path):
             self._db = connect(path, max_bytes=max_bytes)
         try:
@@ -79,7 +80,9 @@ class Store:
             self._name_unclean_stop(meta)
         bounds = {priority: self._bounds(priority) for priority in Priority}
         # without holes that is exact; the few that there may be are forgotten when the lane is empty
-        self._records = {p: 0 if found is None else found[1] - found[0] + 1 for p, found in bounds.items()}
+        self._records: dict[int, int] = {
+            p: 0 if found is None else found[1] - found[0] + 1 for p, found in bounds.items()
+        }
         newest = [row[0] for p in Priority if (row := self._edge(p, "DESC", "made")) is not None]
         self.facts = StoreFacts(
             name=self.name,
@@ -133,7 +136,7 @@ class Store:
             self._lease[priority] = max(self._lease.get(priority, 0), key)
         counts = dict(self._records)
         with translated(self._path):
-            self._db.execute(f"PRAGMA synchronous={'FULL' if batch.is_durable() else 'NORMAL'}")
+            self._synchronous(full=batch.is_durable())
             try:
                 with self._transaction():
                     dropped = self._write(batch)
@@ -247,11 +250,11 @@ class Store:
     def take_in(self, salvaged: Salvaged) -> Committed:
         """Take in what was got out of a store that was put aside; records keep their keys."""
         with translated(self._path):
-            self._db.execute("PRAGMA synchronous=FULL")
+            self._synchronous(full=True)
             with self._transaction():
                 for record in salvaged.records:
                     done = self._db.execute(f"INSERT OR IGNORE INTO q VALUES {PLACES}", to_row(record))  # noqa: S608
-                    self._records[unpack(record.key)[0]] += done.rowcount
+                    self._records[record.key >> SEQ_BITS] += done.rowcount
                 for gap in salvaged.gaps:
                     self._gaps.add(gap)
                 self._seen.add(salvaged.seen)
@@ -272,6 +275,11 @@ class Store:
             return free > pages
 
     # -- inside a transaction
+
+    def _synchronous(self, *, full: bool) -> None:
+        if full is not self._full:
+            self._db.execute(f"PRAGMA synchronous={'FULL' if full else 'NORMAL'}")
+            self._full = full
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -296,9 +304,9 @@ class Store:
             values = ",".join([PLACES] * len(some))
             self._db.execute(f"INSERT OR REPLACE INTO q VALUES {values}", [v for row in some for v in row])  # noqa: S608
         for record in batch.records:
-            self._records[Priority(record.key >> SEQ_BITS)] += 1
+            self._records[record.key >> SEQ_BITS] += 1
         for key in batch.replaces:
-            self._records[Priority(key >> SEQ_BITS)] -= 1
+            self._records[key >> SEQ_BITS] -= 1
         self._seen.add(batch.seen)
         if batch.dead or batch.undead:
             self._dead.change(batch, [to_row(letter.record) for letter in batch.dead])
@@ -311,7 +319,7 @@ class Store:
     def _delete(self, ranges: Sequence[tuple[int, int]]) -> None:
         for first, last in ranges:
             done = self._db.execute("DELETE FROM q WHERE key BETWEEN ? AND ?", (first, last))
-            self._records[Priority(first >> SEQ_BITS)] -= done.rowcount
+            self._records[first >> SEQ_BITS] -= done.rowcount
 
     def _make_room(self, *, shed: bool = False) -> list[Dropped]:
         """Drop the oldest records of the lowest priority until there is room."""

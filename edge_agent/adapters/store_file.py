@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import sqlite3
@@ -40,6 +41,7 @@ class StoreFile:
         self._ballast = folder / "outbox.reserve"
         self._quarantine = folder / "quarantine"
         self._newer = folder / "newer"
+        self._read: list[Path] = []  # marks of stores that were put aside and read to their end
 
     def open(
         self, *, max_bytes: int, name: str, reserved: Mapping[Priority, int] | None = None, resume: bool = False
@@ -51,6 +53,8 @@ class StoreFile:
         """
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o750)
+            if self.put_aside() and not (self._folder / _FILES[0]).exists():
+                self._move_to(self._quarantine)  # the rest of what a power cut has interrupted
             store = Store(self._folder / _FILES[0], max_bytes=max_bytes, name=name, reserved=reserved, resume=resume)
         except OSError as error:
             raise StoreError(
@@ -87,15 +91,22 @@ class StoreFile:
     def identity(self) -> Identity | None:
         """Return what a damaged store still says of itself; ``None`` when it does not."""
         with contextlib.suppress(sqlite3.Error, KeyError, TypeError), _reading(self._folder / _FILES[0]) as db:
-            return _identity(db)
+            return _identity(_read_meta(db))
         return None
 
-    def set_aside(self, fault: StoreFault, *, name: str) -> None:
+    def put_aside(self) -> Identity | None:
+        """Return which store was put aside as damaged and not salvaged to its end."""
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            if (self._quarantine / _FILES[0]).exists():
+                return _identity(json.loads((self._quarantine / _NAME).read_text()))
+        return None
+
+    def set_aside(self, fault: StoreFault, *, known: Identity | None) -> None:
         """Move the closed store out of the way; of damaged ones the newest is kept.
 
         Args:
             fault: why.
-            name: the outbox's incarnation, as far as it is known.
+            known: what the store was, as far as it is known.
 
         Raises:
             StoreError: it cannot be moved.
@@ -105,14 +116,18 @@ class StoreFile:
             target.mkdir(exist_ok=True)
             for old in target.iterdir():
                 old.unlink()
-            (target / _NAME).write_text(name)
-            for file in _FILES:
-                with contextlib.suppress(FileNotFoundError):
-                    (self._folder / file).rename(target / file)
-            for folder in (target, self._folder):
-                _sync(folder)
+            (target / _NAME).write_text(json.dumps(_meta(known)))
+            _sync(target / _NAME)
+            self._move_to(target)
         except OSError as error:
             raise StoreError(StoreFault.IO, f"{target}: {error.strerror}; make room there") from None
+
+    def _move_to(self, target: Path) -> None:
+        for file in _FILES:  # the store itself first: while it is there, it is the one that is used
+            with contextlib.suppress(FileNotFoundError):
+                (self._folder / file).rename(target / file)
+        for folder in (target, self._folder):
+            _sync(folder)
 
     def salvage(self) -> Iterator[Salvaged]:
         """Read what can be read of stores that were put aside, in pieces; ends at once if there is none.
@@ -123,20 +138,25 @@ class StoreFile:
             name = folder / _NAME  # is there for as long as there is something to do
             if name.exists():
                 try:
-                    known = name.read_text()
+                    known = json.loads(name.read_text() or "{}").get("outbox", "")
                     with _reading(folder / _FILES[0]) as db:
                         if db.execute("PRAGMA user_version").fetchone()[0] > len(MIGRATIONS) + 1:
                             continue
                         with contextlib.suppress(sqlite3.Error, KeyError, TypeError):
-                            known = _identity(db).name
+                            known = _identity(_read_meta(db)).name
                         rescue = _Rescue(db)
                         yield rescue.ledgers(known)
                         for records in rescue.records():
                             yield Salvaged(known, records)
                 except (OSError, sqlite3.Error) as error:
                     log.warning("salvage_failed", extra={"file": str(folder), "error": str(error)})
-                with contextlib.suppress(OSError):
-                    name.unlink()
+                self._read.append(name)
+
+    def salvaged(self) -> None:
+        """Take note that what ``salvage`` has read is safe elsewhere: it is not read again."""
+        while self._read:
+            with contextlib.suppress(OSError):
+                self._read.pop().unlink()
 
 
 class _Rescue:
@@ -225,8 +245,19 @@ def _reading(file: Path) -> Iterator[sqlite3.Connection]:
         db.close()
 
 
-def _identity(db: sqlite3.Connection) -> Identity:
-    meta = dict(db.execute("SELECT k, v FROM meta"))
+def _read_meta(db: sqlite3.Connection) -> dict[str, Any]:
+    return dict(db.execute("SELECT k, v FROM meta"))
+
+
+def _meta(known: Identity | None) -> dict[str, object]:
+    """Return an identity under the names that it has in a store."""
+    if known is None:
+        return {}
+    numbers = {"reserved": known.reserved, "settled": known.settled}
+    return {"outbox": known.name} | {f"{k}{p:d}": n for k, of in numbers.items() for p, n in of.items()}
+
+
+def _identity(meta: Mapping[str, Any]) -> Identity:
     return Identity(
         str(meta["outbox"]),
         {priority: int(meta[f"reserved{priority:d}"]) for priority in Priority},
@@ -234,8 +265,8 @@ def _identity(db: sqlite3.Connection) -> Identity:
     )
 
 
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

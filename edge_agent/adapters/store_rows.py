@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from edge_agent.core.timebase import UtcNs
 from edge_agent.errors import StoreError, StoreFault
 
 COLUMNS: Final = "key,channel,body,made,time,time_state,error_ms,latest,extra,crc"
+_NUMBERS: Final = struct.Struct("<qqqqq?").pack
 PLACES: Final = "(?,?,?,?,?,?,?,?,?,?)"
 _FAULTS: Final = {
     sqlite3.SQLITE_FULL: StoreFault.FULL,
@@ -41,13 +43,12 @@ def lenient(text: bytes) -> str:
 
 def checksum(record: Record) -> int:
     """Return the CRC-32 of all that is stored of a record."""
-    return zlib.crc32(
-        record.body,
-        zlib.crc32(
-            f"{record.key},{record.channel},{record.made},{record.time},{record.time_state},{record.error_ms},"
-            f"{record.latest:d},{record.extra}".encode()
-        ),
+    error = record.error_ms
+    numbers = _NUMBERS(
+        record.key, record.made, record.time, record.time_state, -1 if error is None else error, record.latest
     )
+    start = zlib.crc32(numbers, 0 if record.extra is None else zlib.crc32(record.extra.encode()))
+    return zlib.crc32(record.body, zlib.crc32(record.channel.encode(), start))
 
 
 def from_row(row: Sequence[Any]) -> Record | None:
@@ -56,7 +57,7 @@ def from_row(row: Sequence[Any]) -> Record | None:
     record = Record(key, channel, body, made, UtcNs(time), time_state, error_ms, latest == 1, extra)
     try:
         return record if checksum(record) == crc else None
-    except (TypeError, ValueError):  # damage may change a column's type
+    except (TypeError, ValueError, struct.error):  # damage may change a column's type
         return None
 
 

@@ -51,6 +51,10 @@ prefix = "{prefix}"
 will_delay = "0s"
 [heartbeat]
 every = "2s"
+[state]
+dir = "{folder}/state"
+[control]
+socket = "{folder}/control.sock"
 """
 
 
@@ -174,7 +178,7 @@ class Demo:
         self._over = over
         self._clock: Clock = SystemClock()
         self._config = folder / "edge-agent.toml"
-        config = {"device": DEVICE, "broker": target.broker, "prefix": PREFIX}
+        config = {"device": DEVICE, "broker": target.broker, "prefix": PREFIX, "folder": folder}
         self._config.write_text(_CONFIG.format(**config))
         self._broker = Child("broker", ["edge_agent.adapters.embedded_broker", str(target.broker.port)], folder)
         self._agent = Child("agent", ["edge_agent", "run", "--config", str(self._config)], folder)
@@ -265,6 +269,7 @@ class Demo:
         self._say(f"  edge-agent watch --broker {self._target.broker} --prefix {PREFIX}")
         if shutil.which("mosquitto_sub"):
             self._say(f"  mosquitto_sub -V 5 -p {port} -t '{PREFIX}/#' -v")
+        self._say(f"  echo '{{\"c\": 21.5}}' | edge-agent publish data/temperature --socket {self._config.parent}/control.sock")
         self._say(f"  kill -9 {pid}    # the broker publishes the agent's Will: offline")
         self._say(f"  kill -HUP {pid}  # after an edit of {self._config}")
 

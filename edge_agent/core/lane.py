@@ -16,7 +16,10 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from edge_agent.core.batch import Dropped
-from edge_agent.core.records import SEQ_MASK, Priority, Record, pack
+from edge_agent.core.records import BLOCK, SEQ_MASK, Priority, Record, pack
+
+RESERVE_BELOW: Final = BLOCK // 4
+"""So many numbers before the last reserved one, the next block is reserved."""
 
 READY_RECORDS: Final = 500
 READY_BYTES: Final = 256 * 1024
@@ -26,6 +29,7 @@ class Lane:
     """The records of one priority.
 
     Attributes:
+        base: the key of the number 0.
         next_seq: the number that the next record gets.
         reserved: numbers up to this one may be sent: they will not be used again, whatever happens.
         fresh: records that are not in the store yet, by key.
@@ -47,6 +51,7 @@ class Lane:
             first: the lowest number in the store; ``None`` = there is none.
         """
         self.priority = priority
+        self.base = pack(priority, 0)
         self.next_seq = self._first_seq = used + 1
         self.reserved = used
         self.fresh: dict[int, Record] = {}
@@ -65,6 +70,11 @@ class Lane:
         return self.next_seq > self._first_seq
 
     @property
+    def wants_numbers(self) -> bool:
+        """Whether it will soon run out of numbers that may be sent."""
+        return self.next_seq - 1 + RESERVE_BELOW > self.reserved and self.in_use
+
+    @property
     def wants_page(self) -> bool:
         """Whether the store should be read on."""
         return self.behind and len(self.ready) < READY_RECORDS // 2 and self._ready_bytes < READY_BYTES // 2
@@ -72,8 +82,7 @@ class Lane:
     def add(self, record: Record, *, may_be_ready: bool) -> None:
         """Take a new record; while there is nothing to send it on, it only waits to be stored."""
         self.fresh[record.key] = record
-        full = len(self.ready) >= READY_RECORDS or self._ready_bytes >= READY_BYTES
-        if self.behind or full or not may_be_ready:
+        if self.behind or not may_be_ready or len(self.ready) >= READY_RECORDS or self._ready_bytes >= READY_BYTES:
             self.behind = True
         else:
             self._append(record)
@@ -115,7 +124,7 @@ class Lane:
 
     def hold(self, record: Record) -> None:
         """Let a record that was taken out wait for its channel."""
-        self.held.setdefault(record.channel, record.key)
+        self.held[record.channel] = min(record.key, self.held.get(record.channel, record.key))
 
     def settled(self, record: Record) -> bool:
         """Take note that the broker has a record; return whether it was in memory alone."""

@@ -7,12 +7,10 @@ from typing import Final
 
 from edge_agent.core.batch import Batch, Committed, DeadLetter
 from edge_agent.core.lane import Lane
-from edge_agent.core.records import BLOCK, SEQ_BITS, Gap, Priority, Record, runs, stream_name
+from edge_agent.core.records import BLOCK, SEQ_BITS, SEQ_MASK, Gap, Priority, Record, runs, stream_name
 
 MAX_RECORDS: Final = 1000
 MAX_BYTES: Final = 1 << 20
-RESERVE_BELOW: Final = BLOCK // 4
-"""So many numbers before the last reserved one, the next block is reserved."""
 
 
 class Pending:
@@ -32,9 +30,10 @@ class Pending:
         gone: numbers of gaps whose event was delivered.
     """
 
-    def __init__(self, name: str, lanes: dict[Priority, Lane]) -> None:
+    def __init__(self, name: str, lanes: dict[int, Lane]) -> None:
         self.name = name
         self.lanes = lanes
+        self._streams = {priority: stream_name(name, Priority(priority)) for priority in lanes}
         self.fresh_bytes = 0
         self.meta: dict[str, object] = {}
         self.seen: dict[int, list[bytes]] = {}
@@ -48,16 +47,16 @@ class Pending:
     @property
     def has_news(self) -> bool:
         """Whether there is something that has to be on the disk soon, beside records."""
-        return bool(self.lost or self.dead or self.undead or self.doomed)
+        return bool(self.lost or self.dead or self.undead or self.doomed or self.gone)
 
     @property
     def wants_numbers(self) -> bool:
         """Whether a lane will run out of numbers that may be sent."""
-        return any(_wants_numbers(lane) for lane in self.lanes.values())
+        return any(lane.wants_numbers for lane in self.lanes.values())
 
     def id_of(self, key: int) -> str:
         """Return the id of the event that a record becomes."""
-        return f"{self._stream(key)}.{key & ((1 << SEQ_BITS) - 1)}"
+        return f"{self._streams[key >> SEQ_BITS]}.{key & SEQ_MASK}"
 
     def doom(self, keys: Iterable[int], reason: str) -> None:
         """Have stored records dropped and named."""
@@ -66,7 +65,7 @@ class Pending:
 
     def lose(self, record: Record, reason: str) -> None:
         """Name a record's number as one that will not come."""
-        gap = Gap(self._stream(record.key), record.seq, record.seq, 1, reason)
+        gap = Gap(self._streams[record.key >> SEQ_BITS], record.seq, record.seq, 1, reason)
         last = self.lost[-1] if self.lost else None
         if last is not None and (last.stream, last.last + 1, last.reason) == (gap.stream, gap.first, reason):
             self.lost[-1] = Gap(last.stream, last.first, gap.last, last.count + 1, reason)
@@ -95,14 +94,14 @@ class Pending:
             dead=tuple(self.dead),
             undead=tuple(self.undead),
             may_drop=may_drop,
-            keep={p: lane.cursor for p, lane in self.lanes.items() if lane.ready or lane.flying},
+            keep={lane.priority: lane.cursor for lane in self.lanes.values() if lane.ready or lane.flying},
         )
 
     def written(self, batch: Batch, done: Committed) -> list[Record]:
         """Forget what was written; return the records that became durable."""
         durable: list[Record] = []
         for first, last in batch.deletes:
-            self.lanes[Priority(first >> SEQ_BITS)].acked.difference_update(range(first, last + 1))
+            self.lanes[first >> SEQ_BITS].acked.difference_update(range(first, last + 1))
         for lane in self.lanes.values():
             reserved = batch.meta.get(f"reserved{lane.priority:d}")
             if isinstance(reserved, int):
@@ -115,12 +114,12 @@ class Pending:
         del self.dead[: len(batch.dead)]
         durable += [letter.record for letter in batch.dead]
         for dropped in done.dropped:
-            self.lanes[Priority(dropped.first >> SEQ_BITS)].forget(dropped)
+            self.lanes[dropped.first >> SEQ_BITS].forget(dropped)
         return durable
 
     def _stored(self, batch: Batch, durable: list[Record]) -> None:
         for record in batch.records:
-            lane = self.lanes[Priority(record.key >> SEQ_BITS)]
+            lane = self.lanes[record.key >> SEQ_BITS]
             self.seen.pop(record.key, None)
             current = lane.fresh.get(record.key)
             if current is record:
@@ -148,17 +147,10 @@ class Pending:
     def _numbers(self, settled: dict[Priority, int]) -> dict[str, object]:
         """Return what to write so that further numbers may be used."""
         meta: dict[str, object] = {}
-        for priority, lane in self.lanes.items():
-            if _wants_numbers(lane):
-                meta[f"reserved{priority:d}"] = lane.next_seq - 1 + BLOCK
+        for lane in self.lanes.values():
+            if lane.wants_numbers:
+                meta[f"reserved{lane.priority:d}"] = lane.next_seq - 1 + BLOCK
         if meta:
             meta["clean"] = 0
             meta |= {f"settled{priority:d}": seq for priority, seq in settled.items()}
         return meta
-
-    def _stream(self, key: int) -> str:
-        return stream_name(self.name, Priority(key >> SEQ_BITS))
-
-
-def _wants_numbers(lane: Lane) -> bool:
-    return lane.in_use and lane.next_seq - 1 + RESERVE_BELOW > lane.reserved

@@ -18,7 +18,7 @@ CLOSES_THE_CONNECTION: Final = 0
 """In place of a reason code: a broker closed the connection over it, again and again."""
 
 STRIKES: Final = 3
-"""Connections lost with the same record first in line, after which it is sent alone."""
+"""Connections lost with the same record first in flight, after which it is sent alone."""
 
 _LATER: Final = frozenset({0x80, 0x83, QUOTA_EXCEEDED})
 
@@ -108,9 +108,9 @@ class Pauses:
 class Isolation:
     """Finds the record over which a broker closes the connection.
 
-    A connection that ends without one answer throws suspicion on the record that was sent first on it. After three of
-    the same record it is sent alone; if that connection ends too, the record is found. The first one of a channel is
-    taken to be bad itself; if the next one of the same channel is found as well, it is the channel that is refused.
+    The end of a connection throws suspicion on the first record that was not answered on it. After three of the same
+    record nothing else is in flight with it; if that connection ends too, the record is found. The first one of a
+    channel is taken to be bad itself; if the next one of the same channel is found as well, the channel is refused.
     """
 
     def __init__(self) -> None:
@@ -123,17 +123,18 @@ class Isolation:
         """Whether no two records may be in flight at once."""
         return self._strikes >= STRIKES
 
-    def answered(self, channel: str) -> None:
-        """Take note of an answer: the connection can carry records."""
-        self._suspect, self._strikes = None, 0
+    def answered(self, key: int, channel: str) -> None:
+        """Take note of an answer: neither this record nor one that goes before it ends connections."""
+        if self._suspect is not None and key >= self._suspect:
+            self._suspect, self._strikes = None, 0
         if channel == self._blamed:
             self._blamed = None
 
     def ended(self, first: int, channel: str) -> Answer | None:
-        """Take note of a connection that ended without an answer.
+        """Take note of a connection that ended.
 
         Args:
-            first: the key of the record that was sent first.
+            first: the key of the first record that was not answered.
             channel: its channel.
 
         Returns:

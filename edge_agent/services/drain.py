@@ -25,7 +25,7 @@ from edge_agent.core.refusals import (
 from edge_agent.core.timebase import DurationNs, MonotonicNs, later, seconds, to_seconds
 from edge_agent.core.topics import Topics
 from edge_agent.errors import OutboxError, TooLargeError
-from edge_agent.ports import Clock, Message
+from edge_agent.ports import REFUSED_FROM, Clock, Message
 from edge_agent.services.link import Link
 from edge_agent.services.outbox import Outbox
 from edge_agent.services.session import Session
@@ -67,12 +67,12 @@ class Drain:
         self._encoder = Encoder(topics.device, "")
         self._encodes_for = ""
         self._session: Session | None = None
-        self._first: Record | None = None  # sent on this connection; ``None`` once anything was answered
-        self._in_flight = 0
+        self._in_flight: dict[int, Record] = {}  # the first of each message that is not answered, as they were sent
         self._singly = 0  # so many records go without others in their message
         self._waits: dict[Priority, MonotonicNs] = {}  # until when the broker is given time
         self._wait = FIRST_WAIT
-        self._late: dict[Priority, Record] = {}  # the last one that goes later than those after it
+        self._late: dict[Priority, range] = {}  # numbers of which is known that they may come late
+        self._told: set[tuple[str, str]] = set()  # streams and channels of which is known that they are held
 
     async def run(self) -> None:
         """Send until cancelled; then give what is on its way a moment."""
@@ -84,7 +84,7 @@ class Drain:
 
     async def _serve(self, session: Session) -> None:
         self._pace.connected(self._clock.monotonic())
-        self._session, self._first, self._in_flight, self._singly = session, None, 0, 0
+        self._session, self._in_flight, self._singly = session, {}, 0
         self._outbox.went_online()
         try:
             async with asyncio.TaskGroup() as group:
@@ -103,7 +103,6 @@ class Drain:
         finally:
             self._pauses.lost()
             self._waits.clear()
-            self._late.clear()
             self._outbox.went_offline()
 
     async def _wake_when_over(self, session: Session) -> None:
@@ -111,10 +110,12 @@ class Drain:
         self._wake.set()
 
     async def _pause(self, until: MonotonicNs | None) -> None:
-        left = None if until is None else max(to_seconds(DurationNs(until - self._clock.monotonic())), 0)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(left):
-                await self._wake.wait()
+        if until is None:
+            await self._wake.wait()
+        else:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(to_seconds(DurationNs(until - self._clock.monotonic())), 0)):
+                    await self._wake.wait()
         self._wake.clear()
 
     async def _flush(self, session: Session) -> None:
@@ -169,12 +170,15 @@ class Drain:
             if record.always and record.key in lane.fresh and self._outbox.keeping.fault is None:
                 return None  # its turn comes when it is on the disk
             if not self._pauses.may_go(record.channel):
-                lane.hold(lane.pop())
+                self._hold(lane, [lane.pop()])
                 continue
-            if lane.priority is not Priority.CRITICAL and not self._pace.take(now):
+            if not self._may_take(lane, now):
                 return self._pace.next_token(now)
             self._send(session, self._next_message(lane))
         return None
+
+    def _may_take(self, lane: Lane, now: MonotonicNs) -> bool:
+        return lane.priority is Priority.CRITICAL or self._pace.take(now)
 
     def _next_message(self, lane: Lane) -> list[Record]:
         records = [lane.pop()]
@@ -183,7 +187,7 @@ class Drain:
             record = lane.ready[0]
             size += len(record.body)
             another = record.channel != records[0].channel or record.key & SEQ_MASK > lane.reserved
-            if another or size > BATCH_BYTES or not self._pace.take(self._clock.monotonic()):
+            if another or size > BATCH_BYTES or not self._may_take(lane, self._clock.monotonic()):
                 break
             records.append(lane.pop())
         self._singly -= self._singly > 0
@@ -200,9 +204,9 @@ class Drain:
         except TooLargeError:
             self._not_taken(records, PACKET_TOO_LARGE)
             return
-        if self._first is None and session.unanswered is None:
-            self._first, session.unanswered = records[0], True
-        self._in_flight += 1
+        if session.unanswered is None:
+            session.unanswered = True
+        self._in_flight[records[0].key] = records[0]
         self._outbox.left(records)
         answered.add_done_callback(partial(self._answered, session, records))
 
@@ -213,22 +217,22 @@ class Drain:
         self._wake.set()
         if reason is None or session is not self._session:
             return  # the session is over, and the outbox takes them back
-        self._in_flight -= 1
-        self._first, session.unanswered = None, False
-        channel = records[0].channel
-        self._isolation.answered(channel)
-        what = answer(reason)
-        if what is Answer.DELIVERED:
+        session.unanswered = False
+        channel = self._in_flight.pop(records[0].key).channel
+        self._isolation.answered(records[0].key, channel)
+        if reason < REFUSED_FROM:
             self._outbox.delivered(records)
             self._wait = FIRST_WAIT
             if self._pauses.accepted(channel):
+                self._told = {(stream, name) for stream, name in self._told if name != channel}
                 self._release(channel)
             return
+        what = answer(reason)
         now = self._clock.monotonic()
         if what is Answer.DEAD:
             self._not_taken(records, reason)
         elif what is Answer.HOLD:
-            self._hold(records, reason, now)
+            self._refused(records, reason, now)
         else:
             self._put_off(records, reason, now)
 
@@ -236,35 +240,49 @@ class Drain:
         if len(records) == 1:
             self._outbox.bury(records[0], reason)
             return
-        lane = self._outbox.lanes[Priority(records[0].key >> SEQ_BITS)]
-        for record in records:
-            lane.flying.pop(record.key, None)
+        lane = self._outbox.lanes[records[0].key >> SEQ_BITS]
+        self._may_be_late(lane, records)
         lane.rewind(records[0].key)  # one of them it is: each goes alone
         self._singly = max(self._singly, len(records))
 
-    def _hold(self, records: list[Record], reason: int, now: MonotonicNs) -> None:
-        lane = self._outbox.lanes[Priority(records[0].key >> SEQ_BITS)]
-        for record in records:
-            lane.flying.pop(record.key, None)
-            lane.hold(record)
+    def _refused(self, records: list[Record], reason: int, now: MonotonicNs) -> None:
         channel = records[0].channel
         if self._pauses.refused(channel, now):
             log.warning("channel_refused", extra={"channel": channel, "reason": f"0x{reason:02X}"})
-            stream = stream_name(self._outbox.pending.name, lane.priority)
-            self._say({"held": {"stream": stream, "topic": channel, "first": records[0].seq, "reason": reason}})
+        self._hold(self._outbox.lanes[Priority(records[0].key >> SEQ_BITS)], records)
+
+    def _hold(self, lane: Lane, records: list[Record]) -> None:
+        """Let records wait for their channel, and say so the first time that one of their stream does."""
+        for record in records:
+            lane.flying.pop(record.key, None)
+            lane.hold(record)
+        stream, channel = stream_name(self._outbox.pending.name, lane.priority), records[0].channel
+        if (stream, channel) not in self._told:
+            self._told.add((stream, channel))
+            first = lane.held[channel] & SEQ_MASK
+            self._say({"held": {"stream": stream, "topic": channel, "first": first, "reason": NOT_AUTHORIZED}})
 
     def _put_off(self, records: list[Record], reason: int, now: MonotonicNs) -> None:
         lane = self._outbox.lanes[Priority(records[0].key >> SEQ_BITS)]
         if reason == QUOTA_EXCEEDED:
             self._pace.slow_down(now)
-        for record in records:
-            lane.flying.pop(record.key, None)
+        self._may_be_late(lane, records)
         lane.held[_LATER] = min(lane.held.get(_LATER, records[0].key), records[0].key)
-        last = self._late.get(lane.priority, records[-1])
-        self._late[lane.priority] = max(last, records[-1], key=lambda record: record.key)
         if lane.priority not in self._waits:
             self._waits[lane.priority] = later(now, self._wait)
             self._wait = DurationNs(min(self._wait * 2, LONGEST_WAIT))
+
+    def _may_be_late(self, lane: Lane, records: list[Record]) -> None:
+        """Take back records that go again, and say so if others of their stream may have come before them by then."""
+        numbers = [key & SEQ_MASK for key in lane.flying]
+        for record in records:
+            lane.flying.pop(record.key, None)
+        known = self._late.get(lane.priority, range(0))
+        if lane.flying and not (min(numbers) in known and max(numbers) in known):
+            self._late[lane.priority] = range(min(numbers), max(numbers) + 1)
+            stream = stream_name(self._outbox.pending.name, lane.priority)
+            note = {"stream": stream, "first": min(numbers), "last": max(numbers), "reason": "busy"}
+            self._say({"late": [note]})
 
     def _try_again(self, now: MonotonicNs) -> None:
         for channel in self._pauses.due(now):
@@ -273,10 +291,7 @@ class Drain:
             lane = self._outbox.lanes[priority]
             if until <= now and not lane.flying:
                 del self._waits[priority]
-                first, last = lane.held.pop(_LATER), self._late.pop(priority)
-                lane.rewind(first)
-                stream = stream_name(self._outbox.pending.name, priority)
-                self._say({"late": [{"stream": stream, "first": first & SEQ_MASK, "last": last.seq, "reason": "busy"}]})
+                lane.rewind(lane.held.pop(_LATER))
 
     def _release(self, channel: str) -> None:
         for lane in self._outbox.lanes.values():
@@ -286,15 +301,15 @@ class Drain:
         self._wake.set()
 
     def _judge(self) -> None:
-        """After a connection that ended without one answer: is it one record's doing?"""
-        record = self._first
+        """After a connection that ended before all was answered: is it one record's doing?"""
+        record = next(iter(self._in_flight.values()), None)
         if record is None:
             return
         verdict = self._isolation.ended(record.key, record.channel)
         if verdict is Answer.DEAD:
             self._outbox.bury(record, CLOSES_THE_CONNECTION)
         elif verdict is Answer.HOLD:
-            self._hold([record], NOT_AUTHORIZED, self._clock.monotonic())
+            self._refused([record], NOT_AUTHORIZED, self._clock.monotonic())
 
     def _say(self, data: dict[str, object]) -> None:
         with contextlib.suppress(OutboxError):

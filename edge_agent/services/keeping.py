@@ -18,7 +18,6 @@ from functools import partial
 from typing import TypeVar
 
 from edge_agent.core.batch import Batch, Committed, Identity, Salvaged, StoreFacts
-from edge_agent.core.records import Priority
 from edge_agent.errors import StoreError, StoreFault
 from edge_agent.ports import Store, StoreFile, StoreWorker
 
@@ -110,7 +109,7 @@ class Keeping:
                 self._store = await self._worker.run(partial(self._replace, self._store, known))
                 self.put_aside = known
             elif self.fault in (StoreFault.IO, StoreFault.READ_ONLY):
-                self._store = await self._worker.run(partial(self._reopen, self._store, identity().name))
+                self._store = await self._worker.run(partial(self._reopen, self._store, identity()))
             elif self._ballast_gone:
                 self._ballast_gone = not await self._worker.run(self._file.lay_ballast)
             self.fault = StoreFault.FULL if self._ballast_gone else None
@@ -127,6 +126,10 @@ class Keeping:
     async def step(self, pieces: Iterator[Salvaged]) -> Salvaged | None:
         """Return the next piece; ``None`` after the last."""
         return await self._worker.run(lambda: next(pieces, None))
+
+    async def salvaged(self) -> None:
+        """Take note that all of it is safe in the store."""
+        await self._worker.run(self._file.salvaged)
 
     async def resize(self, max_bytes: int) -> None:
         """Change the room for records."""
@@ -147,7 +150,8 @@ class Keeping:
 
     def _open(self, name: str) -> Store:
         try:
-            return self._file.open(max_bytes=self._max_bytes, name=name)
+            self.put_aside = known = self._file.put_aside()  # a power cut may have come between that and its salvage
+            return self._fresh(known) if known else self._file.open(max_bytes=self._max_bytes, name=name)
         except StoreError as error:
             if error.fault not in (StoreFault.DAMAGED, StoreFault.NEWER):
                 raise
@@ -155,10 +159,13 @@ class Keeping:
                 "outbox_put_aside", extra={"reason": error.fault.value, "error": str(error)}
             )
             known = self._file.identity() if error.fault is StoreFault.DAMAGED else None
-            self._file.set_aside(error.fault, name=known.name if known else "")
+            self._file.set_aside(error.fault, known=known)
             self.put_aside = known
-            reserved: Mapping[Priority, int] = known.reserved if known else {}
-            return self._file.open(max_bytes=self._max_bytes, name=known.name if known else name, reserved=reserved)
+            return self._fresh(known) if known else self._file.open(max_bytes=self._max_bytes, name=name)
+
+    def _fresh(self, known: Identity) -> Store:
+        """Open the store; if there is none, one that continues another."""
+        return self._file.open(max_bytes=self._max_bytes, name=known.name, reserved=known.reserved)
 
     def _commit(self, store: Store, batch: Batch) -> Committed:
         try:
@@ -178,14 +185,14 @@ class Keeping:
         done = store.commit(Batch(records=batch.records, replaces=batch.replaces, seen=batch.seen, keep=batch.keep))
         return replace(done, dropped=freed.dropped + done.dropped)
 
-    def _reopen(self, store: Store, name: str) -> Store:
+    def _reopen(self, store: Store, known: Identity) -> Store:
         store.close()
-        return self._file.open(max_bytes=self._max_bytes, name=name, resume=True)
+        return self._file.open(max_bytes=self._max_bytes, name=known.name, reserved=known.reserved, resume=True)
 
     def _replace(self, store: Store, known: Identity) -> Store:
         store.close()
-        self._file.set_aside(StoreFault.DAMAGED, name=known.name)
-        return self._file.open(max_bytes=self._max_bytes, name=known.name, reserved=known.reserved)
+        self._file.set_aside(StoreFault.DAMAGED, known=known)
+        return self._fresh(known)
 
     # --
 

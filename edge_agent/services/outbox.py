@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Final
+from typing import Final, cast
 
 import orjson
 
@@ -24,7 +24,7 @@ from edge_agent.core.config_models import Outbox as OutboxConfig
 from edge_agent.core.events import OutboxData, Stamp
 from edge_agent.core.lane import Lane
 from edge_agent.core.pending import Pending
-from edge_agent.core.records import SEQ_BITS, SEQ_MASK, TIME_STATES, Gap, Priority, Record, pack, stream_name
+from edge_agent.core.records import SEQ_BITS, SEQ_MASK, TIME_STATES, Gap, Priority, Record, stream_name
 from edge_agent.core.submission import Submission
 from edge_agent.core.timebase import DurationNs, MonotonicNs, to_seconds
 from edge_agent.errors import OutboxError, StoreFault
@@ -58,6 +58,7 @@ class Outbox:
         latest: per priority and channel, the key of the unsent record that a newer one replaces.
         due: set whenever there may be something new to write.
         urgent: whether it must not wait.
+        watched: whether it is known already when the oldest record in memory must be written.
         acked_since: since when there are records to be deleted; ``None`` = there are none.
         flushes: those who wait until all was written.
         age_base: the outbox's age when the steady counter was zero.
@@ -96,6 +97,7 @@ class Outbox:
         self.age_base = 0
         self.due = asyncio.Event()
         self.urgent = False
+        self.watched = False
         self.acked_since: MonotonicNs | None = None
         self.latest: dict[tuple[Priority, str], int] = {}
         self._keys: dict[bytes, asyncio.Future[str]] = {}
@@ -133,7 +135,7 @@ class Outbox:
             self.pending.meta = {"boot": self._boot_id, "boot_base": self.age_base}
 
     @property
-    def lanes(self) -> dict[Priority, Lane]:
+    def lanes(self) -> dict[int, Lane]:
         """The records of each priority."""
         return self.pending.lanes
 
@@ -147,8 +149,11 @@ class Outbox:
     async def accept(self, submission: Submission) -> str:
         """See ``ports.Accept``."""
         if submission.key is None:
-            durable = self.durable(self.put(submission))
-            return await (asyncio.shield(durable) if submission.latest else durable)  # that one may be shared
+            record = self.put(submission)
+            if submission.latest:
+                return await asyncio.shield(self.durable(record))  # it may be shared
+            record.waiter = durable = asyncio.get_running_loop().create_future()
+            return cast("str", await durable)
         key = hashlib.blake2b(submission.key.encode(errors="surrogatepass"), digest_size=16).digest()
         if key in self._keys:
             return str(await asyncio.shield(self._keys[key]))
@@ -177,56 +182,83 @@ class Outbox:
         Raises:
             OutboxError: there is no room for it.
         """
-        lane = self.lanes[submission.priority]
-        self._check_room(submission)
-        old = self.latest.get((submission.priority, submission.channel)) if submission.latest else None
-        if stamp is None:
-            stamp = Stamp(self._clock.utc() if submission.time is None else submission.time)
+        lane, size = self.lanes[submission.priority], len(submission.data)
+        if size > self.config.max_record or self.keeping.fault is not None or self.config.when_full == "refuse":
+            self._check_room(submission)
+        elif self.pending.fresh_bytes + size > max(BUSY_BYTES, size):
+            raise OutboxError("the disk cannot keep up; try again later", word="busy")
+        time = submission.time
         record = Record(
-            key=pack(submission.priority, lane.next_seq) if old is None else old,
-            channel=submission.channel,
-            body=submission.data,
-            made=self.age(),
-            time=stamp.time,
-            time_state=TIME_STATES.index(stamp.state),
-            error_ms=stamp.error_ms,
+            lane.base | lane.next_seq,
+            submission.channel,
+            submission.data,
+            self.age(),
+            self._clock.utc() if time is None else time,
             latest=submission.latest,
-            extra=_extra(submission),
+            extra=None if submission.subject is submission.traceparent is None else _extra(submission),
             always=submission.always,
         )
-        self.pending.fresh_bytes += len(record.body)
-        if old is None:
-            lane.next_seq += 1
-            lane.add(record, may_be_ready=self.online)
-            if submission.latest:
-                self.latest[submission.priority, submission.channel] = record.key
-        else:
-            self._replace(lane, record)
-        self.urgent = self.urgent or record.always
-        self.due.set()
-        if self.online:
-            if submission.priority:
+        if stamp is not None:
+            record.time, record.error_ms = stamp.time, stamp.error_ms
+            record.time_state = TIME_STATES.index(stamp.state)
+        if not submission.latest or not self._take_place(lane, record):
+            self._append(lane, record)
+            if self.online and submission.priority:
                 self.came()
-            self.moved()
         return record
 
     def again(self, record: Record) -> Record:
         """Take in once more, under a new number, what could not go out under the one it had."""
-        lane = self.lanes[Priority(record.key >> SEQ_BITS)]
-        new = replace(record, key=pack(lane.priority, lane.next_seq), made=self.age())
-        self.pending.fresh_bytes += len(new.body)
-        lane.next_seq += 1
-        lane.add(new, may_be_ready=self.online)
-        self.due.set()
-        self.moved()
+        lane = self.lanes[record.key >> SEQ_BITS]
+        new = replace(record, key=lane.base | lane.next_seq, made=self.age())
+        self._append(lane, new)
         return new
+
+    def _append(self, lane: Lane, record: Record) -> None:
+        pending = self.pending
+        pending.fresh_bytes += len(record.body)
+        lane.next_seq += 1
+        lane.add(record, may_be_ready=self.online)
+        if record.always:
+            self.urgent = True
+        known = self.watched and self.online and not record.always and not lane.wants_numbers
+        if not known or pending.fresh_bytes > MEMORY_BYTES:
+            self.due.set()
+        if self.online:
+            self.moved()
+
+    def _take_place(self, lane: Lane, record: Record) -> bool:
+        """Let a record replace the unsent one of its channel, if there is one; it gets its number."""
+        place = (lane.priority, record.channel)
+        if place not in self.latest:
+            self.latest[place] = record.key
+            return False
+        record.key = self.latest[place]
+        old = lane.fresh.get(record.key)
+        if old is None:
+            self.pending.replaced.add(record.key)
+        else:
+            self.pending.fresh_bytes -= len(old.body)
+            record.made, record.waiter = old.made, old.waiter  # those behind it wait no longer for the disk
+        self.pending.fresh_bytes += len(record.body)
+        lane.replace(record)
+        self.urgent = self.urgent or record.always
+        self.due.set()
+        return True
+
+    def _leave_place(self, record: Record) -> None:
+        """From now on no newer record takes this one's place."""
+        if record.latest:
+            place = (Priority(record.key >> SEQ_BITS), record.channel)
+            if self.latest.get(place) == record.key:
+                del self.latest[place]
 
     def durable(self, record: Record) -> asyncio.Future[str]:
         """Return a future of the record's id that is done once it is on disk or acknowledged.
 
         It fails with ``OutboxError`` if the record is lost before: memory was full while the disk failed.
         """
-        waiting = self.lanes[Priority(record.key >> SEQ_BITS)].fresh.get(record.key)
+        waiting = self.lanes[record.key >> SEQ_BITS].fresh.get(record.key)
         if waiting is None:
             waiting = record
             record.waiter = asyncio.get_running_loop().create_future()
@@ -245,13 +277,9 @@ class Outbox:
         if size > self.config.max_record:
             text = f"the record has {size} bytes; outbox.max_record allows {self.config.max_record}"
             raise OutboxError(text, word="too_large")
-        if self.keeping.fault is None:
-            if self.pending.fresh_bytes + size > max(BUSY_BYTES, size):
-                raise OutboxError("the disk cannot keep up; try again later", word="busy")
-            if self.config.when_full == "refuse":
-                room = self.config.max_bytes * _REFUSE_ABOVE[submission.priority]
-                if self.state.used + self.pending.fresh_bytes + size > room:
-                    raise OutboxError("the outbox is full, and outbox.when_full is refuse", word="full")
+        room = self.config.max_bytes * _REFUSE_ABOVE[submission.priority]
+        if self.config.when_full == "refuse" and self.state.used + self.pending.fresh_bytes + size > room:
+            raise OutboxError("the outbox is full, and outbox.when_full is refuse", word="full")
         while self.keeping.fault is not None and self.pending.fresh_bytes + size > max(MEMORY_BYTES, size):
             if self.config.when_full == "refuse" or not self._lose_one():
                 text = f"the disk fails ({self.keeping.fault.value}), and memory is full"
@@ -261,25 +289,18 @@ class Outbox:
         """Drop the oldest record of the lowest priority that is in memory alone and not on its way."""
         for priority in reversed(Priority):
             lane = self.lanes[priority]
-            record = next((one for key, one in lane.fresh.items() if key not in lane.flying), None)
+            busy = {*lane.flying, *self.pending.replaced}
+            record = next((one for key, one in lane.fresh.items() if key not in busy), None)
             if record is not None:
                 lane.lose(record)
+                self._leave_place(record)
                 self.pending.fresh_bytes -= len(record.body)
                 self.pending.lose(record, "memory_full")
                 self.dropped["memory_full"] += 1
-                if record.waiter is not None:
+                if record.waiter is not None and not record.waiter.done():
                     record.waiter.set_exception(OutboxError("dropped: the disk fails and memory is full", word="lost"))
                 return True
         return False
-
-    def _replace(self, lane: Lane, record: Record) -> None:
-        old = lane.fresh.get(record.key)
-        if old is None:
-            self.pending.replaced.add(record.key)
-        else:
-            self.pending.fresh_bytes -= len(old.body)
-            record.waiter = old.waiter
-        lane.replace(record)
 
     # -- out: for the drain
 
@@ -299,9 +320,8 @@ class Outbox:
     def left(self, records: Iterable[Record]) -> None:
         """Take note that records were sent: from now on no newer one takes their place."""
         for record in records:
-            self.lanes[Priority(record.key >> SEQ_BITS)].flying[record.key] = record
-            if record.latest:
-                self.latest.pop((Priority(record.key >> SEQ_BITS), record.channel), None)
+            self.lanes[record.key >> SEQ_BITS].flying[record.key] = record
+            self._leave_place(record)
 
     def delivered(self, records: Iterable[Record]) -> None:
         """Take note that the broker has records."""
@@ -329,17 +349,23 @@ class Outbox:
             self.must_write()
 
     def _settle(self, record: Record, *, durable: bool = True) -> None:
-        lane = self.lanes[Priority(record.key >> SEQ_BITS)]
+        pending, key = self.pending, record.key
+        lane = pending.lanes[key >> SEQ_BITS]
+        self._leave_place(record)
         if lane.settled(record):
-            self.pending.fresh_bytes -= len(record.body)
+            if key in pending.replaced:  # the store has an older form of it
+                pending.replaced.remove(key)
+                lane.acked.add(key)
+            pending.fresh_bytes -= len(record.body)
             if durable:
                 self.answer(record)
-        elif self.acked_since is None:
+        if lane.acked and self.acked_since is None:
             self.acked_since = self._clock.monotonic()
             self.due.set()
-        if record.key in self.announced:
-            self.pending.gone += [number for number, _ in self.announced.pop(record.key)]
-        self.pending.seen.pop(record.key, None)
+        if key in self.announced:
+            pending.gone += [number for number, _ in self.announced.pop(key)]
+        if key in pending.seen:
+            del pending.seen[key]
 
     def answer(self, record: Record) -> None:
         """Tell whoever waits for a record that it is durable."""
@@ -367,7 +393,7 @@ class Outbox:
 
     def must_write(self) -> None:
         """Have what waits written now."""
-        self.urgent = True
+        self.urgent = self.pending.fresh_bytes > 0
         self.due.set()
 
     async def written(self) -> None:
@@ -389,17 +415,17 @@ class Outbox:
 
     def identity(self) -> Identity:
         """Return what a fresh store needs in order to continue this outbox."""
-        used = {priority: max(lane.next_seq - 1, lane.reserved) for priority, lane in self.lanes.items()}
+        used = {lane.priority: max(lane.next_seq - 1, lane.reserved) for lane in self.lanes.values()}
         return Identity(self.pending.name, used, self.settled())
 
     def settled(self) -> dict[Priority, int]:
         """Return per priority the number up to which all is delivered, or named by an event that was delivered."""
         named = [*self.state.gaps, *self.pending.lost, *(g for found in self.announced.values() for _, g in found)]
         settled: dict[Priority, int] = {}
-        for priority, lane in self.lanes.items():
-            stream = stream_name(self.pending.name, priority)
+        for lane in self.lanes.values():
+            stream = stream_name(self.pending.name, lane.priority)
             firsts = [gap.first - 1 for gap in named if gap.stream == stream]
-            settled[priority] = min([lane.all_settled_up_to(), *firsts])
+            settled[lane.priority] = min([lane.all_settled_up_to(), *firsts])
         return settled
 
     def age(self) -> int:

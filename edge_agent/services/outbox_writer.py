@@ -30,12 +30,16 @@ class OutboxWriter:
 
     async def run(self) -> None:
         """Write until cancelled; then write all there is, and close the store."""
-        try:
-            while True:
-                await self._until_due()
-                await self._commit()
-        finally:
-            await self._close()
+        async with asyncio.TaskGroup() as group:
+            commit = group.create_task(self._commit())
+            try:
+                while True:
+                    await asyncio.shield(commit)
+                    await self._until_due()
+                    commit = group.create_task(self._commit())
+            finally:
+                await asyncio.wait((commit,))  # what is being written must not be written twice
+                await self._close()
 
     async def _close(self) -> None:
         outbox = self._outbox
@@ -44,7 +48,7 @@ class OutboxWriter:
         clean: dict[str, object] | None = None
         if self._keeping.fault is None and not any(lane.fresh for lane in outbox.lanes.values()):
             clean = {"clean": 1, "age": outbox.age()}
-            clean |= {f"reserved{priority:d}": lane.next_seq - 1 for priority, lane in outbox.lanes.items()}
+            clean |= {f"reserved{lane.priority:d}": lane.next_seq - 1 for lane in outbox.lanes.values()}
             clean |= {f"settled{priority:d}": seq for priority, seq in outbox.settled().items()}
         await self._keeping.close(clean)
 
@@ -52,6 +56,7 @@ class OutboxWriter:
         while True:
             self._outbox.due.clear()
             due = self._due_at()
+            self._outbox.watched = self._outbox.pending.fresh_bytes > 0
             now = self._clock.monotonic()
             if due is not None and due <= now:
                 return
@@ -97,7 +102,7 @@ class OutboxWriter:
         if batch.is_empty():
             self._flushed(flushes)
             return False
-        self._outbox.urgent = self._outbox.urgent and not records
+        self._outbox.urgent = False
         self._outbox.acked_since = None
         done = await self._keeping.commit(batch)
         if done is None:

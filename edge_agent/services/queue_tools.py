@@ -89,13 +89,13 @@ class QueueTools:
             "dead": outbox.state.dead + len(outbox.pending.dead),
             "gaps": [asdict(gap) for gap in (*outbox.state.gaps, *outbox.pending.lost)],
             "streams": {
-                stream_name(outbox.pending.name, priority): {
+                stream_name(outbox.pending.name, lane.priority): {
                     "last": lane.next_seq - 1,
                     "in_flight": len(lane.flying),
                     "in_memory_alone": len(lane.fresh),
                     "held": sorted(name for name in lane.held if name),
                 }
-                for priority, lane in outbox.lanes.items()
+                for lane in outbox.lanes.values()
                 if lane.next_seq > 1
             },
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from typing import Final
@@ -64,8 +65,7 @@ class Upkeep:
         if not self._keeping.is_open:
             await self._adopt()
         elif await self._keeping.mend(self._outbox.identity):
-            self._write_anew()
-            await self._salvage(self._keeping.put_aside)
+            await self._salvage(self._keeping.put_aside, self._write_anew())
         self._outbox.tell_condition()
         self._outbox.must_write()
 
@@ -91,22 +91,29 @@ class Upkeep:
         if facts is not None:
             await self._salvage(self._keeping.put_aside)
 
-    def _write_anew(self) -> None:
-        """Have a fresh store told what the damaged one knew: all that is in memory."""
-        pending = self._outbox.pending
+    def _write_anew(self) -> dict[Priority, list[tuple[int, int]]]:
+        """Have a fresh store told what the damaged one knew, all that is in memory; return the numbers of that."""
+        pending, known = self._outbox.pending, self._keeping.put_aside
+        there: dict[Priority, list[tuple[int, int]]] = {}
         for lane in pending.lanes.values():
             for record in [*lane.flying.values(), *lane.ready]:
                 if record.key not in lane.fresh:
                     lane.fresh[record.key] = record
                     pending.fresh_bytes += len(record.body)
+            there[lane.priority] = runs(sorted(key & SEQ_MASK for key in lane.fresh))
             lane.acked.clear()
+            if known is not None:  # the numbers up to there are named
+                lane.next_seq = max(lane.next_seq, known.reserved[lane.priority] + 1)
             lane.reserved = lane.next_seq - 1
         pending.replaced.clear()
+        return there
 
     # -- getting back what was put aside
 
-    async def _salvage(self, known: Identity | None) -> None:
-        """Take over records from stores that were put aside, and name those that are lost."""
+    async def _salvage(
+        self, known: Identity | None, there: Mapping[Priority, list[tuple[int, int]]] | None = None
+    ) -> None:
+        """Take over records from stores that were put aside, and name those that are neither there nor ``there``."""
         pieces = self._keeping.salvage()
         found: dict[Priority, list[tuple[int, int]]] = {priority: [] for priority in Priority}
         count = 0
@@ -119,11 +126,17 @@ class Upkeep:
             count += len(piece.records)
         if known is not None and known.name == self._outbox.pending.name:
             for priority, ranges in found.items():
-                self._name_missing(priority, ranges, known)
+                self._name_missing(priority, sorted([*ranges, *(there or {}).get(priority, ())]), known)
+                if ranges:
+                    lane = self._outbox.lanes[priority]
+                    lane.rewind(pack(priority, min(first for first, _ in ranges)))
+                    lane.behind = True
         self._keeping.put_aside = None
         if count:
             log.warning("records_salvaged", extra={"count": count})
-        self._outbox.must_write()
+        await self._outbox.written()
+        if not self._outbox.pending.lost:  # else once more after the next start
+            await self._keeping.salvaged()
 
     async def _take_in_as_new(self, piece: Salvaged) -> None:
         await self._keeping.read(partial(_take_in, Salvaged(piece.outbox, (), piece.gaps, piece.seen, piece.dead)))
@@ -137,26 +150,22 @@ class Upkeep:
             self._outbox.must_write()
             await self._outbox.durable(last)
 
-    def _name_missing(self, priority: Priority, ranges: list[tuple[int, int]], known: Identity) -> None:
+    def _name_missing(self, priority: Priority, there: list[tuple[int, int]], known: Identity) -> None:
         """Name the numbers between what was settled and what was in use that were not found."""
-        lane = self._outbox.lanes[priority]
-        in_memory = sorted(key & SEQ_MASK for key in {*lane.fresh, *lane.flying} | {r.key for r in lane.ready})
-        there = sorted([*ranges, *runs(in_memory)])
         missing: list[tuple[int, int]] = []
         next_one = known.settled[priority] + 1
         for first, last in there:
             if first > next_one:
-                missing.append((next_one, min(first - 1, known.reserved[priority])))
+                missing.append((next_one, first - 1))
             next_one = max(next_one, last + 1)
         if next_one <= known.reserved[priority]:
             missing.append((next_one, known.reserved[priority]))
         stream = stream_name(known.name, priority)
-        self._outbox.pending.lost += [
-            Gap(stream, first, last, last - first + 1, "damaged") for first, last in missing[:MAX_GAPS] if first <= last
-        ]
-        if ranges:
-            lane.rewind(pack(priority, min(first for first, _ in ranges)))
-            lane.behind = True
+        gaps = [Gap(stream, first, last, last - first + 1, "damaged") for first, last in missing]
+        if len(gaps) > MAX_GAPS:  # the rest as one
+            count = sum(gap.count for gap in gaps[MAX_GAPS:])
+            gaps[MAX_GAPS:] = [Gap(stream, gaps[MAX_GAPS].first, gaps[-1].last, count, "damaged")]
+        self._outbox.pending.lost += gaps
 
 
 def _expired(before: int, store: Store) -> list[int]:

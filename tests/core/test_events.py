@@ -22,6 +22,7 @@ from edge_agent.core.events import (
     decode,
     encode,
 )
+from edge_agent.core.records import Encoder, Priority, Record, pack
 from edge_agent.core.timebase import UtcNs
 
 ORIGIN = Origin("gw-1", "0123456789abcdef", 7)
@@ -64,9 +65,32 @@ def test_the_schema_requires_every_field_of_the_data(event_type: str) -> None:
 
 
 def test_every_type_has_its_schema_and_every_schema_its_type() -> None:
-    """None is forgotten, none is left over."""
+    """None is forgotten, none is left over; what goes through the outbox holds whatever a program says."""
     shipped = {entry.name.removesuffix(".json") for entry in (files("edge_agent") / "schemas").iterdir()}
-    assert shipped == set(SAMPLES)
+    assert shipped == {*SAMPLES, "edge.data.v1", "edge.event.v1"}
+
+
+def outbox_record(channel: str, body: bytes, **more: Any) -> dict[str, Any]:
+    """Return the event that a record becomes."""
+    record = Record(pack(Priority.BULK, 7), channel, body, 0, STAMP.time, **more)
+    return dict(json.loads(Encoder("gw-1", "0123456789abcdef").encode(record)))
+
+
+def test_what_comes_out_of_the_outbox_fits_its_schema() -> None:
+    """Data, an event of a program, the outbox's own events; with and without a known time."""
+    gap = {"stream": "0123456789abcdef-bulk", "first": 1, "last": 3, "count": 3, "reason": "full"}
+    for event in (
+        outbox_record("data/line-1/temp", b'{"c": 21.5}'),
+        outbox_record("data/temp", b"{}", time_state=1, error_ms=3, extra='"subject":"x","traceparent":"00-1"'),
+        outbox_record("event/door", b'{"open": true}'),
+        outbox_record("event/outbox", json.dumps({"gaps": [gap]}).encode()),
+        outbox_record("event/outbox", b'{"state": "degraded", "reason": "disk_full"}'),
+    ):
+        jsonschema.Draft202012Validator(schema_of(event["type"])).validate(event)
+        assert event["id"] == "0123456789abcdef-bulk.7"
+    with pytest.raises(jsonschema.ValidationError):
+        wrong = outbox_record("event/outbox", b'{"gaps": [{"stream": "s"}]}')
+        jsonschema.Draft202012Validator(schema_of("edge.event.v1")).validate(wrong)
 
 
 def test_an_event_names_its_device_its_stream_and_its_number() -> None:

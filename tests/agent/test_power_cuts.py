@@ -1,0 +1,86 @@
+"""Power cuts and kill -9 at any moment of an outbox's life: what was promised is there, and what is missing is named.
+
+The outbox is the real one on a real store, with its writer, its drain and its upkeep; the broker is in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.support.iotrace import Iotrace
+from tests.support.killing import finished, kills
+from tests.support.outbox_worker import SMALL, Past, cutting, living, reopened
+from tests.support.power_cut import PowerCut
+
+OPENED_WITHIN_S: Final = 1.0
+
+
+def _wrong_after_cuts(tmp_path: Path, *, group: int, states: int, seed: int) -> list[str]:
+    """Return all that is wrong after power cuts at random moments of one life."""
+    folder, state, log = tmp_path / "traced", tmp_path / "state", tmp_path / "log"
+    folder.mkdir()
+    finished(cutting, folder, str(group), environ=Iotrace(folder).environ(log=log), within_s=120)
+    cut = PowerCut.load(log)
+    at_the_end = Past()
+    at_the_end.add(cut.marks_before(len(cut.ops)))
+    reasons = {reason for *_, reason in at_the_end.named}
+    assert len(at_the_end.delivered) > 100
+    assert reasons >= ({"full", "damaged"} if group > 1 else {"damaged"})
+    rng = random.Random(seed)  # noqa: S311  # reproducible
+    wrong: list[str] = []
+    for at in cut.cuts(states, rng):
+        cut.build(at, rng, state)
+        past = Past()
+        past.add(cut.marks_before(at))
+        wrong += [f"cut {at} of {len(cut.ops)}: {one}" for one in asyncio.run(reopened(state, past))]
+    return wrong
+
+
+@pytest.mark.parametrize("group", [1, 50])
+def test_a_power_cut_loses_nothing_that_was_promised(group: int, tmp_path: Path) -> None:
+    """No damage, no number is used twice, and what is missing is named; also amid quarantine, shrinking and a stop."""
+    assert _wrong_after_cuts(tmp_path, group=group, states=100, seed=1) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("group", [1, 50])
+def test_a_thousand_power_cuts_lose_nothing_that_was_promised(group: int, seed: int, tmp_path: Path) -> None:
+    """The same, 2,000 states for each of three seeds."""
+    assert _wrong_after_cuts(tmp_path, group=group, states=1000, seed=seed) == []
+
+
+def _wrong_after_kills(folder: Path, loops: int) -> list[str]:
+    """Return all that is wrong after kills at random moments, each of an outbox that goes on with what it finds."""
+    rng = random.Random(1)  # noqa: S311  # reproducible
+    past, wrong = Past(), list[str]()
+    for loop in range(loops):
+        first = (loop + 1) * 10_000_000
+        for marks in kills(living, folder, str(first), loops=1, rng=rng, up_to_s=0.4):
+            past.add(marks)
+        began = time.perf_counter()
+        wrong += [f"kill {loop}: {one}" for one in asyncio.run(reopened(folder, past, max_bytes=SMALL))]
+        took = time.perf_counter() - began
+        wrong += [f"kill {loop}: {took:.1f} s to open"] if took > OPENED_WITHIN_S else []
+        if wrong:
+            break
+    assert "full" in {reason for *_, reason in past.named}
+    assert len(past.delivered) > 100
+    return wrong
+
+
+def test_a_kill_loses_nothing_that_was_promised(tmp_path: Path) -> None:
+    """20 times on the same store, while it puts, sends and drops; it opens within a second."""
+    assert _wrong_after_kills(tmp_path / "state", 20) == []
+
+
+@pytest.mark.slow
+def test_two_hundred_kills_lose_nothing_that_was_promised(tmp_path: Path) -> None:
+    """The same, 200 times."""
+    assert _wrong_after_kills(tmp_path / "state", 200) == []

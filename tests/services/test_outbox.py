@@ -1,0 +1,253 @@
+"""The outbox's promises under any history: what is accepted comes, once named it is known why not, in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, Final
+
+import hypothesis
+import orjson
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from edge_agent.core.records import Priority
+from edge_agent.core.submission import Submission
+from edge_agent.core.verification import Verification
+from edge_agent.errors import OutboxError
+from tests.fakes import FakeBroker
+from tests.support.flow import Flow, online
+from tests.support.virtual_time import VirtualTimeLoop
+
+CHANNELS: Final = ("data/a", "data/b", "event/c")
+REASONS: Final = (0, 0, 0, 0x10, 0x80, 0x87, 0x97, 0x99)
+
+
+class History(RuleBasedStateMachine):
+    """Everything that can happen to an outbox; a consumer watches who never may see anything go missing.
+
+    A crash is a copy of the folder as it is between two calls of the store, and a new outbox on the copy.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner(loop_factory=VirtualTimeLoop)
+        self.root = Path(tempfile.mkdtemp())
+        self.runs = 0
+        self.n = 0
+        self.beats = 0
+        self.heard = 0
+        self.refusals: dict[str, int] = {}
+        self.broker = FakeBroker(up=False, puback=self._puback)
+        self.verification = Verification(from_start=True)
+        self.confirmed: dict[str, bytes] = {}  # ids whose durability was confirmed, and their content
+        self.put: dict[int, tuple[str, bool]] = {}
+        self._boot("all")
+
+    def _puback(self, topic: str) -> int:
+        return self.refusals.get(topic.removeprefix("edge/dev-1/up/"), 0)
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        self.runner.run(work)
+
+    def _boot(self, _why: str) -> None:
+        self.flow = Flow(
+            self.root / str(self.runs), self.broker, max_bytes="128KiB", max_record="16KiB", max_age="1h", commit="1s"
+        )
+        self._run(self.flow.start())
+
+    # -- what happens
+
+    @rule(
+        count=st.integers(1, 12),
+        channel=st.sampled_from(CHANNELS),
+        priority=st.sampled_from(Priority),
+        latest=st.booleans(),
+        always=st.booleans(),
+        padding=st.sampled_from((0, 10, 3000)),
+    )
+    def puts(self, count: int, channel: str, priority: Priority, padding: int, *, latest: bool, always: bool) -> None:
+        """Programs put records; some are told when they are durable."""
+
+        async def work() -> None:
+            for _ in range(count):
+                self.n += 1
+                data = orjson.dumps({"n": self.n, "padding": "x" * padding})
+                submission = Submission(channel, data, priority, latest=latest, always=always)
+                with contextlib.suppress(OutboxError):
+                    receipt = self.flow.outbox.durable(self.flow.outbox.put(submission))
+                    receipt.add_done_callback(self._confirming(data, latest=latest))
+
+        self._run(work())
+
+    def _confirming(self, data: bytes, *, latest: bool) -> Callable[[asyncio.Future[str]], None]:
+        def confirmed(receipt: asyncio.Future[str]) -> None:
+            if not receipt.cancelled() and receipt.exception() is None and not latest:
+                assert self.confirmed.setdefault(receipt.result(), data) == data, "an id was used twice"
+
+        return confirmed
+
+    @rule(seconds=st.sampled_from((0.0, 0.01, 0.3, 1.5, 12, 70, 1000)))
+    def time_passes(self, seconds: float) -> None:
+        """With whatever is due by then."""
+        self._run(asyncio.sleep(seconds))
+
+    @rule(up=st.booleans())
+    def broker_comes_or_goes(self, *, up: bool) -> None:
+        """A broker that dies answers nothing any more."""
+        self.broker.up = True
+        if not up:
+            self.broker.crash()
+
+    @rule(mute=st.booleans())
+    def pubacks_are_lost(self, *, mute: bool) -> None:
+        """Until the connection ends; what was published has arrived."""
+        self.broker.mute = mute
+        if not mute:
+            self._run(self._cut())
+
+    @rule()
+    def connection_ends(self) -> None:
+        """And nobody knows what became of what was in flight."""
+        self._run(self._cut())
+
+    async def _cut(self) -> None:
+        self.broker.cut()
+
+    @rule(channel=st.sampled_from(CHANNELS), reason=st.sampled_from(REASONS))
+    def broker_changes_its_mind(self, channel: str, reason: int) -> None:
+        """About a channel."""
+        self.refusals[channel] = reason
+
+    @rule(sent=st.booleans())
+    def crash(self, *, sent: bool) -> None:
+        """All that is in memory is gone; what was on its way may have arrived."""
+        if sent:
+            self._run(asyncio.sleep(0))
+        before, self.runs = self.root / str(self.runs), self.runs + 1
+        shutil.copytree(before, self.root / str(self.runs))
+        self.broker.crash()
+        self._run(self._abandon())
+        self._boot("crash")
+
+    async def _abandon(self) -> None:
+        outbox = self.flow.outbox
+        self.heard_before = len(self.broker.log)
+        for task in self.flow.tasks:
+            task.cancel()
+        await asyncio.wait(self.flow.tasks)
+        del self.broker.log[self.heard_before :]  # what it would have said while it was stopped
+        del outbox
+
+    @rule()
+    def stop_and_start(self) -> None:
+        """A clean stop."""
+        self._run(self.flow.stop())
+        self._boot("stop")
+
+    @precondition(lambda self: self.flow.outbox.online)
+    @rule()
+    def heartbeat(self) -> None:
+        """The consumer hears a heartbeat, measured now."""
+        self.beats += 1
+
+        async def work() -> None:
+            self.broker.log.append(_message(self.flow.heartbeat(self.beats)))
+
+        self._run(work())
+
+    # -- what must be true
+
+    @invariant()
+    def nothing_has_failed(self) -> None:
+        """And the counters make sense."""
+        for task in self.flow.tasks:
+            if task.done():
+                task.result()
+        measured = self._measured()
+        assert measured.records >= 0
+        assert measured.bytes >= 0
+        assert self.flow.outbox.pending.fresh_bytes == sum(
+            len(record.body) for lane in self.flow.outbox.lanes.values() for record in lane.fresh.values()
+        )
+
+    def _measured(self) -> Any:  # noqa: ANN401
+        async def work() -> None:
+            self._last = self.flow.outbox.measure()
+
+        self._run(work())
+        return self._last
+
+    @invariant()
+    def the_consumer_is_content(self) -> None:
+        """No number is used for two contents, none comes out of order without a word."""
+        for message in self.broker.log[self.heard :]:
+            self.verification.take(message.payload, message.topic)
+        self.heard = len(self.broker.log)
+        for stream in self.verification.report().streams:
+            assert not stream.conflicting, stream
+
+    def teardown(self) -> None:
+        """Let everything come to rest: then all that was confirmed has come, or is named, and nothing is missing."""
+        try:
+            self.refusals.clear()
+            self.broker.mute = False
+            self.broker.up = True
+            self._run(self._rest())
+            self.the_consumer_is_content()
+            report = self.verification.report()
+            for stream in report.streams:
+                assert not stream.missing, stream
+                assert not stream.out_of_order, stream
+                assert not stream.open, stream
+            self._all_confirmed_came()
+        finally:
+            with contextlib.suppress(Exception):
+                self._run(self.flow.stop())
+            self.runner.close()
+            shutil.rmtree(self.root)
+
+    async def _rest(self) -> None:
+        self.broker.cut()
+        await asyncio.sleep(60)
+        await online(self.flow, 1000)
+        await asyncio.sleep(4000)
+        measured = self.flow.outbox.measure()
+        assert measured.records == 0, measured
+        self.beats += 1
+        self.broker.log.append(_message(self.flow.heartbeat(self.beats)))
+
+    def _all_confirmed_came(self) -> None:
+        came: dict[str, object] = {}
+        named: set[str] = set()
+        for message in self.broker.log:
+            if message.topic.endswith("heartbeat"):
+                continue
+            event = orjson.loads(message.payload) if message.payload[:1] == b"{" else {}
+            if "sequence" not in event:
+                continue
+            came[event["id"]] = event["data"]
+            if event.get("subject") == "outbox":
+                for gap in event["data"].get("gaps", ()):
+                    if gap["reason"] != "unclean_stop":
+                        named |= {f"{gap['stream']}.{seq}" for seq in range(gap["first"], gap["last"] + 1)}
+        for record, data in self.confirmed.items():
+            if record in came:
+                assert came[record] == orjson.loads(data), record
+            else:
+                assert record in named, f"{record} was confirmed and is gone"
+
+
+def _message(payload: bytes) -> Any:  # noqa: ANN401
+    from edge_agent.ports import Message
+
+    return Message("edge/dev-1/up/heartbeat", payload)
+
+
+TestHistory = History.TestCase
+TestHistory.settings = hypothesis.settings(stateful_step_count=30, deadline=None)
