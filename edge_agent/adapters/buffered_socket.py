@@ -12,7 +12,6 @@ from socket import socket
 from typing import Final
 
 READ_SIZE: Final = 64 * 1024
-_WOULD_BLOCK: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class OversizedError(OSError):
@@ -85,7 +84,7 @@ class BufferedSocket:
         while self._out:
             try:
                 sent = self._sock.send(self._out)
-            except _WOULD_BLOCK:
+            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 return False
             except OSError as error:
                 self.error = error
@@ -102,7 +101,7 @@ class BufferedSocket:
     def _read(self) -> bytes:
         try:
             data = self._sock.recv(READ_SIZE)
-        except _WOULD_BLOCK:
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             raise
         except OSError as error:
             self.error = error

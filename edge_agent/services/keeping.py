@@ -17,7 +17,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
-from edge_agent.core.batch import Batch, Committed, Identity, Salvaged, StoreFacts
+from edge_agent.core.batch import Batch, Committed, Dropped, Identity, Salvaged, StoreFacts
 from edge_agent.errors import StoreError, StoreFault
 from edge_agent.ports import Store, StoreFile, StoreWorker
 
@@ -41,6 +41,7 @@ class Keeping:
         self._store: Store | None = None
         self._ballast_gone = False
         self._failed = False  # the last commit did, and nothing was done about it yet
+        self._shed: tuple[Dropped, ...] = ()  # dropped, and not told yet, for the commit that it was for has failed
         self.fault: StoreFault | None = None
         self.put_aside: Identity | None = None
 
@@ -92,7 +93,8 @@ class Keeping:
             return None
         self._failed = False
         self.fault = StoreFault.FULL if self._ballast_gone else None
-        return done
+        shed, self._shed = self._shed, ()
+        return replace(done, dropped=shed + done.dropped)
 
     async def mend(self, identity: Callable[[], Identity]) -> bool:
         """Try to get out of a fault; return whether the store was replaced by a fresh one.
@@ -175,15 +177,10 @@ class Keeping:
                 raise
             log.warning("disk_full", extra={"error": str(error)})
         self._ballast_gone = True
-        self._file.throw_ballast()
-        try:
-            return store.commit(batch)
-        except StoreError as error:
-            if not batch.may_drop or error.fault is not StoreFault.FULL:
-                raise
-        freed = store.commit(replace(batch, records=(), replaces=(), seen=(), shed=True))
-        done = store.commit(Batch(records=batch.records, replaces=batch.replaces, seen=batch.seen, keep=batch.keep))
-        return replace(done, dropped=freed.dropped + done.dropped)
+        self._file.throw_ballast()  # room for deleting first: what records took of it would be missing then
+        freed = store.commit(Batch(deletes=batch.deletes, may_drop=batch.may_drop, shed=True, keep=batch.keep))
+        self._shed += freed.dropped
+        return store.commit(batch)
 
     def _reopen(self, store: Store, known: Identity) -> Store:
         store.close()

@@ -8,7 +8,6 @@ import logging
 from typing import Final
 
 from edge_agent.core.batch import Committed
-from edge_agent.core.pending import MAX_RECORDS
 from edge_agent.core.timebase import DurationNs, MonotonicNs, later, seconds, to_seconds
 from edge_agent.ports import Clock
 from edge_agent.services.keeping import Keeping
@@ -99,6 +98,7 @@ class OutboxWriter:
         batch = self._outbox.pending.collect(
             records=records, settled=self._outbox.settled(), may_drop=self._outbox.config.when_full == "drop_oldest"
         )
+        whole = len(batch.records) == sum(len(lane.fresh) for lane in self._outbox.lanes.values())
         if batch.is_empty():
             self._flushed(flushes)
             return False
@@ -121,7 +121,7 @@ class OutboxWriter:
         )
         self._outbox.tell_condition()
         self._outbox.moved()
-        if len(batch.records) < MAX_RECORDS:
+        if whole:
             self._flushed(flushes)
         return True
 

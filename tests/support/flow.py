@@ -164,9 +164,7 @@ class Flow:
     def heartbeat(self, seq: int) -> bytes:
         """Return a heartbeat with what the outbox says of itself now."""
         data = HeartbeatData(0, "b", "s", 60.0, AgentData("1", 1, 1), ConfigData("d"), outbox=self.outbox.measure())
-        return encode(
-            "edge.heartbeat.v1", origin=Origin("dev-1", "s", seq), stamp=Stamp(self.clock.utc()), data=data
-        )
+        return encode("edge.heartbeat.v1", origin=Origin("dev-1", "s", seq), stamp=Stamp(self.clock.utc()), data=data)
 
 
 async def online(flow: Flow, within_s: float = 120) -> None:

@@ -70,7 +70,9 @@ def submission(number: int, *, always: bool = False) -> Submission:
     """Return record n; of ten, one is critical and three are bulk, and some are the latest of their channel."""
     priority = (Priority.CRITICAL, *[Priority.NORMAL] * 6, *[Priority.BULK] * 3)[number % 10]
     latest = is_latest(number)
-    return Submission("data/last" if latest else f"data/c{number % 3}", body(number), priority, None, latest, None, always)
+    return Submission(
+        "data/last" if latest else f"data/c{number % 3}", body(number), priority, None, latest, None, always
+    )
 
 
 @dataclass

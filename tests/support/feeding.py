@@ -1,0 +1,174 @@
+"""A program that feeds an agent through its control socket, and a consumer that misses nothing the broker keeps."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edge_agent.adapters.mqtt_connector import Login, MqttConnector
+from edge_agent.adapters.system_clock import SystemClock
+from edge_agent.core.config_models import Tls
+from edge_agent.core.config_types import parse_broker_url
+from edge_agent.core.connection import Attempt, ProtocolVersion
+from edge_agent.core.timebase import seconds
+from edge_agent.core.verification import Report, Verification
+from edge_agent.errors import ConnectFailedError
+
+UP = "edge/dev-1/up/"
+_WINDOW = 100  # requests at once; the daemon takes 128
+
+
+@dataclass
+class Feeder:
+    """Hands in records ``{"n": n}``.
+
+    Attributes:
+        socket: the daemon's control socket.
+        asked: how many were handed in.
+        confirmed: the id of each ``n`` whose acceptance was confirmed.
+        refused: what was said of the others.
+    """
+
+    socket: Path
+    asked: int = 0
+    confirmed: dict[int, str] = field(default_factory=dict)
+    refused: list[Any] = field(default_factory=list)
+
+    async def put(self, count: int, *, every_s: float = 0, **params: Any) -> None:  # noqa: ANN401  # as JSON has them
+        """Hand in so many, one after another, and return when all are answered.
+
+        Raises:
+            ConnectionError: the daemon has gone; what was confirmed by then stays.
+        """
+        reader, writer = await self._connect()
+        room = asyncio.Semaphore(_WINDOW)
+        padding = params.pop("padding", 0)
+
+        async def hear() -> None:
+            for _ in range(count):
+                line = await reader.readline()
+                if not line:
+                    raise ConnectionResetError("the daemon has gone")
+                answer = json.loads(line)
+                if "result" in answer:
+                    self.confirmed[answer["id"]] = answer["result"]["id"]
+                else:
+                    self.refused.append(answer["error"])
+                room.release()
+
+        try:
+            hearing = asyncio.get_running_loop().create_task(hear())
+            begun = time.monotonic()
+            for index in range(count):
+                await room.acquire()
+                if hearing.done():
+                    break
+                self.asked += 1
+                data = {"n": self.asked} | ({"padding": "x" * padding} if padding else {})
+                request = {"channel": "data/n", **params, "data": data}
+                line = {"jsonrpc": "2.0", "id": self.asked, "method": "publish", "params": request}
+                writer.write(json.dumps(line).encode() + b"\n")
+                await asyncio.sleep(max(begun + (index + 1) * every_s - time.monotonic(), 0))
+            await hearing
+        finally:
+            writer.close()
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        async with asyncio.timeout(10):
+            while True:
+                with contextlib.suppress(OSError):
+                    return await asyncio.open_unix_connection(self.socket)
+                await asyncio.sleep(0.02)
+
+
+@dataclass
+class Consumer:
+    """Reads everything of all devices with a session that outlasts its broker's restarts.
+
+    Attributes:
+        url: the broker's.
+        protocol: 5 or 4.
+        slow_s: how long it takes for each message.
+        seen: when (monotonic seconds), where, what.
+        verification: what it makes of that.
+    """
+
+    url: str
+    protocol: ProtocolVersion = 5
+    slow_s: float = 0
+    seen: list[tuple[float, str, bytes]] = field(default_factory=list)
+    verification: Verification = field(default_factory=lambda: Verification(from_start=True))
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def run(self) -> None:
+        """Read for ever."""
+        login = Login(f"consumer-{os.getpid()}", seconds(60), seconds(3600), seconds(0), Tls())
+        attempt = Attempt(parse_broker_url(self.url), self.protocol, will_retained=True, wait=seconds(0))
+        connector = MqttConnector(login, clock=SystemClock())
+        while True:
+            try:
+                connection = await connector.connect(attempt, None)
+            except ConnectFailedError:
+                await asyncio.sleep(0.05)
+                continue
+            if await connection.subscribe_to(["edge/#"]) is not None:
+                self.ready.set()
+            while (delivery := await connection.receive()) is not None:
+                now = time.monotonic()
+                self.seen.append((now, delivery.topic, delivery.payload))
+                self.verification.take(delivery.payload, delivery.topic, now_s=now)
+                await asyncio.sleep(self.slow_s)
+                connection.acknowledge(delivery)
+
+    def events(self, channel: str = "data/") -> list[dict[str, Any]]:
+        """Return the events of a channel."""
+        found: list[dict[str, Any]] = []
+        for _, topic, payload in self.seen:
+            if topic.startswith(UP + channel):
+                parsed = json.loads(payload)
+                found += parsed if isinstance(parsed, list) else [parsed]
+        return found
+
+    def ids(self, channel: str = "data/") -> set[str]:
+        """Return the ids of the events of a channel."""
+        return {event["id"] for event in self.events(channel)}
+
+    def gaps(self) -> list[dict[str, Any]]:
+        """Return the gaps that were named."""
+        return [gap for event in self.events("event/outbox") for gap in event["data"].get("gaps", ())]
+
+    def first_after(self, moment: float, channel: str = "data/") -> float:
+        """Return when the first message of a channel came after an instant."""
+        return next(at for at, topic, _ in self.seen if at > moment and topic.startswith(UP + channel))
+
+    async def until_settled(self, count: int = 0, *, within_s: float = 30) -> Report:
+        """Wait until so many different records came and the device says that nothing waits; return the report."""
+        try:
+            async with asyncio.timeout(within_s):
+                while len(self.ids()) < count or not self.verification.is_settled():
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            raise AssertionError(f"{len(self.ids())} of {count} came; {self.verification.report()}") from None
+        return self.verification.report()
+
+
+@contextlib.asynccontextmanager
+async def consumer(url: str, *, protocol: ProtocolVersion = 5, slow_s: float = 0) -> AsyncIterator[Consumer]:
+    """Consume while the block runs."""
+    one = Consumer(url, protocol, slow_s)
+    task = asyncio.get_running_loop().create_task(one.run())
+    try:
+        async with asyncio.timeout(10):
+            await one.ready.wait()
+        yield one
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
