@@ -137,6 +137,9 @@ class Store:
         counts = dict(self._records)
         with translated(self._path):
             self._synchronous(full=batch.is_durable())
+            if batch.shed:
+                with contextlib.suppress(sqlite3.Error):  # the log's room is needed
+                    self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             try:
                 with self._transaction():
                     dropped = self._write(batch)
