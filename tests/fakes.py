@@ -73,7 +73,7 @@ class FakeBroker:
         puback: the reason code of a publish to a topic; ``None`` = it is never acknowledged.
         verdict: the same of a message; ``puback`` unless it is set.
         closes_on: whether a message closes the connection, and is not taken.
-        mute: whether what is published is taken and never acknowledged.
+        mute: whether what is taken is never acknowledged.
         suback: the reason code of a filter.
         log: everything published, in order.
     """
@@ -203,7 +203,7 @@ class FakeConnection:
         reason = self._broker.puback(message.topic) if verdict is None else verdict(message)
         if reason is not None and reason < REFUSED_FROM:
             self._broker.route(message)
-        if reason is None or self._broker.mute:
+        if reason is None or (self._broker.mute and reason < REFUSED_FROM):
             return
         self._pending.remove(future)
         future.set_result(reason)

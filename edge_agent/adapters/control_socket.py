@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import grp
 import logging
 import os
 import socket
@@ -19,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from edge_agent.adapters.places import hand_to_group
 from edge_agent.core.jsonrpc import BUSY, INVALID_REQUEST, Answer, Failure, encode_answer
 from edge_agent.errors import EdgeAgentError
 
@@ -94,34 +94,18 @@ class ControlSocket:
             temporary.unlink(missing_ok=True)
             listener.bind(str(temporary))
             temporary.chmod(0o660)
-            self._hand_to_group(temporary)
+            if reason := hand_to_group(temporary, self._group):
+                log.warning("control_group_missing", extra={"reason": f"{reason}; or set control.group"})
             listener.listen()
             temporary.rename(path)
-        except OSError as error:
+        except (OSError, EdgeAgentError) as error:
             listener.close()
+            if isinstance(error, EdgeAgentError):
+                raise
             raise EdgeAgentError(
                 f"control.socket {path}: {error.strerror}; its directory must exist and be writable by the agent"
             ) from error
-        except EdgeAgentError:
-            listener.close()
-            raise
         return listener, _identity(path)
-
-    def _hand_to_group(self, path: Path) -> None:
-        try:
-            gid = grp.getgrnam(self._group).gr_gid
-            if path.stat().st_gid != gid:  # the unit file forbids chown, also where it would change nothing
-                os.chown(path, -1, gid)
-        except (KeyError, PermissionError) as error:
-            reason = "does not exist" if isinstance(error, KeyError) else "is not one of the agent's own"
-            log.warning(
-                "control_group_missing",
-                extra={
-                    "group": self._group,
-                    "reason": f"the group {reason}; only the agent's own group may use the socket",
-                    "fix": f"groupadd --system {self._group}, run the agent in it, or set control.group",
-                },
-            )
 
     # -- clients
 

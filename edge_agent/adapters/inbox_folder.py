@@ -6,7 +6,6 @@ Other programs may write there: nothing in it is followed, waited for, or read b
 from __future__ import annotations
 
 import errno
-import grp
 import heapq
 import logging
 import os
@@ -20,6 +19,7 @@ from typing import Final, TypeVar
 
 from asyncinotify import Inotify, Mask
 
+from edge_agent.adapters.places import hand_to_group
 from edge_agent.adapters.threads import in_daemon_thread
 from edge_agent.core.submission import ENVELOPE
 from edge_agent.errors import EdgeAgentError
@@ -117,17 +117,9 @@ class InboxFolder:
             os.close(folder)
 
     def _share(self, folder: int) -> None:
-        try:
-            gid = grp.getgrnam(self._group).gr_gid
-            if os.fstat(folder).st_gid != gid:  # the unit file forbids chown, also where it would change nothing
-                os.fchown(folder, -1, gid)
-        except (KeyError, OSError) as error:
-            reason = "does not exist" if isinstance(error, KeyError) else "is not one of the agent's own"
-            if not self._group_missed:
-                log.warning(
-                    "inbox_group_missing",
-                    extra={"group": self._group, "reason": f"the group {reason}; the agent's own may write instead"},
-                )
+        reason = hand_to_group(folder, self._group)
+        if reason and not self._group_missed:
+            log.warning("inbox_group_missing", extra={"reason": f"{reason}; its own group may write instead"})
             self._group_missed = True
         try:
             os.fchmod(folder, 0o2770)  # setgid: what is put in can be read by the group

@@ -156,9 +156,17 @@ def _explain(error: Exception) -> tuple[ConnectFailure, str]:
         (ssl.SSLCertVerificationError, ConnectFailure.TLS, "its certificate is not accepted ({}); see [mqtt.tls] ca"),
         (ssl.SSLError, ConnectFailure.TLS, "no TLS with this port ({}); is it the broker's TLS port?"),
         (socket.gaierror, ConnectFailure.UNRESOLVED, "the name is not known here ({}); check it and the DNS"),
-        (ConnectionRefusedError, ConnectFailure.UNREACHABLE, "nothing listens there; check the port, is the broker up?"),
+        (
+            ConnectionRefusedError,
+            ConnectFailure.UNREACHABLE,
+            "nothing listens there; check the port, is the broker up?",
+        ),
         (WebsocketConnectionError, ConnectFailure.UNREACHABLE, "no WebSocket there ({}); check the port and the path"),
-        (ConnectionError, ConnectFailure.UNREACHABLE, "closed during the handshake ({}); check the port and the scheme"),
+        (
+            ConnectionError,
+            ConnectFailure.UNREACHABLE,
+            "closed during the handshake ({}); check the port and the scheme",
+        ),
         (TimeoutError, ConnectFailure.UNREACHABLE, "no answer in time; check the address, the port and the firewall"),
     )
     detail = getattr(error, "verify_message", None) or getattr(error, "strerror", None) or str(error)

@@ -6,6 +6,7 @@ configuration's ``state.dir`` or ``control.socket``, ``environ`` the process's e
 
 from __future__ import annotations
 
+import grp
 import os
 import stat
 from collections.abc import Mapping
@@ -52,6 +53,19 @@ def find_inbox(configured: str | None, environ: Mapping[str, str], *, root: Path
     """Return the folder in which records may be left for the daemon; ``None`` where there is none to write to."""
     inboxes = (path / "inbox" for path in _states(configured, environ, root))
     return next((inbox for inbox in inboxes if os.access(inbox, os.W_OK | os.X_OK)), None)
+
+
+def hand_to_group(file: Path | int, group: str) -> str | None:
+    """Give a file, by name or descriptor, to a group; return why it stays with the agent's own, if it does."""
+    try:
+        gid = grp.getgrnam(group).gr_gid
+        if os.stat(file).st_gid != gid:  # noqa: PTH116  # a descriptor; the unit file forbids chown, also where it would change nothing
+            os.chown(file, -1, gid)
+    except KeyError:
+        return f"the group {group} does not exist: groupadd --system {group}, and run the agent in it"
+    except OSError:
+        return f"the group {group} is not one of the agent's own: run the agent in it"
+    return None
 
 
 def _states(configured: str | None, environ: Mapping[str, str], root: Path) -> list[Path]:

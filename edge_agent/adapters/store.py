@@ -7,6 +7,7 @@ has not happened.
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,8 +22,16 @@ from edge_agent.core.records import SEQ_BITS, Gap, Priority, Record, pack, runs,
 KEEP_SHARE: Final = 0.95
 """Over the limit, records are dropped down to this share of it: not one by one at each put."""
 
-SHED_TO: Final = 0.9
+SHED_BYTES: Final = 512 * 1024
+"""What is dropped at once for a disk that is full."""
+
 ROWS_AT_ONCE: Final = 64
+LOG_ROOM: Final = 1 << 20
+"""Room on the disk that is left to the write-ahead log."""
+
+BALLAST_BYTES: Final = 1 << 20
+"""What is kept beside the store for when somebody else fills the disk."""
+
 _ROW_COST: Final = 64  # bytes that a row takes beside its body, about
 
 
@@ -55,7 +64,7 @@ class Store:
         self._lease: dict[Priority, int] = {}
         self._full = True  # as ``connect`` has set it
         with translated(path):
-            self._db = connect(path, max_bytes=max_bytes)
+            self._db = connect(path)
         try:
             with translated(path):
                 self._begin(name, reserved or {}, resume=resume)
@@ -110,8 +119,16 @@ class Store:
     def resize(self, max_bytes: int) -> None:
         """Change the room for records."""
         self._max_bytes = max_bytes
-        with translated(self._path):
-            set_limit(self._db, max_bytes)
+
+    def _stay_in_bounds(self) -> None:
+        """Let the file grow only so far that the log has room: without any not even a deletion would be possible."""
+        try:
+            disk, size = os.statvfs(self._path), self._path.stat().st_size
+        except OSError:
+            return  # SQLite will say it better
+        ballast = self._path.with_suffix(".reserve")
+        room = disk.f_bavail * disk.f_frsize - (LOG_ROOM if ballast.exists() else LOG_ROOM + BALLAST_BYTES)
+        set_limit(self._db, self._max_bytes, most=max(size + room, PAGE_SIZE))
 
     def _name_unclean_stop(self, meta: Mapping[str, Any]) -> None:
         """Name the numbers of which nobody knows whether they were used: those outside of what is stored."""
@@ -136,6 +153,7 @@ class Store:
             self._lease[priority] = max(self._lease.get(priority, 0), key)
         counts = dict(self._records)
         with translated(self._path):
+            self._stay_in_bounds()
             self._synchronous(full=batch.is_durable())
             if batch.shed:
                 with contextlib.suppress(sqlite3.Error):  # the log's room is needed
@@ -253,6 +271,7 @@ class Store:
     def take_in(self, salvaged: Salvaged) -> Committed:
         """Take in what was got out of a store that was put aside; records keep their keys."""
         with translated(self._path):
+            self._stay_in_bounds()
             self._synchronous(full=True)
             with self._transaction():
                 for record in salvaged.records:
@@ -271,6 +290,7 @@ class Store:
             free, total = self._pragma("freelist_count"), self._pragma("page_count")
             if free * 2 < total and free < 256:  # what is free will be used again
                 return False
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()  # what follows takes room in the log
             # not execute(): it takes one step, which frees one page
             self._db.executescript(f"PRAGMA incremental_vacuum({pages})")
             if free <= pages:
@@ -327,9 +347,9 @@ class Store:
     def _make_room(self, *, shed: bool = False) -> list[Dropped]:
         """Drop the oldest records of the lowest priority until there is room."""
         dropped: list[Dropped] = []
-        limit = min(self._max_bytes, int(self._used_bytes() * SHED_TO)) if shed else self._max_bytes
+        limit = min(self._max_bytes, self._used_bytes() - SHED_BYTES) if shed else self._max_bytes
         while (used := self._used_bytes()) > limit:
-            excess = used - int(limit * KEEP_SHARE)
+            excess = used - (limit if shed else int(limit * KEEP_SHARE))
             victims = next((found for p in reversed(Priority) if (found := self._victims(p, excess))), [])
             if not victims:
                 break

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from edge_agent.adapters.store import Store
+from edge_agent.adapters.store import BALLAST_BYTES, Store
 from edge_agent.adapters.store_rows import COLUMNS, from_row, lenient
 from edge_agent.adapters.store_schema import MIGRATIONS
 from edge_agent.core.batch import DeadLetter, Identity, Salvaged
@@ -20,7 +20,6 @@ from edge_agent.errors import StoreError, StoreFault
 
 log = logging.getLogger(__name__)
 
-BALLAST_BYTES: Final = 1 << 20
 ROWS_AT_ONCE: Final = 500
 MAX_FAILED_READS: Final = 20_000
 """Reads of damaged parts before the rest of a store is given up."""

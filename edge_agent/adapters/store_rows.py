@@ -57,7 +57,7 @@ def from_row(row: Sequence[Any]) -> Record | None:
     record = Record(key, channel, body, made, UtcNs(time), time_state, error_ms, latest == 1, extra)
     try:
         return record if checksum(record) == crc else None
-    except (TypeError, ValueError, struct.error):  # damage may change a column's type
+    except (TypeError, ValueError, AttributeError, struct.error):  # damage may change a column's type
         return None
 
 

@@ -42,17 +42,16 @@ _SETTINGS: Final = (
     ("synchronous", "FULL", 2),
     ("wal_autocheckpoint", "200", 200),
     ("journal_size_limit", str(1 << 20), 1 << 20),
-    ("cache_size", "-1024", -1024),
+    ("cache_size", "-512", -512),
     ("temp_store", "MEMORY", 2),
 )
 
 
-def connect(path: Path, *, max_bytes: int) -> sqlite3.Connection:
+def connect(path: Path) -> sqlite3.Connection:
     """Open or create a store for the only process that writes to it.
 
     Args:
         path: the file.
-        max_bytes: room for records; the file never grows beyond 1.25 times that and what is kept beside them.
 
     Raises:
         StoreError: a setting is not to be had, or the file is from a version that this one cannot read.
@@ -66,7 +65,6 @@ def connect(path: Path, *, max_bytes: int) -> sqlite3.Connection:
         for name, value, expected in _SETTINGS:
             connection.execute(f"PRAGMA {name}={value}")
             _expect(connection, path, name, expected)
-        set_limit(connection, max_bytes)
         _migrate(connection, path)
     except BaseException:
         connection.close()
@@ -80,9 +78,16 @@ def _expect(connection: sqlite3.Connection, path: Path, name: str, expected: obj
         raise StoreError(StoreFault.IO, f"{path}: {name} is {found!r}, and {expected!r} is needed")
 
 
-def set_limit(connection: sqlite3.Connection, max_bytes: int) -> None:
-    """Set how far the file may grow."""
-    connection.execute(f"PRAGMA max_page_count={(max_bytes + max_bytes // 4 + OTHERS_BYTES) // PAGE_SIZE}")
+def set_limit(connection: sqlite3.Connection, max_bytes: int, *, most: int) -> None:
+    """Set how far the file may grow.
+
+    Args:
+        connection: the store.
+        max_bytes: room for records; the file takes no more than 1.25 times that and what is kept beside them.
+        most: bytes that it takes at the utmost.
+    """
+    pages = min(max_bytes + max_bytes // 4 + OTHERS_BYTES, most) // PAGE_SIZE
+    connection.execute(f"PRAGMA max_page_count={pages}")  # never less than it has
 
 
 def _migrate(connection: sqlite3.Connection, path: Path) -> None:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import ctypes
-import errno
 import os
 import shutil
 import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Coroutine
 from pathlib import Path
 from typing import Final
 
@@ -79,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     clock, fleet, over = SystemClock(), Fleet(), asyncio.Event()
     with tempfile.TemporaryDirectory(prefix="edge-agent-demo-") as folder:
         broker = BrokerUrl("mqtt", embedded_broker.LISTEN, port)
-        target = Target(broker, PREFIX, clean_login(), reconnect_max=seconds(1))
+        target = Target(broker, PREFIX, clean_login("demo"), reconnect_max=seconds(1))
         view = make_view(target.title, fleet, clock, over.set)
         if args.port is None and port != USUAL_PORT:
             view.say(f"== port {USUAL_PORT} is taken: {port} is used instead")
@@ -94,18 +92,17 @@ def choose_port(asked: int | None) -> int:
     Raises:
         EdgeAgentError: the port that is asked for cannot be used.
     """
+    reason = ""
     for port in (USUAL_PORT, 0) if asked is None else (asked,):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((embedded_broker.LISTEN, port))
             except (OSError, OverflowError) as error:
-                if asked is None:
-                    continue
-                why = "is taken" if getattr(error, "errno", None) == errno.EADDRINUSE else f"cannot be used: {error}"
-                raise EdgeAgentError(f"port {port} {why}; name another with --port, or leave it out") from None
+                reason = f"port {port} cannot be used: {error}; name another with --port, or leave it out"
+                continue
             return int(probe.getsockname()[1])
-    raise EdgeAgentError("there is no free port on this machine")
+    raise EdgeAgentError(reason)
 
 
 class Child:
@@ -184,7 +181,8 @@ class Demo:
         self._agent = Child("agent", ["edge_agent", "run", "--config", str(self._config)], folder)
         self._watcher = make_watcher(target, fleet, self._clock, self._tell)
         self._heartbeat = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._broker_answers = asyncio.Event()
+        self._guards = asyncio.TaskGroup()
         self._waits_for = "no heartbeat came"  # what is wrong if this is the end
         self._finished = False
         self._failure: tuple[str, Child] | None = None
@@ -197,62 +195,57 @@ class Demo:
         """
         stop_on_signals(self._over)
         async with asyncio.TaskGroup() as group:
-            self._group = group
-            view = group.create_task(self._view.run())
-            self._spawn(self._story())
+            story = group.create_task(self._story())
+            seeing = [group.create_task(self._view.run()), group.create_task(self._watch())]
             try:
-                told = await wait_for(self._over, self._clock, group, seconds_)
+                told = await wait_for(self._over, seconds_)
                 if not told and self._waits_for:
                     self._fail(f"{self._waits_for} in {seconds_:g} s", self._agent)
             finally:
-                story, self._tasks = self._tasks, []
-                await self._end(story)
-                view.cancel()
+                story.cancel()
+                await asyncio.wait([story])
+                await self._agent.end(signal.SIGTERM)  # while its last words can be seen
+                for task in seeing:
+                    task.cancel()
+                await asyncio.wait(seeing)
+                await self._broker.end(signal.SIGKILL)
         if self._failure is not None:
             text, child = self._failure
             words = child.last_words()
             sys.stderr.writelines(f"{child.name}: {line}\n" for line in words)
             raise EdgeAgentError(f"{text}; {'above is the end of its log' if words else 'its log is empty'}")
 
-    async def _end(self, tasks: list[asyncio.Task[None]]) -> None:
-        """End the story, then the agent while its last words can be seen, then the rest."""
-        watching = [task for task in tasks if task.get_name() == "watcher"]
-        for task in tasks:
-            if task not in watching:
-                task.cancel()
-        try:
-            await self._agent.end(signal.SIGTERM)
-        finally:
-            for task in watching:
-                task.cancel()
-            if watching:
-                await asyncio.wait(watching)
-            await self._broker.end(signal.SIGKILL)
+    async def _watch(self) -> None:
+        await self._broker_answers.wait()
+        await self._watcher.run()
 
     # -- the story
 
     async def _story(self) -> None:
-        clock = self._clock
-        await self._start(self._broker)
-        self._spawn(self._watcher.run(), name="watcher")
-        await self._start(self._agent)
-        self._say(f"broker: {self._target.broker}; agent {DEVICE}: process {self._agent.pid}, a heartbeat every 2 s")
-        self._say(f"the agent's log: {self._agent.log}")
-        await self._see_heartbeat()
-        await self._pause(BEFORE_OUTAGE_S)
-        self._say(f"outage: taking the broker away for {OUTAGE_S:g} s (SIGKILL)")
-        begun = clock.monotonic()
-        await self._broker.end(signal.SIGKILL)
-        await self._pause(OUTAGE_S)
-        self._heartbeat.clear()
-        self._waits_for = "no heartbeat came after the outage"
-        await self._start(self._broker)
-        self._say("broker is back on the same port, and remembers nothing")
-        back = clock.monotonic()
-        await self._see_heartbeat()
-        self._say(f"recovered after {self._since(begun):.1f} s, {self._since(back):.1f} s after the broker was back")
-        self._finished = True
-        self._tell_what_to_try()
+        async with self._guards:
+            await self._start(self._broker)
+            await self._start(self._agent)
+            self._say(
+                f"broker: {self._target.broker}; agent {DEVICE}: process {self._agent.pid}, a heartbeat every 2 s"
+            )
+            self._say(f"the agent's log: {self._agent.log}")
+            await self._see_heartbeat()
+            await self._pause(BEFORE_OUTAGE_S)
+            self._say(f"outage: taking the broker away for {OUTAGE_S:g} s (SIGKILL)")
+            begun = self._clock.monotonic()
+            await self._broker.end(signal.SIGKILL)
+            await self._pause(OUTAGE_S)
+            self._heartbeat.clear()
+            self._waits_for = "no heartbeat came after the outage"
+            await self._start(self._broker)
+            self._say("broker is back on the same port, and remembers nothing")
+            back = self._clock.monotonic()
+            await self._see_heartbeat()
+            self._say(
+                f"recovered after {self._since(begun):.1f} s, {self._since(back):.1f} s after the broker was back"
+            )
+            self._finished = True
+            self._tell_what_to_try()
 
     async def _see_heartbeat(self) -> None:
         try:
@@ -264,19 +257,19 @@ class Demo:
         self._waits_for = ""
 
     def _tell_what_to_try(self) -> None:
-        port, pid = self._target.broker.port, self._agent.pid
+        port, pid, folder = self._target.broker.port, self._agent.pid, self._config.parent
         self._say("now try, in another terminal:")
         self._say(f"  edge-agent watch --broker {self._target.broker} --prefix {PREFIX}")
         if shutil.which("mosquitto_sub"):
             self._say(f"  mosquitto_sub -V 5 -p {port} -t '{PREFIX}/#' -v")
-        self._say(f"  echo '{{\"c\": 21.5}}' | edge-agent publish data/temperature --socket {self._config.parent}/control.sock")
+        self._say(f"  echo '{{\"c\": 21.5}}' | edge-agent publish data/t --socket {folder}/control.sock")
         self._say(f"  kill -9 {pid}    # the broker publishes the agent's Will: offline")
         self._say(f"  kill -HUP {pid}  # after an edit of {self._config}")
 
     async def _start(self, child: Child) -> None:
         """Start a child and watch over it; of the broker, wait until it answers."""
         await child.start()
-        self._spawn(self._guard(child))
+        self._guards.create_task(self._guard(child))
         if child is not self._broker:
             return
         connector = MqttConnector(self._target.login, clock=self._clock)
@@ -286,6 +279,7 @@ class Demo:
             if self._since(begun) > BROKER_WITHIN_S:
                 self._fail(f"the broker did not answer in {BROKER_WITHIN_S:g} s", child)
             await self._pause(PROBE_EVERY_S)
+        self._broker_answers.set()
 
     async def _guard(self, child: Child) -> None:
         """See a child that ends by itself: what a person killed after the story comes back, the rest is a failure."""
@@ -314,9 +308,6 @@ class Demo:
     def _fail(self, text: str, child: Child) -> None:
         self._failure = self._failure or (text, child)
         self._over.set()
-
-    def _spawn(self, work: Coroutine[None, None, None], *, name: str = "story") -> None:
-        self._tasks.append(self._group.create_task(work, name=name))
 
     def _since(self, instant: MonotonicNs) -> float:
         return to_seconds(elapsed(instant, self._clock.monotonic()))

@@ -9,9 +9,9 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import orjson
 
@@ -19,34 +19,23 @@ from edge_agent.core.fleet import Change, Fleet, Row
 from edge_agent.core.timebase import later, rfc3339, seconds
 from edge_agent.core.units import format_duration
 from edge_agent.ports import Clock
-from edge_agent.services.watcher import Connected, Failed, Happening, Lost, Refused
+from edge_agent.services.watcher import Happening, Link
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
-    from rich.text import Text
 
 REFRESH_WAIT_S: Final = 0.5  # for a change, after the pause between two drawings: ages grow every second
 REFRESH_AT_MOST: Final = seconds(0.5)  # 10,000 devices take 40 ms to draw
 WIDE: Final = 110  # columns of a terminal that has room for all of the table's
 ROOM_AROUND_TABLE: Final = 10  # lines of the terminal for the header, the frame and what was there before
 HINT: Final = "edge-agent: for a live table: pip install 'edge-agent[operator]'\n"
+_LINK: Final = {
+    "connected": "connected to",
+    "lost": "connection lost:",
+    "failed": "cannot connect:",
+    "refused": "subscription refused:",
+}
 _COLOURS: Final = {"online": "green", "offline": "red", "silent": "yellow", "unknown": "dim"}
-
-
-class View(Protocol):
-    """Shows what happens."""
-
-    def show(self, happening: Happening) -> None:
-        """Show one thing that happened."""
-        ...
-
-    def say(self, text: str) -> None:
-        """Say a line of our own."""
-        ...
-
-    async def run(self) -> None:
-        """Keep what is shown up to date until cancelled."""
-        ...
 
 
 # ---------------------------------------------------------------- lines
@@ -58,7 +47,7 @@ class Lines:
         self._clock = clock
         self._gone = gone
         self._json = json
-        self._failure = ""
+        self._last: Happening | None = None
 
     def show(self, happening: Happening) -> None:
         """Print it; of attempts that fail for one reason, only the first."""
@@ -66,9 +55,9 @@ class Lines:
             fields = {"time": rfc3339(self._clock.utc())} | _fields(happening)
             self._print(orjson.dumps(fields).decode())
             return
-        if isinstance(happening, Failed) and happening.reason == self._failure:
+        if isinstance(happening, Link) and happening == self._last:
             return
-        self._failure = happening.reason if isinstance(happening, Failed) else ""
+        self._last = happening
         self.say(_sentence(happening))
 
     def say(self, text: str) -> None:
@@ -94,23 +83,13 @@ def time_of_day(clock: Clock) -> str:
 
 
 def _fields(happening: Happening) -> dict[str, object]:
-    if isinstance(happening, Change):
-        return {"event": happening.kind} | asdict(happening.row)
-    return {"event": type(happening).__name__.lower()} | asdict(happening)
+    return {"event": happening.kind} | asdict(happening.row) if isinstance(happening, Change) else asdict(happening)
 
 
 def _sentence(happening: Happening) -> str:
-    match happening:
-        case Connected():
-            return f"connected to {happening.broker} (MQTT {_protocol(happening)})"
-        case Lost():
-            return f"connection lost: {happening.reason}"
-        case Failed():
-            return f"cannot connect: {happening.reason}"
-        case Refused():
-            return f"subscription refused: {happening.topic_filter}: {happening.reason}"
-        case Change():
-            return f"{happening.row.device} {_device_sentence(happening)}"
+    if isinstance(happening, Change):
+        return f"{happening.row.device} {_device_sentence(happening)}"
+    return f"{_LINK[happening.event]} {happening.text}"
 
 
 def _device_sentence(change: Change) -> str:
@@ -128,27 +107,26 @@ def _device_sentence(change: Change) -> str:
             return f"heartbeat uptime={_uptime(row)} {clock} outbox={_or(row.outbox)} rss={_rss(row)}"
 
 
-def _protocol(connected: Connected) -> str:
-    return "5" if connected.protocol == 5 else "3.1.1"
-
-
 def _or(value: object, missing: str = "?") -> str:
     return missing if value is None else str(value)
 
 
-def _uptime(row: Row) -> str:
-    return "?" if row.uptime_s is None else format_duration(seconds(int(row.uptime_s)))
+def _uptime(row: Row, missing: str = "?") -> str:
+    return missing if row.uptime_s is None else format_duration(seconds(int(row.uptime_s)))
 
 
 def _offset(row: Row) -> str:
     return "" if row.offset_ms is None else f"{row.offset_ms:+.1f}ms"
 
 
-def _rss(row: Row) -> str:
-    return "?" if row.rss_bytes is None else f"{row.rss_bytes / 1e6:.1f}MB"
+def _rss(row: Row, missing: str = "?") -> str:
+    return missing if row.rss_bytes is None else f"{row.rss_bytes / 1e6:.1f}MB"
 
 
 # ---------------------------------------------------------------- a terminal
+View: TypeAlias = "Lines | Table"
+
+
 def make_view(title: str, fleet: Fleet, clock: Clock, gone: Callable[[], None]) -> View:
     """Return a table on a terminal where rich is installed, else lines; ``gone`` as for ``Lines``."""
     if not sys.stdout.isatty():
@@ -171,13 +149,13 @@ class Table:
         self._clock = clock
         self._console = console
         self._changed = asyncio.Event()
-        self._link: Connected | Lost | Failed | None = None
+        self._link: Link | None = None
 
     def show(self, happening: Happening) -> None:
         """Have it drawn soon."""
-        if isinstance(happening, Refused):
+        if isinstance(happening, Link) and happening.event == "refused":
             self.say(_sentence(happening))
-        elif not isinstance(happening, Change):
+        elif isinstance(happening, Link):
             self._link = happening
         self._changed.set()
 
@@ -215,20 +193,12 @@ class Table:
         for name in names:
             table.add_column(name, justify="right" if name in _AT_RIGHT else "left", no_wrap=True, overflow="ellipsis")
         for row in rows[:room]:
-            cells = dict(zip(_COLUMNS, _cells(row), strict=True))
-            table.add_row(*(cells[name] for name in names))
-        return Group(self._header(), table, Text(self._footer(len(rows) - room), style="dim"))
-
-    def _header(self) -> Text:
-        from rich.text import Text  # noqa: PLC0415  # see make_view
-
+            table.add_row(*(Text(_COLUMNS[name](row), style=_style(name, row)) for name in names))
         link = self._link
-        state = "connecting" if link is None else _sentence(link)
-        style = "green" if isinstance(link, Connected) else "yellow" if link is None else "red"
-        head = Text(f"{self._title}  ")
-        if isinstance(link, Connected):
-            state = f"connected (MQTT {_protocol(link)})"
-        return head.append(state, style=style).append(f"  {time_of_day(self._clock)} UTC", style="dim")
+        style = "yellow" if link is None else "green" if link.event == "connected" else "red"
+        header = Text(f"{self._title}  ").append("connecting" if link is None else _sentence(link), style=style)
+        header.append(f"  {time_of_day(self._clock)} UTC", style="dim")
+        return Group(header, table, Text(self._footer(len(rows) - room), style="dim"))
 
     def _footer(self, hidden: int) -> str:
         parts = [
@@ -239,29 +209,24 @@ class Table:
         return "  ".join(f"{count} {text}" for count, text in parts if count > 0)
 
 
-_COLUMNS: Final = (
-    *("device", "status", "heartbeat", "uptime", "clock", "outbox", "memory"),
-    *("connected to", "MQTT", "version", "degraded"),
-)
+_COLUMNS: Final[Mapping[str, Callable[[Row], str]]] = {
+    "device": lambda row: row.device,
+    "status": lambda row: row.status,
+    "heartbeat": lambda row: "" if row.age_s is None else f"{row.age_s:.0f} s ago",
+    "uptime": lambda row: _uptime(row, ""),
+    "clock": lambda row: f"{row.clock or ''} {_offset(row)}".strip(),
+    "outbox": lambda row: _or(row.outbox, ""),
+    "memory": lambda row: _rss(row, ""),
+    "connected to": lambda row: row.broker or "",
+    "MQTT": lambda row: row.protocol or "",
+    "version": lambda row: row.version or "",
+    "degraded": lambda row: "; ".join(row.reasons),
+}
 _AT_RIGHT: Final = {"heartbeat", "uptime", "outbox", "memory"}
 _WIDE_ONLY: Final = {"connected to", "MQTT", "version"}
 
 
-def _cells(row: Row) -> tuple[Text, ...]:
-    from rich.text import Text  # noqa: PLC0415  # see make_view
-
-    age = "" if row.age_s is None else f"{row.age_s:.0f} s ago"
-    unsynced = row.clock is not None and row.clock not in ("synced", "os", "holdover")
-    return (
-        Text(row.device),
-        Text(row.status, style=_COLOURS[row.status]),
-        Text(age),
-        Text(_uptime(row) if row.uptime_s is not None else ""),
-        Text(f"{row.clock or ''} {_offset(row)}".strip(), style="yellow" if unsynced else ""),
-        Text(_or(row.outbox, "")),
-        Text(_rss(row) if row.rss_bytes is not None else ""),
-        Text(row.broker or ""),
-        Text(row.protocol or ""),
-        Text(row.version or ""),
-        Text("; ".join(row.reasons), style="yellow"),
-    )
+def _style(column: str, row: Row) -> str:
+    unsynced = row.clock not in (None, "synced", "os", "holdover")
+    styles = {"status": _COLOURS[row.status], "clock": "yellow" if unsynced else "", "degraded": "yellow"}
+    return styles.get(column, "")

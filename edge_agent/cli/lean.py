@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from threading import RLock
 from types import ModuleType
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from typing_extensions import override
+
+if TYPE_CHECKING:
+    from importlib.abc import Loader  # brings tempfile, shutil and what they bring
 
 
 class _NoneYet(Exception):  # noqa: N818  # not raised: in the place of classes that nothing can be of
@@ -20,7 +24,7 @@ class _NoneYet(Exception):  # noqa: N818  # not raised: in the place of classes 
 
 
 def _entry_points(**wanted: Any) -> Any:  # noqa: ANN401  # whatever the real one takes and returns
-    return import_module("importlib.metadata").__dict__["entry_points"](**wanted)
+    return _whole("importlib.metadata").entry_points(**wanted)
 
 
 _UNUSED: Final[Mapping[str, Mapping[str, object]]] = {  # and what is taken out of them while they are unused
@@ -32,6 +36,7 @@ _UNUSED: Final[Mapping[str, Mapping[str, object]]] = {  # and what is taken out 
     ),
     "asyncio.sslproto": {},
 }
+_M_ARENA_MAX: Final = -8  # malloc.h
 _LOADING: Final = RLock()
 
 
@@ -45,43 +50,45 @@ class _Deferred(ModuleType):
         if name in _UNUSED[self.__name__]:
             return _UNUSED[self.__name__][name]
         self.load()
-        return super().__getattribute__(name)
+        return ModuleType.__getattribute__(self, name)
 
     def load(self) -> None:
         """Run the module's code, once."""
         with _LOADING:
-            spec = cast("ModuleSpec", self.__spec__)
-            if not isinstance(spec.loader, _Deferring):  # it is what asks
+            spec: Any = self.__spec__
+            if spec.loader_state is None:  # it is what asks
                 return
-            if self.__name__ == "asyncio.sslproto" and isinstance(ssl := import_module("ssl"), _Deferred):
-                ssl.load()  # it keeps the classes that it finds there
-            spec.loader = self.__loader__ = spec.loader.real
+            if self.__name__ == "asyncio.sslproto":
+                _whole("ssl")  # it keeps the classes that it finds there
+            spec.loader, spec.loader_state = spec.loader_state, None
+            self.__loader__ = spec.loader
             spec.loader.exec_module(self)
-            self.__class__ = ModuleType
+            self.__class__ = ModuleType  # type: ignore[assignment]  # that is how a module is given its class
 
 
-class _Deferring(Loader):
-    def __init__(self, real: Loader) -> None:
-        self.real = real
+def _whole(name: str) -> Any:  # noqa: ANN401  # whatever the module holds
+    module = import_module(name)
+    if isinstance(module, _Deferred):
+        module.load()
+    return module
 
-    @override
+
+class _Deferring:
+    """Finds those modules, and as their loader makes them, but runs nothing."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(name, path, target) if name in _UNUSED else None
+        if spec is not None:
+            spec.loader, spec.loader_state = cast("Loader", self), spec.loader
+        return spec
+
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         return _Deferred(spec.name)
 
-    @override
     def exec_module(self, module: ModuleType) -> None:
-        pass
-
-
-class _Finder(MetaPathFinder):
-    @override
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        spec = PathFinder.find_spec(fullname, path, target) if fullname in _UNUSED else None
-        if spec is not None and spec.loader is not None:
-            spec.loader = _Deferring(spec.loader)
-        return spec
+        """Leave it to whoever uses the module first."""
 
 
 def defer_unused() -> None:
@@ -90,4 +97,12 @@ def defer_unused() -> None:
         "PYDANTIC_DISABLE_PLUGINS", "__all__"
     )  # there are none, and it reads every package's metadata
     sys.modules.setdefault("_hashlib", cast("ModuleType", None))  # it brings OpenSSL; hashlib has all we use without it
-    sys.meta_path.insert(0, _Finder())
+    sys.meta_path.insert(0, _Deferring())
+
+
+def spare_heap() -> None:
+    """Have all threads use one heap, and give back what the start has left of it; only glibc needs to be told."""
+    libc = ctypes.CDLL(None)
+    with suppress(AttributeError):  # another C library
+        libc.mallopt(_M_ARENA_MAX, 1)
+        libc.malloc_trim(0)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import io
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from io import BufferedReader
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final, cast
@@ -21,12 +21,10 @@ from edge_agent.cli.loading import load
 from edge_agent.core.config_models import Config
 from edge_agent.core.jsonrpc import Answer, Failure, Request
 from edge_agent.core.submission import ENVELOPE, parse_submission
-from edge_agent.core.timebase import elapsed, seconds
 from edge_agent.errors import ConfigError, EdgeAgentError, SubmissionError, UnreachableError, UsageError
 
 WINDOW: Final = 128
 _CHUNK: Final = 64 * 1024
-_PROGRESS_EVERY: Final = seconds(1)
 
 Params = dict[str, Any]
 Record = tuple[int, Params]
@@ -67,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(str(error)) from None
     path = Path(args.socket) if args.socket else find_socket(config.control.socket, os.environ)
     inbox = find_inbox(config.state.dir, os.environ)
-    with _open(args.file) as stream:
+    with open_input(args.file) as stream:
         records = _records(stream, common, report, max_record=config.outbox.max_record)
         for number, outcome in _deliver(records, path, inbox, keyed="key" in common):
             report.add(number, outcome)
@@ -85,16 +83,21 @@ def _config(option: str | None) -> Config:
 
 
 # ---------------------------------------------------------------- what is to be published
-def _open(name: str) -> Any:  # noqa: ANN401  # a context manager of the one or the other stream
+def open_input(name: str) -> AbstractContextManager[BufferedReader]:
+    """Return what ``--file`` names; ``-`` is standard input.
+
+    Raises:
+        UsageError: it cannot be opened.
+    """
     if name == "-":
-        return nullcontext(sys.stdin.buffer)
+        return nullcontext(cast("BufferedReader", sys.stdin.buffer))
     try:
         return Path(name).open("rb")
     except OSError as error:
         raise UsageError(f"--file {name}: {error.strerror}") from None
 
 
-def _records(stream: io.BufferedReader, common: Params, report: _Report, *, max_record: int) -> Iterator[Record | None]:
+def _records(stream: BufferedReader, common: Params, report: _Report, *, max_record: int) -> Iterator[Record | None]:
     """Yield the records; ``None`` before each wait for more of them. A bad line is reported and left out."""
     limit = max_record + ENVELOPE
     texts = _lines(stream, limit) if report.lines else iter([stream.read(limit + 1)])
@@ -131,7 +134,7 @@ def _params(text: bytes, common: Params, max_record: int) -> Params:
     return params
 
 
-def _lines(stream: io.BufferedReader, limit: int) -> Iterator[bytes | None]:
+def _lines(stream: BufferedReader, limit: int) -> Iterator[bytes | None]:
     """Yield lines, cut after ``limit`` + 1 bytes; ``None`` before each wait."""
     rest = bytearray()
     while True:
@@ -159,23 +162,18 @@ def _deliver(
         UnreachableError: there is no daemon and no inbox, or nobody knows what became of some.
     """
     pending: dict[int, Params] = {}
-    for last in (False, True):
-        try:
-            with ControlClient(path) as client:
-                return (yield from _pipeline(client, records, pending))
-        except UnreachableError as error:
-            unknown = isinstance(error, UnansweredError)
-            if unknown and not keyed:
-                which = "the record" if len(pending) == 1 else f"some of the lines {min(pending)} to {max(pending)}"
-                raise UnreachableError(
-                    f"{error}; {which} may or may not be accepted: with --key it is safe to publish again"
-                ) from None
-            if unknown and not last:
-                continue
-            if inbox is None:
-                raise
-            return (yield from _leave(chain(pending.items(), records), inbox))
-    return None
+    try:
+        with ControlClient(path) as client:
+            return (yield from _pipeline(client, records, pending))
+    except UnreachableError as error:
+        if isinstance(error, UnansweredError) and not keyed:
+            which = "the record" if len(pending) == 1 else f"some of the lines {min(pending)} to {max(pending)}"
+            raise UnreachableError(
+                f"{error}; {which} may or may not be accepted: with --key it is safe to publish again"
+            ) from None
+        if inbox is None:
+            raise
+    return (yield from _leave(chain(pending.items(), records), inbox))
 
 
 def _leave(records: Iterable[Record | None], inbox: Path) -> Iterator[tuple[int, Path]]:
@@ -188,9 +186,8 @@ def _leave(records: Iterable[Record | None], inbox: Path) -> Iterator[tuple[int,
 def _pipeline(
     client: ControlClient, records: Iterator[Record | None], pending: dict[int, Params]
 ) -> Iterator[tuple[int, Answer]]:
-    """Yield the answers as they come; ``pending`` is what was sent and has none yet, and is sent first."""
-    again = list(pending.items())
-    for record in chain(again, records, [None]):
+    """Yield the answers as they come; ``pending`` is what was sent and has none yet."""
+    for record in chain(records, [None]):
         if record is not None:
             number, params = record
             pending[number] = params
@@ -208,11 +205,8 @@ class _Report:
     def __init__(self, *, as_json: bool, lines: bool) -> None:
         self.lines = lines
         self._json = as_json
-        self._clock = SystemClock()
-        self._shown = self._clock.monotonic()
-        self._progress = ""
-        self._safe = self._refused = self._left = 0
-        self._inbox: Path | None = None
+        self._refused = self._left = 0
+        self._left_in: Path | None = None
 
     def add(self, number: int, outcome: Answer | Path) -> None:
         """Say what became of a record.
@@ -221,32 +215,26 @@ class _Report:
             EdgeAgentError: it was refused, and is the only one.
         """
         if isinstance(outcome, Path):
-            self._left += 1
-            self._inbox = outcome.parent
+            self._left_in, self._left = outcome.parent, self._left + 1
             self._print(number, {"id": None, "file": str(outcome)})
-        elif isinstance(outcome.result, Failure):
-            if not self.lines:
-                raise EdgeAgentError(outcome.result.message)
-            self.refuse(number, outcome.result.message)
-            return
-        else:
+        elif not isinstance(outcome.result, Failure):
             self._print(number, cast("Params", outcome.result))
-        self._safe += 1
-        self._show_progress()
+        elif self.lines:
+            self.refuse(number, outcome.result.message)
+        else:
+            raise EdgeAgentError(outcome.result.message)
 
     def refuse(self, number: int, reason: str) -> None:
         """Say that a line is not accepted; the others go on."""
         self._refused += 1
-        self._complain(f"line {number}: {reason}")
+        sys.stderr.write(f"edge-agent: line {number}: {reason}\n")
         self._print(number, {"error": reason})
 
     def finish(self) -> int:
         """Say what there is to say at the end, and return the exit code."""
         if self._left:
             what = f"{self._left} records" if self.lines else "the record"
-            self._complain(f"the daemon cannot be reached; {what} left in {self._inbox} for it")
-        elif self._progress:
-            self._complain(f"{self._safe} records")
+            sys.stderr.write(f"edge-agent: the daemon cannot be reached; {what} left in {self._left_in} for it\n")
         return 1 if self._refused else 0
 
     def _print(self, number: int, members: Params) -> None:
@@ -254,13 +242,3 @@ class _Report:
             line = {"line": number} | members if self.lines else members
             sys.stdout.write(orjson.dumps(line).decode() + "\n")
             sys.stdout.flush()
-
-    def _complain(self, text: str) -> None:
-        sys.stderr.write(f"{self._progress and chr(13)}edge-agent: {text}\n")
-
-    def _show_progress(self) -> None:
-        now = self._clock.monotonic()
-        if self.lines and elapsed(self._shown, now) >= _PROGRESS_EVERY and sys.stderr.isatty():
-            self._shown, self._progress = now, f"\r{self._safe} records "
-            sys.stderr.write(self._progress)
-            sys.stderr.flush()

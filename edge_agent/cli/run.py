@@ -12,6 +12,7 @@ from typing import Any
 from edge_agent.adapters import logs
 from edge_agent.adapters.system_clock import SystemClock
 from edge_agent.agent import Agent
+from edge_agent.cli.lean import spare_heap
 from edge_agent.cli.loading import load
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ def run(args: argparse.Namespace) -> int:
     """Run until a signal says otherwise; return 0 after a graceful stop, 1 after a bug of ours."""
     loaded = load(args.config, os.environ)
     logs.configure(loaded.config.log.level, loaded.config.log.format)
+    spare_heap()
     agent = Agent(loaded, load=lambda: load(args.config, os.environ), clock=SystemClock(), environ=os.environ)
     try:
         asyncio.run(_run(agent))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Final
 
 import orjson
@@ -109,10 +109,7 @@ def encode_answer(answer: Answer) -> bytes:
     """Return an answer as a line; its result must be something that JSON can say."""
     if not isinstance(answer.result, Failure):
         return _line({"jsonrpc": "2.0", "result": answer.result, "id": answer.id})
-    failure = answer.result
-    error = {"code": failure.code, "message": failure.message}
-    if failure.data is not None:
-        error["data"] = failure.data
+    error = {name: value for name, value in asdict(answer.result).items() if value is not None}
     return _line({"jsonrpc": "2.0", "error": error, "id": answer.id})
 
 

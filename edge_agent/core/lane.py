@@ -141,6 +141,8 @@ class Lane:
             self.flying.clear()
             self.held.clear()
             to = min(waiting, default=None)
+        elif self.ready:
+            to = min(to, self.ready[0].key)  # what is ready is forgotten, and has to be read again
         if to is not None and to <= self.cursor:
             self.cursor = to - 1
             self.behind = True

@@ -27,6 +27,9 @@ class NumberRanges:
         at = bisect_right(self._first, number) - 1
         return at >= 0 and number <= self._last[at]
 
+    def __iter__(self) -> Iterator[Range]:
+        return zip(self._first, self._last, strict=True)
+
     def add(self, first: int, last: int) -> None:
         """Add all numbers from ``first`` to ``last``."""
         low, high = bisect_left(self._last, first - 1), bisect_right(self._first, last + 1)
@@ -39,18 +42,10 @@ class NumberRanges:
         for at in range(bisect_left(self._last, first), bisect_right(self._first, last) if first <= last else 0):
             yield max(first, self._first[at]), min(last, self._last[at])
 
-    def count(self, first: int, last: int) -> int:
-        """Return how many numbers lie from ``first`` to ``last``."""
-        return count(self.within(first, last))
-
-    def middle(self) -> int:
-        """Return the first number of the range in the middle."""
-        return self._first[len(self._first) // 2]
-
-    def drop_below(self, number: int) -> None:
-        """Remove all that is lower."""
-        kept = list(self.within(number, max(self._last, default=number)))
-        self._first, self._last = [first for first, _ in kept], [last for _, last in kept]
+    def keep(self, first: int, last: int) -> None:
+        """Remove all that does not lie from ``first`` to ``last``."""
+        kept = list(self.within(first, last))
+        self._first, self._last = [low for low, _ in kept], [high for _, high in kept]
 
 
 def count(ranges: Iterable[Range]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Final
 
 from edge_agent.core.batch import Batch, Committed, DeadLetter
@@ -110,8 +111,11 @@ class Pending:
         for key in batch.meta:
             self.meta.pop(key, None)
         self.doomed = {r: left for r, keys in self.doomed.items() if (left := keys - {*batch.doomed.get(r, ())})}
+        grown = self.lost[len(batch.gaps) - 1 : len(batch.gaps)] if batch.gaps else []
         del self.lost[: len(batch.gaps)], self.gone[: len(batch.gone)], self.undead[: len(batch.undead)]
         del self.dead[: len(batch.dead)]
+        if grown and (more := grown[0].count - batch.gaps[-1].count):  # meanwhile
+            self.lost.insert(0, replace(grown[0], first=batch.gaps[-1].last + 1, count=more))
         durable += [letter.record for letter in batch.dead]
         for dropped in done.dropped:
             self.lanes[dropped.first >> SEQ_BITS].forget(dropped)

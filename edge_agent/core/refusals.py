@@ -70,6 +70,11 @@ class Pauses:
         """Take note that a record of the channel was accepted; return whether it was paused."""
         return self._pauses.pop(channel, None) is not None
 
+    def undecided(self, channel: str) -> None:
+        """Take note that a probe was refused for another reason: the next record is one."""
+        if (pause := self._pauses.get(channel)) is not None and pause.probing:
+            pause.probing, pause.until = False, MonotonicNs(0)
+
     def may_go(self, channel: str) -> bool:
         """Return whether a record of the channel may be sent; of a paused channel, one does once the pause is over."""
         pause = self._pauses.get(channel)
@@ -89,9 +94,8 @@ class Pauses:
 
     def lost(self) -> None:
         """Take note that the connection ended: a probe without an answer goes again."""
-        for pause in self._pauses.values():
-            if pause.probing:
-                pause.probing, pause.until = False, MonotonicNs(0)
+        for channel in self._pauses:
+            self.undecided(channel)
 
     def next_due(self) -> MonotonicNs | None:
         """Return when the first pause is over."""

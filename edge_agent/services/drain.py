@@ -92,7 +92,11 @@ class Drain:
                 over = group.create_task(self._wake_when_over(session), name="drain-over")
                 try:
                     while not session.over.is_set():
-                        await self._pause(self._fill(session))
+                        until = self._fill(session)
+                        if self._in_flight or session.connection.has_room():
+                            await self._pause(until)
+                        elif not await session.connection.room():  # others have filled the window
+                            await session.over.wait()
                 except asyncio.CancelledError:
                     await self._flush(session)
                     raise
@@ -226,15 +230,20 @@ class Drain:
             if self._pauses.accepted(channel):
                 self._told = {(stream, name) for stream, name in self._told if name != channel}
                 self._release(channel)
+                self._outbox.said()
             return
         what = answer(reason)
         now = self._clock.monotonic()
+        if what is Answer.HOLD:
+            self._refused(records, reason, now)
+            return
         if what is Answer.DEAD:
             self._not_taken(records, reason)
-        elif what is Answer.HOLD:
-            self._refused(records, reason, now)
         else:
             self._put_off(records, reason, now)
+        if channel in self._pauses.channels():
+            self._pauses.undecided(channel)
+            self._release(channel)
 
     def _not_taken(self, records: list[Record], reason: int) -> None:
         if len(records) == 1:
@@ -249,6 +258,7 @@ class Drain:
         channel = records[0].channel
         if self._pauses.refused(channel, now):
             log.warning("channel_refused", extra={"channel": channel, "reason": f"0x{reason:02X}"})
+            self._outbox.said()
         self._hold(self._outbox.lanes[Priority(records[0].key >> SEQ_BITS)], records)
 
     def _hold(self, lane: Lane, records: list[Record]) -> None:

@@ -1,7 +1,7 @@
 """Keeps the store usable: opens it, and mends what befalls it, so that the outbox goes on whatever the disk does.
 
 ==================  =================================================================================================
-a full disk         the ballast is thrown off, then the oldest tenth is dropped; failing that, records wait in memory
+a full disk         the ballast is thrown off, then the oldest are dropped; failing that, records wait in memory
 errors, read-only   records wait in memory; every few seconds the store is opened anew
 damage              the store is put aside and a fresh one opened under the same name; what is intact is taken over
 a newer version's   the store is put aside untouched for the version that knows it
@@ -11,11 +11,12 @@ a newer version's   the store is put aside untouched for the version that knows 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from edge_agent.core.batch import Batch, Committed, Dropped, Identity, Salvaged, StoreFacts
 from edge_agent.errors import StoreError, StoreFault
@@ -23,6 +24,11 @@ from edge_agent.ports import Store, StoreFile, StoreWorker
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+DELETED_AT_ONCE: Final = 200
+"""Records, where the disk is full: what is deleted takes room in the log."""
+
+SHED_TRIES: Final = 4
 
 
 class Keeping:
@@ -175,11 +181,26 @@ class Keeping:
         except StoreError as error:
             if error.fault is not StoreFault.FULL:
                 raise
+        try:
+            return self._commit_for_others(store, batch)
+        except StoreError as error:
+            if error.fault is not StoreFault.FULL:
+                raise
             log.warning("disk_full", extra={"error": str(error)})
         self._ballast_gone = True
-        self._file.throw_ballast()  # room for deleting first: what records took of it would be missing then
-        freed = store.commit(Batch(deletes=batch.deletes, may_drop=batch.may_drop, shed=True, keep=batch.keep))
-        self._shed += freed.dropped
+        self._file.throw_ballast()
+        return self._commit_for_others(store, batch)
+
+    def _commit_for_others(self, store: Store, batch: Batch) -> Committed:
+        """Delete what may go, then drop as much as it takes: in one step that needs the room before it is there."""
+        for first, last in batch.deletes:
+            for low in range(first, last + 1, DELETED_AT_ONCE):
+                piece = (low, min(low + DELETED_AT_ONCE - 1, last))
+                store.commit(Batch(deletes=(piece,), may_drop=False, shed=True))
+        for _ in range(SHED_TRIES if batch.may_drop and batch.records else 0):
+            self._shed += store.commit(Batch(shed=True, keep=batch.keep)).dropped
+            with contextlib.suppress(StoreError):
+                return store.commit(batch)
         return store.commit(batch)
 
     def _reopen(self, store: Store, known: Identity) -> Store:

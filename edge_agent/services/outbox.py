@@ -37,6 +37,9 @@ MEMORY_BYTES: Final = 1 << 20
 """What waits in memory before it is written although the broker may take it soon; and all that there is room for while
 the disk fails."""
 
+ACKED_AT_ONCE: Final = 1000
+"""So many records that the broker has are deleted without waiting for more."""
+
 BUSY_BYTES: Final = 8 << 20
 """Beyond so much that the disk has not kept up with, nothing more is accepted."""
 
@@ -361,6 +364,8 @@ class Outbox:
                 self.answer(record)
         if lane.acked and self.acked_since is None:
             self.acked_since = self._clock.monotonic()
+            self.due.set()
+        elif len(lane.acked) == ACKED_AT_ONCE:
             self.due.set()
         if key in self.announced:
             pending.gone += [number for number, _ in self.announced.pop(key)]

@@ -11,11 +11,10 @@ from edge_agent.core.batch import Committed
 from edge_agent.core.timebase import DurationNs, MonotonicNs, later, seconds, to_seconds
 from edge_agent.ports import Clock
 from edge_agent.services.keeping import Keeping
-from edge_agent.services.outbox import MEMORY_BYTES, Outbox
+from edge_agent.services.outbox import ACKED_AT_ONCE, MEMORY_BYTES, Outbox
 
 log = logging.getLogger(__name__)
 
-ACKED_AT_ONCE: Final = 1000
 DELETE_WITHIN: Final = seconds(1)
 
 

@@ -106,6 +106,11 @@ class Upkeep:
                 lane.next_seq = max(lane.next_seq, known.reserved[lane.priority] + 1)
             lane.reserved = lane.next_seq - 1
         pending.replaced.clear()
+        for reason, keys in pending.doomed.items():
+            for first, last in runs(sorted(keys)):
+                stream = stream_name(pending.name, Priority(first >> SEQ_BITS))
+                pending.lost.append(Gap(stream, first & SEQ_MASK, last & SEQ_MASK, last - first + 1, reason))
+        pending.doomed.clear()
         return there
 
     # -- getting back what was put aside
@@ -127,13 +132,9 @@ class Upkeep:
         if known is not None and known.name == self._outbox.pending.name:
             for priority, ranges in found.items():
                 self._name_missing(priority, sorted([*ranges, *(there or {}).get(priority, ())]), known)
-                if ranges:
-                    lane = self._outbox.lanes[priority]
-                    lane.rewind(pack(priority, min(first for first, _ in ranges)))
-                    lane.behind = True
+                self._send_from(priority, ranges)
         self._keeping.put_aside = None
-        if count:
-            log.warning("records_salvaged", extra={"count": count})
+        log.log(logging.WARNING if count else logging.DEBUG, "records_salvaged", extra={"count": count})
         await self._outbox.written()
         if not self._outbox.pending.lost:  # else once more after the next start
             await self._keeping.salvaged()
@@ -149,6 +150,12 @@ class Upkeep:
         if last is not None:
             self._outbox.must_write()
             await self._outbox.durable(last)
+
+    def _send_from(self, priority: Priority, ranges: list[tuple[int, int]]) -> None:
+        if ranges:
+            lane = self._outbox.lanes[priority]
+            lane.rewind(pack(priority, min(first for first, _ in ranges)))
+            lane.behind = True
 
     def _name_missing(self, priority: Priority, there: list[tuple[int, int]], known: Identity) -> None:
         """Name the numbers between what was settled and what was in use that were not found."""

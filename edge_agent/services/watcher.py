@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, Literal, TypeAlias
 
-from edge_agent.core.connection import Attempt, Closing, ConnectionPolicy, ProtocolVersion, Suspect, SuspectKind
+from edge_agent.core.connection import Attempt, Closing, ConnectionPolicy, Suspect, SuspectKind
 from edge_agent.core.fleet import Change, Fleet, printable
 from edge_agent.core.timebase import later, seconds
 from edge_agent.core.topics import parse_up
@@ -19,40 +19,28 @@ LOOK_FOR_SILENCE_EVERY: Final = seconds(1)
 
 
 @dataclass(frozen=True, slots=True)
-class Connected:
-    """The connection stands: the broker's URL and the protocol level."""
+class Link:
+    """What became of the connection.
 
-    broker: str
-    protocol: ProtocolVersion
+    Attributes:
+        event: it was made; it was lost, and is made again; an attempt failed, which is made again; a subscription was
+            refused.
+        text: the broker and the protocol, or what, and why.
+    """
 
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """The connection ended, and why; it is made again."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """An attempt to connect failed, and why; there will be another."""
-
-    reason: str
+    event: Literal["connected", "lost", "failed", "refused"]
+    text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """A subscription is refused: the filter, and why."""
-
-    topic_filter: str
-    reason: str
-
-
-Happening: TypeAlias = Connected | Lost | Failed | Refused | Change
+Happening: TypeAlias = Link | Change
 
 
 class Watcher:
-    """The connection of an operator; ``run`` is its task."""
+    """The connection of an operator; ``run`` is its task.
+
+    Attributes:
+        obstacle: why the broker was never reached; ``None`` once it was.
+    """
 
     def __init__(
         self,
@@ -81,6 +69,7 @@ class Watcher:
         self._prefix, self._filters = topics
         self._tell = tell
         self._asked: list[Suspect] = []
+        self.obstacle: str | None = "the broker did not answer in time"
 
     async def run(self) -> None:
         """Keep watching; cancelled, disconnect."""
@@ -91,14 +80,18 @@ class Watcher:
                 connection = await self._connector.connect(attempt, None)
             except ConnectFailedError as error:
                 self._policy.failed(error, self._clock.monotonic())
-                self._tell(Failed(printable(str(error))))
+                reason = printable(str(error))
+                self.obstacle = self.obstacle and reason
+                self._tell(Link("failed", reason))
                 continue
+            self.obstacle = None
             self._policy.connected(self._clock.monotonic(), will_retained=attempt.will_retained)
             await self._use(connection, attempt)
 
     async def _use(self, connection: Connection, attempt: Attempt) -> None:
         self._asked = []
-        self._tell(Connected(str(attempt.broker), connection.protocol))
+        protocol = "5" if connection.protocol == 5 else "3.1.1"
+        self._tell(Link("connected", f"{attempt.broker} (MQTT {protocol})"))
         try:
             closing = await self._serve(connection)
         except asyncio.CancelledError:
@@ -106,7 +99,7 @@ class Watcher:
             raise
         self._policy.closed(closing, frozenset(self._asked), self._clock.monotonic())
         self._fleet.doubt()
-        self._tell(Lost(_reason(closing)))
+        self._tell(Link("lost", _reason(closing)))
 
     async def _serve(self, connection: Connection) -> Closing:
         work = self._receive(connection), self._subscribe(connection), self._look_for_silence()
@@ -133,7 +126,7 @@ class Watcher:
             asked = {name for batch in batches for name in batch}
             for name in self._filters:
                 if name not in asked:
-                    self._tell(Refused(name, "the broker closed the connection on it"))
+                    self._tell(Link("refused", f"{name}: the broker closed the connection on it"))
             for batch in batches:
                 if not await self._ask(connection, batch):
                     return
@@ -150,7 +143,7 @@ class Watcher:
         self._asked = []
         for name, reason in zip(batch, reasons, strict=True):
             if reason >= REFUSED_FROM:
-                self._tell(Refused(name, f"0x{reason:02X}; may this user subscribe to it?"))
+                self._tell(Link("refused", f"{name}: 0x{reason:02X}; may this user subscribe to it?"))
         return True
 
     async def _look_for_silence(self) -> None:

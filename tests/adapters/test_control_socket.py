@@ -388,7 +388,8 @@ async def test_without_the_group_the_agents_own_serves(
             assert (path.stat().st_gid, stat.S_IMODE(path.stat().st_mode)) == (os.getegid(), 0o660)
     (record,) = caplog.records
     assert record.getMessage() == "control_group_missing"
-    assert "groupadd --system nobodys" in record.__dict__["fix"]
+    assert "groupadd --system nobodys" in record.__dict__["reason"] or error is PermissionError
+    assert "the group nobodys" in record.__dict__["reason"]
 
 
 async def test_the_socket_of_a_dead_process_is_replaced(path: Path) -> None:

@@ -13,7 +13,7 @@ from edge_agent.cli.fleet_view import HINT, Lines, Table, make_view
 from edge_agent.core.events import HEARTBEAT
 from edge_agent.core.fleet import Change, Fleet, Row
 from edge_agent.core.timebase import MonotonicNs
-from edge_agent.services.watcher import Connected, Failed, Lost, Refused
+from edge_agent.services.watcher import Link
 from tests.fakes import FakeClock
 
 BEAT = orjson.dumps({"type": HEARTBEAT, "data": {"interval_s": 60}})
@@ -30,15 +30,15 @@ async def test_lines_say_each_kind_of_happening(capsys: pytest.CaptureFixture[st
     lines = Lines(FakeClock(), never)
     row = Row("a", "online", age_s=5.4, clock="synced", offset_ms=0.25, reasons=("x", "y"), broker="mqtt://b:1")
     for happening in (
-        Failed("no"),
-        Failed("no"),
-        Connected("mqtt://b:1", 4),
-        Refused("f", "0x87"),
+        Link("failed", "no"),
+        Link("failed", "no"),
+        Link("connected", "mqtt://b:1 (MQTT 3.1.1)"),
+        Link("refused", "f: 0x87"),
         Change("health", row),
         Change("heartbeat", row),
         Change("silence", row),
-        Lost("gone"),
-        Failed("no"),
+        Link("lost", "gone"),
+        Link("failed", "no"),
     ):
         lines.show(happening)
     await lines.run()
@@ -72,7 +72,7 @@ async def test_a_table_shows_the_troubled_first_when_not_all_fit() -> None:
     assert "196 more devices than fit; name some to see them  1 messages not understood" in first
     assert "connecting" in first
     assert "connected to" in first
-    table.show(Failed("nothing [red]there"))
+    table.show(Link("failed", "nothing [red]there"))
     table.say("[bold]said")
     await asyncio.sleep(2.2)
     assert "cannot connect: nothing [red]there" in out.getvalue()

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import pty
-import select
 import socket
 import subprocess
 import sys
@@ -283,25 +281,6 @@ def test_a_line_that_comes_slowly_is_published_when_it_comes(running: Place) -> 
             assert json.loads(process.stdout.readline()) == {"line": number, "id": f"box-normal.{number}"}
         process.stdin.close()
         assert process.wait(WITHIN_S) == 0
-
-
-def test_a_terminal_sees_progress(running: Place) -> None:
-    """On stderr, once it takes more than a second."""
-    leader, terminal = pty.openpty()
-    command = running.command("data/t", "--lines")
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=terminal) as process:
-        assert process.stdin is not None
-        while not select.select([leader], [], [], 0.02)[0]:
-            assert process.poll() is None
-            process.stdin.write(b"{}\n")
-            process.stdin.flush()
-        process.stdin.close()
-        assert process.wait(WITHIN_S) == 0
-    os.close(terminal)
-    said = os.read(leader, 10_000).decode()
-    os.close(leader)
-    assert " records" in said
-    assert said.endswith("records\r\n")
 
 
 def test_the_help_names_the_doors_options() -> None:

@@ -46,7 +46,7 @@ def target(*arguments: str, **environ: str) -> Target:
     """Return what the options, and the environment, lead to."""
     parser = argparse.ArgumentParser()
     describe(parser)
-    return find_target(parser.parse_args(arguments), environ)
+    return find_target(parser.parse_args(arguments), environ, verb="watch")
 
 
 async def start(*arguments: str, tty: int | None = None, code: str | None = None) -> asyncio.subprocess.Process:
@@ -121,7 +121,7 @@ async def test_json_is_an_object_a_line() -> None:
         assert await process.wait() == 0
     failed, connected, beat = lines
     assert failed["event"] == "failed"
-    assert (connected["event"], connected["protocol"]) == ("connected", 4)
+    assert (connected["event"], connected["text"]) == ("connected", f"{broker.url} (MQTT 3.1.1)")
     assert (beat["event"], beat["device"], beat["status"], beat["outbox"]) == ("heartbeat", "a", "online", 4)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", beat["time"])
 
@@ -148,7 +148,7 @@ async def test_seconds_end_it() -> None:
     process = await start("--broker", url, "--seconds", "0.5")
     _, err = await process.communicate()
     assert process.returncode == 69
-    text = f"edge-agent: not reached in 0.5 s: {url}: nothing listens there; check the port, is the broker up?\n"
+    text = f"edge-agent: not reached: {url}: nothing listens there; check the port, is the broker up?\n"
     assert err.decode() == text
 
 
@@ -187,7 +187,7 @@ async def test_on_a_terminal_it_is_a_live_table() -> None:
     """Coloured, with what is wrong in plain sight; nothing of a device is markup or drives the terminal."""
     with screen() as shown:
         async with ScriptedBroker() as broker, running(broker, tty=shown.slave) as process:
-            await shown.until(f"{broker.url} edge/", "connected (MQTT 5)", "UTC", "device")
+            await shown.until(f"{broker.url} edge/", "connected to", "(MQTT 5)", "UTC", "device")
             for device, status in (("demo-1", b"online"), ("demo-2", b"offline")):
                 broker.inject(f"edge/{device}/up/status", status)
             broker.inject("edge/demo-1/up/heartbeat", BEAT)
@@ -221,33 +221,27 @@ def test_without_a_broker_and_a_configuration_it_says_what_to_give(tmp_path: Pat
         target("--config", str(tmp_path / "none.toml"))
 
 
-def test_the_options_say_all(tmp_path: Path) -> None:
-    """The configuration is not read then."""
-    secret = tmp_path / "secret"
-    secret.write_text("hunter2\n")
-    found = target(
-        *("a", "b", "--broker", "mqtts://h", "--prefix", "x/y", "--username", "u", "--password-file", str(secret)),
-        *("--ca", "ca.pem", "--cert", "c.pem", "--key", "k.pem", "--config", "/none"),
-    )
-    assert (found.title, found.devices) == ("mqtts://h:8883 x/y/", ("a", "b"))
-    assert (found.login.username, found.login.password()) == ("u", "hunter2")
-    assert found.login.tls.ca == str(Path("ca.pem").absolute())
+def test_a_broker_in_the_options_is_all_that_is_used() -> None:
+    """The configuration, with its login, is not read then; the client id is no one else's."""
+    found = target("--broker", "mqtts://h", "--prefix", "x/y", "--config", "/none")
+    assert (found.title, found.login.username, found.login.password()) == ("mqtts://h:8883 x/y/", None, None)
     assert re.fullmatch(r"edge-agent-watch-[0-9a-f]{8}", found.login.client_id)
     assert found.login.session_expiry == 0
     assert found.login.client_id != target("--broker", "mqtt://h").login.client_id
 
 
 def test_the_configuration_names_the_operators_broker(tmp_path: Path) -> None:
-    """Options go before it; the prefix is the devices' unless it says otherwise."""
+    """The prefix is the devices' unless it, or an option, says otherwise; the password is in a file."""
     file = tmp_path / "x.toml"
+    (tmp_path / "secret").write_text("hunter2\n")
     file.write_text(
         '[device]\nid = "d"\n[mqtt]\nprefix = "p"\nusername = "device"\n'
         '[operator]\nbroker = "mqtt://op"\nusername = "op"\n'
+        f'password_file = "{tmp_path}/secret"\n'
     )
     found = target(EDGE_AGENT_CONFIG=str(file))
-    assert (found.title, found.login.username) == ("mqtt://op:1883 p/", "op")
-    found = target("--config", str(file), "--prefix", "q", "--username", "me")
-    assert (found.title, found.login.username) == ("mqtt://op:1883 q/", "me")
+    assert (found.title, found.login.username, found.login.password()) == ("mqtt://op:1883 p/", "op", "hunter2")
+    assert target("--config", str(file), "--prefix", "q").title == "mqtt://op:1883 q/"
 
 
 def test_without_an_operators_broker_it_is_the_devices_first(tmp_path: Path) -> None:
@@ -275,14 +269,19 @@ def test_a_wrong_configuration_is_said(tmp_path: Path) -> None:
     [
         (["--broker", "http://x"], r"--broker: found \"http://x\"; a URL like"),
         (["--broker", "mqtt://x", "--prefix", "a#"], r"--prefix: found \"a#\"; topic levels"),
-        (["--broker", "mqtt://x", "--cert", "c"], r"--cert: cert and key go together"),
-        (["--broker", "mqtt://x", "a/b"], r"'a/b' is no device id"),
     ],
 )
 def test_a_wrong_option_is_named(arguments: list[str], text: str) -> None:
     """With what is allowed."""
     with pytest.raises(UsageError, match=text):
         target(*arguments)
+
+
+async def test_what_is_no_device_is_64() -> None:
+    """With what is allowed."""
+    process = await start("--broker", "mqtt://x", "a/b")
+    _, err = await process.communicate()
+    assert (process.returncode, err.startswith(b"edge-agent: 'a/b' is no device id")) == (64, True)
 
 
 @pytest.mark.parametrize("text", ["nan", "inf", "-1", "x"])

@@ -98,6 +98,7 @@ class Consumer:
         slow_s: how long it takes for each message.
         seen: when (monotonic seconds), where, what.
         verification: what it makes of that.
+        came: the ids of the records.
     """
 
     url: str
@@ -105,6 +106,7 @@ class Consumer:
     slow_s: float = 0
     seen: list[tuple[float, str, bytes]] = field(default_factory=list)
     verification: Verification = field(default_factory=lambda: Verification(from_start=True))
+    came: set[str] = field(default_factory=set)
     ready: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self) -> None:
@@ -118,14 +120,22 @@ class Consumer:
             except ConnectFailedError:
                 await asyncio.sleep(0.05)
                 continue
-            if await connection.subscribe_to(["edge/#"]) is not None:
-                self.ready.set()
+            # What the session has kept comes first, and unless it is taken nothing more is read, no SUBACK either.
+            subscribing = asyncio.get_running_loop().create_task(connection.subscribe_to(["edge/#"]))
+            subscribing.add_done_callback(self._subscribed)
             while (delivery := await connection.receive()) is not None:
                 now = time.monotonic()
                 self.seen.append((now, delivery.topic, delivery.payload))
-                self.verification.take(delivery.payload, delivery.topic, now_s=now)
+                self.verification.take(delivery.payload, delivery.topic)
+                if delivery.topic.startswith(f"{UP}data/"):
+                    self.came.add(json.loads(delivery.payload)["id"])
                 await asyncio.sleep(self.slow_s)
                 connection.acknowledge(delivery)
+            await subscribing
+
+    def _subscribed(self, done: asyncio.Task[list[int] | None]) -> None:
+        if not done.cancelled() and done.result() is not None:
+            self.ready.set()
 
     def events(self, channel: str = "data/") -> list[dict[str, Any]]:
         """Return the events of a channel."""
@@ -136,26 +146,35 @@ class Consumer:
                 found += parsed if isinstance(parsed, list) else [parsed]
         return found
 
-    def ids(self, channel: str = "data/") -> set[str]:
-        """Return the ids of the events of a channel."""
-        return {event["id"] for event in self.events(channel)}
-
     def gaps(self) -> list[dict[str, Any]]:
         """Return the gaps that were named."""
         return [gap for event in self.events("event/outbox") for gap in event["data"].get("gaps", ())]
 
-    def first_after(self, moment: float, channel: str = "data/") -> float:
-        """Return when the first message of a channel came after an instant."""
-        return next(at for at, topic, _ in self.seen if at > moment and topic.startswith(UP + channel))
+    def _settled(self) -> bool:
+        """Return whether the last word is a heartbeat that says so; it was measured after all that came before."""
+        if not self.seen or self.seen[-1][1] != f"{UP}heartbeat":
+            return False
+        outbox = json.loads(self.seen[-1][2])["data"]["outbox"]
+        highest: dict[str, int] = {}
+        for record in self.came:
+            name, _, number = record.rpartition(".")
+            highest[name] = max(highest.get(name, 0), int(number))
+        return outbox["records"] == 0 and all(
+            outbox["settled"].get(name, 0) >= number for name, number in highest.items()
+        )
+
+    def first_after(self, moment: float) -> float | None:
+        """Return when the first record came after an instant, if one has."""
+        return next((at for at, topic, _ in self.seen if at > moment and topic.startswith(f"{UP}data/")), None)
 
     async def until_settled(self, count: int = 0, *, within_s: float = 30) -> Report:
         """Wait until so many different records came and the device says that nothing waits; return the report."""
         try:
             async with asyncio.timeout(within_s):
-                while len(self.ids()) < count or not self.verification.is_settled():
+                while len(self.came) < count or not self._settled():  # noqa: ASYNC110  # another task's
                     await asyncio.sleep(0.05)
         except TimeoutError:
-            raise AssertionError(f"{len(self.ids())} of {count} came; {self.verification.report()}") from None
+            raise AssertionError(f"{len(self.came)} of {count} came; {self.verification.report()}") from None
         return self.verification.report()
 
 

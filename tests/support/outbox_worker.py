@@ -101,7 +101,12 @@ class Running:
 
 
 def prepared(
-    folder: Path, *, max_bytes: int = 64 << 20, clock: Clock | None = None, boot: str = "boot", **config: Any
+    folder: Path,
+    *,
+    max_bytes: int = 64 << 20,
+    clock: Clock | None = None,
+    boot: str = "boot",
+    **config: Any,  # noqa: ANN401  # settings
 ) -> Running:
     """Return an outbox of a folder that is not open yet."""
     clock = clock or FakeClock()
@@ -121,7 +126,7 @@ async def running(
     looks_after: bool = True,
     max_bytes: int = 64 << 20,
     boot: str = "boot",
-    **config: Any,
+    **config: Any,  # noqa: ANN401  # settings
 ) -> AsyncIterator[Running]:
     """Run an outbox; with a broker, the link and the drain, too. It ends with a clean stop."""
     clock = FakeClock()
@@ -266,6 +271,8 @@ class Past:
                         self.wrong.append(f"{name} was {was} and is {number}")
                 case ["G", stream, low, high, reason]:
                     self.named.add((stream, int(low), int(high), reason))
+                case other:
+                    assert other == ["R"], other  # it runs
 
     @property
     def highest(self) -> int:
@@ -287,7 +294,7 @@ async def reopened(folder: Path, past: Past, *, max_bytes: int = 64 << 20) -> li
     return wrong + _judged(folder, past)
 
 
-def _judged(folder: Path, past: Past) -> list[str]:
+def _judged(folder: Path, past: Past) -> list[str]:  # noqa: C901  # one rule after another
     """Return what is wrong with a closed store."""
     wrong: list[str] = []
     with contextlib.closing(sqlite3.connect(folder / "outbox.db")) as db:

@@ -1,0 +1,185 @@
+"""The place of the store: damage is found, put aside and read around; a newer version's store is left alone."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from edge_agent.adapters.store import BALLAST_BYTES
+from edge_agent.adapters.store_file import StoreFile
+from edge_agent.core.batch import Batch, Identity
+from edge_agent.core.records import Priority, Record, pack
+from edge_agent.core.timebase import UtcNs
+from edge_agent.errors import StoreError, StoreFault
+from edge_agent.ports import Store
+from tests.support import bit_rot
+from tests.support.outbox_worker import body
+
+RECORDS: Final = 5000
+MAX_BYTES: Final = 64 << 20
+KNOWN: Final = Identity("a", dict.fromkeys(Priority, RECORDS), dict.fromkeys(Priority, 0))
+
+
+def record(number: int) -> Record:
+    """Return record n of the normal stream."""
+    return Record(pack(Priority.NORMAL, number), f"data/c{number % 3}", body(number), number, UtcNs(number))
+
+
+def opened(folder: Path, name: str = "a") -> Store:
+    """Open a store."""
+    return StoreFile(folder).open(max_bytes=MAX_BYTES, name=name)
+
+
+def pages(store: Store) -> Iterator[Record]:
+    """Return all that is delivered from a store, as the outbox reads it."""
+    for priority in Priority:
+        after, at_end = pack(priority, 0), False
+        while not at_end:
+            records, damaged, at_end = store.page(priority, after, rows=500, max_bytes=1 << 18)
+            yield from records
+            after = max([after, *(one.key for one in records), *damaged])
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a store of 5,000 records that was closed."""
+    folder = tmp_path_factory.mktemp("stored")
+    store = opened(folder)
+    for first in range(1, RECORDS + 1, 500):
+        store.commit(Batch(records=[record(number) for number in range(first, first + 500)]))
+    store.close()
+    return folder
+
+
+def got_out(folder: Path) -> tuple[dict[int, bytes], float]:
+    """Return what a store of which anything may be damaged gives, and how long the fresh one took that replaced it."""
+    file, found, took = StoreFile(folder), dict[int, bytes](), 0.0
+    store: Store | None = None
+    try:
+        store = file.open(max_bytes=MAX_BYTES, name="a")
+        found |= {one.seq: one.body for one in pages(store)}
+        store.close()
+    except StoreError as error:
+        assert error.fault is StoreFault.DAMAGED, error  # noqa: PT017  # most trials find no error
+        began = time.perf_counter()
+        if store is not None:
+            store.close()
+        file.set_aside(error.fault, known=KNOWN)
+        store = file.open(max_bytes=MAX_BYTES, name="a", reserved=KNOWN.reserved)
+        took = time.perf_counter() - began
+        for piece in file.salvage():
+            store.take_in(piece)
+        file.salvaged()
+        found |= {one.seq: one.body for one in pages(store)}
+        store.close()
+    return found, took
+
+
+def trials(stored: Path, tmp_path: Path, rot: Callable[[Path, random.Random], int], count: int) -> list[float]:
+    """Damage a copy of a store many times; return the shares that were lost, ascending. No body may be wrong."""
+    rng, shares = random.Random(1), list[float]()  # noqa: S311  # reproducible
+    original = {number: body(number) for number in range(1, RECORDS + 1)}
+    for trial in range(count):
+        folder = tmp_path / "state"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(stored, folder)
+        rot(folder / "outbox.db", rng)
+        found, took = got_out(folder)
+        assert found.items() <= original.items(), f"trial {trial} has delivered damage"
+        assert took < 1
+        shares.append(1 - len(found) / RECORDS)
+    print(f"{rot.__name__}: {count} trials, lost p50 {sorted(shares)[count // 2]:.2%}, max {max(shares):.2%}")
+    return sorted(shares)
+
+
+def test_a_flipped_bit_costs_one_record_in_a_hundred_at_most(stored: Path, tmp_path: Path) -> None:
+    """95 of 100 times; none is ever delivered damaged, and a fresh store is there within a second."""
+    assert trials(stored, tmp_path, bit_rot.flip, 40)[int(40 * 0.95)] <= 0.01
+
+
+def test_a_lost_page_never_delivers_damage(stored: Path, tmp_path: Path) -> None:
+    """What stands around it is got out."""
+    assert trials(stored, tmp_path, bit_rot.zero_page, 20)[10] <= 0.01
+
+
+@pytest.mark.slow
+def test_three_hundred_flips_and_lost_pages(stored: Path, tmp_path: Path) -> None:
+    """The same, 300 times each."""
+    assert trials(stored, tmp_path, bit_rot.flip, 300)[285] <= 0.01
+    assert trials(stored, tmp_path, bit_rot.zero_page, 300)[285] <= 0.05
+
+
+def _set_version(folder: Path, version: int) -> None:
+    with closing(sqlite3.connect(folder / "outbox.db")) as db:
+        db.execute(f"PRAGMA user_version={version}")
+
+
+def test_a_store_of_the_next_version_is_read_and_one_beyond_is_not(tmp_path: Path) -> None:
+    """The one after the next has to be put aside; it is not touched, and read again once its version is known."""
+    store = opened(tmp_path)
+    store.commit(Batch(records=[record(1)]))
+    store.close()
+    _set_version(tmp_path, 2)
+    opened(tmp_path).close()
+    _set_version(tmp_path, 3)
+    with pytest.raises(StoreError, match=r"from a newer version \(schema 3, this one knows 1\)") as raised:
+        opened(tmp_path)
+    content = (tmp_path / "outbox.db").read_bytes()
+    file = StoreFile(tmp_path)
+    file.set_aside(raised.value.fault, known=None)
+    assert (tmp_path / "newer" / "outbox.db").read_bytes() == content
+    store = file.open(max_bytes=MAX_BYTES, name="b")
+    assert store.facts.name == "b"
+    assert list(file.salvage()) == []
+    file.salvaged()
+    _set_version(tmp_path / "newer", 2)  # as if this version had become the newer one
+    assert [one.seq for piece in StoreFile(tmp_path).salvage() for one in piece.records] == [1]
+    store.close()
+
+
+def test_a_replacement_that_was_cut_short_is_known_until_its_records_are_safe(tmp_path: Path) -> None:
+    """After a restart the store goes on under the same name, behind the same numbers."""
+    opened(tmp_path).close()
+    StoreFile(tmp_path).set_aside(StoreFault.DAMAGED, known=KNOWN)
+    file = StoreFile(tmp_path)
+    assert file.put_aside() == KNOWN
+    list(file.salvage())
+    assert file.put_aside() == KNOWN
+    file.salvaged()
+    assert file.put_aside() is None
+
+
+def test_the_log_of_a_store_whose_move_was_cut_short_follows_it(tmp_path: Path) -> None:
+    """What was only in the log is got out all the same."""
+    store = opened(tmp_path)
+    store.commit(Batch(records=[record(number) for number in range(1, 11)]))
+    log = (tmp_path / "outbox.db-wal").read_bytes()
+    main = (tmp_path / "outbox.db").read_bytes()
+    store.close()
+    (tmp_path / "outbox.db").write_bytes(main)
+    StoreFile(tmp_path).set_aside(StoreFault.DAMAGED, known=KNOWN)
+    (tmp_path / "outbox.db-wal").write_bytes(log)
+    file = StoreFile(tmp_path)
+    file.open(max_bytes=MAX_BYTES, name="a", reserved=KNOWN.reserved).close()
+    assert [one.seq for piece in file.salvage() for one in piece.records] == list(range(1, 11))
+
+
+def test_the_ballast_is_thrown_once_and_laid_again(tmp_path: Path) -> None:
+    """Opening lays it."""
+    file = StoreFile(tmp_path)
+    file.open(max_bytes=MAX_BYTES, name="a").close()
+    assert (tmp_path / "outbox.reserve").stat().st_size == BALLAST_BYTES
+    assert [file.throw_ballast(), file.throw_ballast(), file.lay_ballast(), file.throw_ballast()] == [
+        True,
+        False,
+        True,
+        True,
+    ]
