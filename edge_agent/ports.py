@@ -265,6 +265,10 @@ class StoreFile(Protocol):
         """Take note that what was read is safe elsewhere."""
         ...
 
+    def is_writable(self) -> bool:
+        """Return whether something can be written there now."""
+        ...
+
     def throw_ballast(self) -> bool:
         """Give room to a full disk; return whether there was any to give."""
         ...

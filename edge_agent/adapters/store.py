@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from edge_agent.adapters.store_ledgers import DeadLetters, GapLedger, SeenKeys
+from edge_agent.adapters.store_reader import StoreReader
 from edge_agent.adapters.store_rows import COLUMNS, PLACES, from_row, to_row, translated
 from edge_agent.adapters.store_schema import PAGE_SIZE, connect, set_limit
-from edge_agent.core.batch import Batch, Committed, DeadLetter, Dropped, Salvaged, StoreFacts
+from edge_agent.core.batch import Batch, Committed, Dropped, Salvaged, StoreFacts
 from edge_agent.core.records import SEQ_BITS, Gap, Priority, Record, pack, runs, stream_name, unpack
 
 KEEP_SHARE: Final = 0.95
@@ -35,7 +36,7 @@ BALLAST_BYTES: Final = 1 << 20
 _ROW_COST: Final = 64  # bytes that a row takes beside its body, about
 
 
-class Store:
+class Store(StoreReader):
     """An open store."""
 
     def __init__(
@@ -59,12 +60,11 @@ class Store:
         Raises:
             StoreError: it cannot be used.
         """
-        self._path = path
+        with translated(path):
+            super().__init__(path, connect(path))
         self._max_bytes = max_bytes
         self._lease: dict[Priority, int] = {}
         self._full = True  # as ``connect`` has set it
-        with translated(path):
-            self._db = connect(path)
         try:
             with translated(path):
                 self._begin(name, reserved or {}, resume=resume)
@@ -205,33 +205,6 @@ class Store:
             self._lease[priority] = max(self._lease.get(priority, 0), *(r.key for r in records[-1:]), *damaged[-1:])
         return records, damaged, size == 0 and taken < rows
 
-    def peek(self, after: int, *, rows: int) -> tuple[list[Record], list[int], int | None]:
-        """Return records beyond a key, of all priorities; the keys of damaged ones; and where to go on, if anywhere."""
-        with translated(self._path):
-            found = self._db.execute(
-                f"SELECT {COLUMNS} FROM q WHERE key > ? ORDER BY key LIMIT ?",  # noqa: S608  # constants
-                (after, rows),
-            ).fetchall()
-        records = {row[0]: from_row(row) for row in found}
-        damaged = [key for key, record in records.items() if record is None]
-        return [r for r in records.values() if r is not None], damaged, found[-1][0] if len(found) == rows else None
-
-    def choose(self, priority: Priority | None, channel: str | None) -> list[int]:
-        """Return the keys of all records of a priority and a channel; ``None`` = any."""
-        low = 0 if priority is None else pack(priority, 0)
-        high = (1 << 62) if priority is None else (priority + 1) << SEQ_BITS
-        with translated(self._path):
-            found = self._db.execute(
-                "SELECT key FROM q WHERE key BETWEEN ? AND ? AND (?3 IS NULL OR channel = ?3) ORDER BY key",
-                (low, high, channel),
-            )
-            return [row[0] for row in found]
-
-    def structure(self) -> str:
-        """Return what SQLite finds wrong with the file; ``ok`` = nothing."""
-        with translated(self._path):
-            return str(self._db.execute("PRAGMA quick_check(1)").fetchone()[0])
-
     def release(self) -> None:
         """Let everything be dropped again."""
         self._lease.clear()
@@ -245,12 +218,6 @@ class Store:
         with translated(self._path):
             return self._seen.find(keys)
 
-    def dead_letters(self) -> list[DeadLetter]:
-        """Return the dead letters, the oldest first; damaged ones are left out."""
-        with translated(self._path):
-            rows = self._db.execute(f"SELECT id, reason, {COLUMNS} FROM dead ORDER BY id").fetchall()  # noqa: S608
-        return [DeadLetter(row[0], row[1], record) for row in rows if (record := from_row(row[2:])) is not None]
-
     def expired(self, before: int) -> list[int]:
         """Return keys of the oldest records that were made before an age; a few thousand at a time."""
         keys: list[int] = []
@@ -258,7 +225,7 @@ class Store:
             for priority in Priority:
                 # what a newer one replaced kept its place and got younger: it must not hide what is behind it
                 head = self._edge(priority, "ASC", "made", "AND latest = 0")
-                if head is not None and head[0] < before:
+                if head is None or head[0] < before:
                     keys += [
                         row[0]
                         for row in self._db.execute(
@@ -413,23 +380,12 @@ class Store:
         first, last = (self._edge(priority, order, "key") for order in ("ASC", "DESC"))
         return None if first is None or last is None else (unpack(first[0])[1], unpack(last[0])[1])
 
-    def _edge(self, priority: Priority, order: str, columns: str, which: str = "") -> tuple[Any, ...] | None:
-        found: tuple[Any, ...] | None = self._db.execute(
-            f"SELECT {columns} FROM q WHERE key > ? AND key < ? {which} ORDER BY key {order} LIMIT 1",  # noqa: S608  # constants
-            (pack(priority, 0), (priority + 1) << SEQ_BITS),
-        ).fetchone()
-        return found
-
     def _used_bytes(self) -> int:
         records = (self._used_pages() - self._base_pages) * PAGE_SIZE - self._dead.size - self._seen.size
         return max(records, 0)
 
     def _used_pages(self) -> int:
         return self._pragma("page_count") - self._pragma("freelist_count")
-
-    def _pragma(self, name: str) -> int:
-        (value,) = self._db.execute(f"PRAGMA {name}").fetchone()
-        return int(value)
 
     def _meta(self) -> dict[str, Any]:
         return dict(self._db.execute("SELECT k, v FROM meta"))

@@ -79,6 +79,22 @@ class StoreFile:
             return False
         return True
 
+    def is_writable(self) -> bool:
+        """Return whether something can be written there now."""
+        probe = self._folder / "outbox.probe"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o750)
+            with probe.open("wb") as file:
+                file.write(bytes(64 << 10))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            return False
+        finally:
+            with contextlib.suppress(OSError):
+                probe.unlink()
+        return True
+
     def throw_ballast(self) -> bool:
         """Give the ballast's room to the disk; return whether there was any."""
         try:

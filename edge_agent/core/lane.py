@@ -70,6 +70,11 @@ class Lane:
         return self.next_seq > self._first_seq
 
     @property
+    def is_out_of_numbers(self) -> bool:
+        """Whether there is a record whose number may not be sent yet."""
+        return self.next_seq - 1 > self.reserved
+
+    @property
     def wants_numbers(self) -> bool:
         """Whether it will soon run out of numbers that may be sent."""
         return self.next_seq - 1 + RESERVE_BELOW > self.reserved and self.in_use

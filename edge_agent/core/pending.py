@@ -22,6 +22,7 @@ class Pending:
         lanes: the records of each priority.
         fresh_bytes: the size of the records that are in memory alone.
         meta: facts about the outbox that have changed.
+        latest: per priority and channel, the key of the unsent record that a newer one replaces.
         seen: per key of a record that is not written yet, the keys that programs gave it.
         replaced: keys of stored records that were replaced.
         lost: numbers to be named.
@@ -37,6 +38,7 @@ class Pending:
         self._streams = {priority: stream_name(name, Priority(priority)) for priority in lanes}
         self.fresh_bytes = 0
         self.meta: dict[str, object] = {}
+        self.latest: dict[tuple[Priority, str], int] = {}
         self.seen: dict[int, list[bytes]] = {}
         self.replaced: set[int] = set()
         self.lost: list[Gap] = []
@@ -64,6 +66,24 @@ class Pending:
         if found := set(keys):
             self.doomed[reason] = self.doomed.get(reason, set()) | found
 
+    def settled(self, gaps: Iterable[Gap]) -> dict[Priority, int]:
+        """Return per priority the number up to which all is delivered, or named by an event that was delivered.
+
+        Args:
+            gaps: those in the store, and those whose event is on its way.
+        """
+        open_numbers = {
+            stream: [gap.first for gap in (*gaps, *self.lost) if gap.stream == stream]
+            for stream in self._streams.values()
+        }
+        for keys in self.doomed.values():
+            for key in keys:
+                open_numbers[self._streams[key >> SEQ_BITS]].append(key & SEQ_MASK)
+        return {
+            lane.priority: min([lane.all_settled_up_to(), *(n - 1 for n in open_numbers[self._streams[lane.priority]])])
+            for lane in self.lanes.values()
+        }
+
     def lose(self, record: Record, reason: str) -> None:
         """Name a record's number as one that will not come."""
         gap = Gap(self._streams[record.key >> SEQ_BITS], record.seq, record.seq, 1, reason)
@@ -72,6 +92,44 @@ class Pending:
             self.lost[-1] = Gap(last.stream, last.first, gap.last, last.count + 1, reason)
         else:
             self.lost.append(gap)
+
+    def take_place(self, record: Record) -> bool:
+        """Let a new record replace the unsent one of its channel, whose number it gets; return whether there is one."""
+        lane = self.lanes[record.key >> SEQ_BITS]
+        place = (lane.priority, record.channel)
+        if place not in self.latest:
+            self.latest[place] = record.key
+            return False
+        record.key = self.latest[place]
+        old = lane.fresh.get(record.key)
+        if old is None:
+            self.replaced.add(record.key)
+        else:
+            self.fresh_bytes -= len(old.body)
+            record.made, record.waiter = old.made, old.waiter  # those behind it wait no longer for the disk
+        self.fresh_bytes += len(record.body)
+        lane.replace(record)
+        return True
+
+    def leave_place(self, record: Record) -> None:
+        """From now on no newer record takes this one's place."""
+        place = (Priority(record.key >> SEQ_BITS), record.channel)
+        if record.latest and self.latest.get(place) == record.key:
+            del self.latest[place]
+
+    def lose_oldest(self) -> Record | None:
+        """Drop the oldest record of the lowest priority that is in memory alone and not on its way; name its number."""
+        for priority in reversed(Priority):
+            lane = self.lanes[priority]
+            busy = {*lane.flying, *self.replaced}
+            record = next((one for key, one in lane.fresh.items() if key not in busy), None)
+            if record is not None:
+                lane.lose(record)
+                self.fresh_bytes -= len(record.body)
+                self.leave_place(record)
+                self.lose(record, "memory_full")
+                return record
+        return None
 
     def collect(self, *, records: bool, settled: dict[Priority, int], may_drop: bool) -> Batch:
         """Return what is to be written now.

@@ -54,6 +54,12 @@ class Submission:
     subject: str | None = None
     traceparent: str | None = None
 
+    def members(self) -> str:
+        """Return the event's subject and trace context as members of a JSON object."""
+        subject = self.channel.partition("/")[2] if self.subject is None else self.subject
+        members = {"subject": subject} | ({} if self.traceparent is None else {"traceparent": self.traceparent})
+        return orjson.dumps(members)[1:-1].decode()
+
 
 def parse_submission(params: object, *, max_record: int) -> Submission:
     """Return what a program hands in, checked.

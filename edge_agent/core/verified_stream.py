@@ -130,9 +130,9 @@ class Stream:
         self.coarse.clear()
         return report.open
 
-    def report(self, last: int = SEQ_MASK) -> StreamReport:
-        """Return what is known by now of the numbers up to ``last``."""
-        settled, sets = min(last, self.known.settled), [self.seen, self.gaps, self.blind]
+    def report(self, last: int | None = None) -> StreamReport:
+        """Return what is known by now of the numbers up to ``last``; ``None`` = all that were heard of."""
+        settled, sets = min(last or SEQ_MASK, self.known.settled), [self.seen, self.gaps, self.blind]
         missing, spans = [], NumberRanges()
         for low, high, numbers in self._coarse_spans():
             unseen = count(holes(sets, low, min(high, settled)))
@@ -146,7 +146,7 @@ class Stream:
             self.known,
             missing=self.known.missing + sum(numbers for *_, numbers in missing),
             out_of_order=self.known.out_of_order + count(disordered),
-            open=count(holes(sets, max(self.floor, settled + 1), self.highest)),
+            open=count(holes(sets, max(self.floor, settled + 1), last or self.highest)),
             judged=SEQ_MASK not in self.blind,
             missing_ranges=tuple(sorted(missing)),
             out_of_order_ranges=disordered,

@@ -137,8 +137,7 @@ class Drain:
             await self._hungry.wait()
             self._hungry.clear()
             for lane in list(self._outbox.lanes.values()):
-                if lane.wants_page:
-                    await self._outbox.read_on(lane)
+                if lane.wants_page and await self._outbox.read_on(lane):
                     self._wake.set()
 
     # -- sending

@@ -154,6 +154,16 @@ class Keeping:
                 self._note(error)
         self._worker.stop()
 
+    async def abandon(self) -> None:
+        """Close the store as it is."""
+        if self._store is not None:
+            store, self._store = self._store, None
+            await self._worker.run(store.close)
+
+    async def can_be_written(self) -> bool:
+        """Return whether it is worth while to open a store."""
+        return await self._worker.run(self._file.is_writable)
+
     # -- on the store's thread
 
     def _open(self, name: str) -> Store:

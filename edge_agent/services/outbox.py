@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Final, cast
 
 import orjson
@@ -30,6 +28,7 @@ from edge_agent.core.timebase import DurationNs, MonotonicNs, to_seconds
 from edge_agent.errors import OutboxError, StoreFault
 from edge_agent.ports import Clock, Store
 from edge_agent.services.keeping import Keeping
+from edge_agent.services.once_only import OnceOnly
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +43,8 @@ BUSY_BYTES: Final = 8 << 20
 """Beyond so much that the disk has not kept up with, nothing more is accepted."""
 
 PAGE_ROWS: Final = 500
+PAGE_BYTES: Final = 1 << 18
 _REFUSE_ABOVE: Final = {Priority.BULK: 0.9, Priority.NORMAL: 0.95, Priority.CRITICAL: 1.0}
-_NEVER_AGAIN: Final = SEQ_MASK
-"""Without a store the outbox has a name that is never used again, so all its numbers may be used."""
 
 
 class Outbox:
@@ -58,7 +56,6 @@ class Outbox:
         state: what is stored.
         pending: what the store has yet to be told.
         announced: per key of an event that names gaps, these gaps.
-        latest: per priority and channel, the key of the unsent record that a newer one replaces.
         due: set whenever there may be something new to write.
         urgent: whether it must not wait.
         watched: whether it is known already when the oldest record in memory must be written.
@@ -102,8 +99,7 @@ class Outbox:
         self.urgent = False
         self.watched = False
         self.acked_since: MonotonicNs | None = None
-        self.latest: dict[tuple[Priority, str], int] = {}
-        self._keys: dict[bytes, asyncio.Future[str]] = {}
+        self._once = OnceOnly(keeping, self._put_keyed)
         self.flushes: list[asyncio.Future[None]] = []
         self.announced: dict[int, list[tuple[int, Gap]]] = {}
         self._condition: StoreFault | None = None
@@ -122,11 +118,16 @@ class Outbox:
         """Open the store; without one, go on in memory alone."""
         facts = await self.keeping.open()
         if facts is None:
-            self.pending = Pending(self._new_name(), {p: Lane(p, used=0, first=None) for p in Priority})
-            for lane in self.lanes.values():
-                lane.reserved = _NEVER_AGAIN
+            self.begin_alone()
         else:
             self.take_over(facts)
+
+    def begin_alone(self) -> None:
+        """Begin without a store, under a name that is never used again: so all its numbers may be used."""
+        self.state = Committed()
+        self.pending = Pending(self._new_name(), {p: Lane(p, used=0, first=None) for p in Priority})
+        for lane in self.lanes.values():
+            lane.reserved = SEQ_MASK
 
     def take_over(self, facts: StoreFacts) -> None:
         """Begin with what a store knows."""
@@ -157,27 +158,7 @@ class Outbox:
                 return await asyncio.shield(self.durable(record))  # it may be shared
             record.waiter = durable = asyncio.get_running_loop().create_future()
             return cast("str", await durable)
-        key = hashlib.blake2b(submission.key.encode(errors="surrogatepass"), digest_size=16).digest()
-        if key in self._keys:
-            return str(await asyncio.shield(self._keys[key]))
-        answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._keys[key] = answer
-        try:
-            known = await self.keeping.read(lambda store: store.known([key])) or {}
-            if key in known:
-                answer.set_result(known[key])
-            else:
-                record = self.put(replace(submission, always=True))
-                self.pending.seen.setdefault(record.key, []).append(key)
-                answer.set_result(await self.durable(record))
-        except OutboxError as error:
-            answer.set_exception(error)
-        finally:
-            del self._keys[key]
-            if not answer.done():
-                answer.set_exception(OutboxError("the one who handed it in has gone; try again", word="busy"))
-            answer.exception()  # perhaps nobody waits for it
-        return str(await answer)
+        return await self._once.accept(submission.key, replace(submission, always=True))
 
     def put(self, submission: Submission, *, stamp: Stamp | None = None) -> Record:
         """Take a record in; it is durable when ``durable`` of it says so.
@@ -198,17 +179,25 @@ class Outbox:
             self.age(),
             self._clock.utc() if time is None else time,
             latest=submission.latest,
-            extra=None if submission.subject is submission.traceparent is None else _extra(submission),
+            extra=None if submission.subject is submission.traceparent is None else submission.members(),
             always=submission.always,
         )
         if stamp is not None:
             record.time, record.error_ms = stamp.time, stamp.error_ms
             record.time_state = TIME_STATES.index(stamp.state)
-        if not submission.latest or not self._take_place(lane, record):
+        if submission.latest and self.pending.take_place(record):
+            self.urgent = self.urgent or record.always
+            self.due.set()
+        else:
             self._append(lane, record)
             if self.online and submission.priority:
                 self.came()
         return record
+
+    def _put_keyed(self, key: bytes, submission: Submission) -> asyncio.Future[str]:
+        record = self.put(submission)
+        self.pending.seen.setdefault(record.key, []).append(key)
+        return self.durable(record)
 
     def again(self, record: Record) -> Record:
         """Take in once more, under a new number, what could not go out under the one it had."""
@@ -229,32 +218,6 @@ class Outbox:
             self.due.set()
         if self.online:
             self.moved()
-
-    def _take_place(self, lane: Lane, record: Record) -> bool:
-        """Let a record replace the unsent one of its channel, if there is one; it gets its number."""
-        place = (lane.priority, record.channel)
-        if place not in self.latest:
-            self.latest[place] = record.key
-            return False
-        record.key = self.latest[place]
-        old = lane.fresh.get(record.key)
-        if old is None:
-            self.pending.replaced.add(record.key)
-        else:
-            self.pending.fresh_bytes -= len(old.body)
-            record.made, record.waiter = old.made, old.waiter  # those behind it wait no longer for the disk
-        self.pending.fresh_bytes += len(record.body)
-        lane.replace(record)
-        self.urgent = self.urgent or record.always
-        self.due.set()
-        return True
-
-    def _leave_place(self, record: Record) -> None:
-        """From now on no newer record takes this one's place."""
-        if record.latest:
-            place = (Priority(record.key >> SEQ_BITS), record.channel)
-            if self.latest.get(place) == record.key:
-                del self.latest[place]
 
     def durable(self, record: Record) -> asyncio.Future[str]:
         """Return a future of the record's id that is done once it is on disk or acknowledged.
@@ -284,26 +247,13 @@ class Outbox:
         if self.config.when_full == "refuse" and self.state.used + self.pending.fresh_bytes + size > room:
             raise OutboxError("the outbox is full, and outbox.when_full is refuse", word="full")
         while self.keeping.fault is not None and self.pending.fresh_bytes + size > max(MEMORY_BYTES, size):
-            if self.config.when_full == "refuse" or not self._lose_one():
+            lost = None if self.config.when_full == "refuse" else self.pending.lose_oldest()
+            if lost is None:
                 text = f"the disk fails ({self.keeping.fault.value}), and memory is full"
                 raise OutboxError(text, word="full")
-
-    def _lose_one(self) -> bool:
-        """Drop the oldest record of the lowest priority that is in memory alone and not on its way."""
-        for priority in reversed(Priority):
-            lane = self.lanes[priority]
-            busy = {*lane.flying, *self.pending.replaced}
-            record = next((one for key, one in lane.fresh.items() if key not in busy), None)
-            if record is not None:
-                lane.lose(record)
-                self._leave_place(record)
-                self.pending.fresh_bytes -= len(record.body)
-                self.pending.lose(record, "memory_full")
-                self.dropped["memory_full"] += 1
-                if record.waiter is not None and not record.waiter.done():
-                    record.waiter.set_exception(OutboxError("dropped: the disk fails and memory is full", word="lost"))
-                return True
-        return False
+            self.dropped["memory_full"] += 1
+            if lost.waiter is not None and not lost.waiter.done():
+                lost.waiter.set_exception(OutboxError("dropped: the disk fails and memory is full", word="lost"))
 
     # -- out: for the drain
 
@@ -324,7 +274,7 @@ class Outbox:
         """Take note that records were sent: from now on no newer one takes their place."""
         for record in records:
             self.lanes[record.key >> SEQ_BITS].flying[record.key] = record
-            self._leave_place(record)
+            self.pending.leave_place(record)
 
     def delivered(self, records: Iterable[Record]) -> None:
         """Take note that the broker has records."""
@@ -341,20 +291,23 @@ class Outbox:
         self.must_write()
         log.warning("record_undeliverable", extra={"channel": record.channel, "reason": f"0x{reason:02X}"})
 
-    async def read_on(self, lane: Lane) -> None:
-        """Have the store read beyond a lane's cursor."""
-        generation, size = lane.generation, min(1 << 18, self.config.max_bytes // 8)
-        read = partial(_page, lane.priority, lane.cursor, size)
-        rows, damaged, at_end = await self.keeping.read(read) or ([], [], True)
+    async def read_on(self, lane: Lane) -> bool:
+        """Have the store read beyond a lane's cursor; return whether it could be read."""
+        generation, cursor, size = lane.generation, lane.cursor, min(PAGE_BYTES, self.config.max_bytes // 8)
+        page = await self.keeping.read(lambda store: store.page(lane.priority, cursor, rows=PAGE_ROWS, max_bytes=size))
+        if page is None and self.keeping.is_open:
+            return False  # it is mended before anything else of this lane goes
+        rows, damaged, at_end = page or ([], [], True)
         lane.take_page(rows, generation=generation, at_end=at_end, skip=damaged)
         if damaged:
             self.pending.doom(damaged, "damaged")
             self.must_write()
+        return True
 
     def _settle(self, record: Record, *, durable: bool = True) -> None:
         pending, key = self.pending, record.key
         lane = pending.lanes[key >> SEQ_BITS]
-        self._leave_place(record)
+        self.pending.leave_place(record)
         if lane.settled(record):
             if key in pending.replaced:  # the store has an older form of it
                 pending.replaced.remove(key)
@@ -425,26 +378,13 @@ class Outbox:
 
     def settled(self) -> dict[Priority, int]:
         """Return per priority the number up to which all is delivered, or named by an event that was delivered."""
-        named = [*self.state.gaps, *self.pending.lost, *(g for found in self.announced.values() for _, g in found)]
-        settled: dict[Priority, int] = {}
-        for lane in self.lanes.values():
-            stream = stream_name(self.pending.name, lane.priority)
-            firsts = [gap.first - 1 for gap in named if gap.stream == stream]
-            settled[lane.priority] = min([lane.all_settled_up_to(), *firsts])
+        announced = [gap for found in self.announced.values() for _, gap in found]
+        settled = self.pending.settled([*self.state.gaps, *announced])
+        known = self.keeping.put_aside
+        if known is not None and known.name == self.pending.name:  # what is in it is neither sent nor named yet
+            settled = {priority: min(seq, known.settled[priority]) for priority, seq in settled.items()}
         return settled
 
     def age(self) -> int:
         """Return the outbox's age: it counts only while the device runs, and nothing can set it."""
         return self.age_base + self._clock.monotonic()
-
-
-def _extra(submission: Submission) -> str | None:
-    if submission.subject is None and submission.traceparent is None:
-        return None
-    subject = submission.channel.partition("/")[2] if submission.subject is None else submission.subject
-    members = {"subject": subject} | ({"traceparent": submission.traceparent} if submission.traceparent else {})
-    return orjson.dumps(members)[1:-1].decode()
-
-
-def _page(priority: Priority, after: int, max_bytes: int, store: Store) -> tuple[list[Record], list[int], bool]:
-    return store.page(priority, after, rows=PAGE_ROWS, max_bytes=max_bytes)

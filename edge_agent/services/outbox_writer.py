@@ -135,6 +135,6 @@ class OutboxWriter:
         for dropped in done.dropped:
             self._outbox.dropped[dropped.reason] += dropped.count
             log.warning("records_dropped", extra={"count": dropped.count, "reason": dropped.reason})
-            for channel, key in list(self._outbox.latest.items()):
+            for channel, key in list(self._outbox.pending.latest.items()):
                 if dropped.first <= key <= dropped.last:
-                    del self._outbox.latest[channel]
+                    del self._outbox.pending.latest[channel]

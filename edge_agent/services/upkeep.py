@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from typing import Final
@@ -66,30 +66,48 @@ class Upkeep:
             await self._adopt()
         elif await self._keeping.mend(self._outbox.identity):
             await self._salvage(self._keeping.put_aside, self._write_anew())
+        elif self._keeping.fault is not None and any(lane.is_out_of_numbers for lane in self._outbox.lanes.values()):
+            await self._secede()
         self._outbox.tell_condition()
         self._outbox.must_write()
 
     async def _adopt(self) -> None:
-        """Go on with a store, after a start without one: what was not sent yet gets its numbers from it."""
-        old = self._outbox.pending
-        self._outbox.hushed = True  # a number that may have been sent cannot be changed
-        if any(lane.flying for lane in old.lanes.values()):
+        """Go on with a store, after a time without one."""
+        if not await self._keeping.can_be_written():
             return
-        facts = await self._keeping.open()
-        if facts is not None:
-            self._outbox.take_over(facts)
-            for lane in old.lanes.values():
-                for record in lane.fresh.values():
-                    new = self._outbox.again(record)
-                    if record.key in old.seen:
-                        self._outbox.pending.seen[new.key] = old.seen[record.key]
-            self._outbox.pending.lost += old.lost
-            self._outbox.latest.clear()
-            self._outbox.announced.clear()
-        self._outbox.hushed = False
-        self._outbox.moved()
-        if facts is not None:
-            await self._salvage(self._keeping.put_aside)
+        self._outbox.hushed = True  # a number that may have been sent cannot be changed
+        if not self._is_anything_sent():
+            facts = await self._keeping.open()
+            if facts is not None:
+                self._renumber(partial(self._outbox.take_over, facts))
+                await self._salvage(self._keeping.put_aside)
+            self._outbox.hushed = False
+            self._outbox.moved()
+
+    async def _secede(self) -> None:
+        """Go on without the store: numbers that cannot be reserved cannot be sent, under a name of its own all can."""
+        self._outbox.hushed = True
+        if not self._is_anything_sent():
+            await self._keeping.abandon()
+            self._renumber(self._outbox.begin_alone)
+            self._outbox.hushed = False
+            self._outbox.moved()
+
+    def _is_anything_sent(self) -> bool:
+        return any(lane.flying for lane in self._outbox.lanes.values())
+
+    def _renumber(self, begin: Callable[[], None]) -> None:
+        """Begin anew, and take over what is in memory and was not sent yet."""
+        outbox, old = self._outbox, self._outbox.pending
+        outbox.announced.clear()
+        begin()
+        for lane in old.lanes.values():
+            for record in lane.fresh.values():
+                new = outbox.again(record)
+                if record.key in old.seen:
+                    outbox.pending.seen[new.key] = old.seen[record.key]
+        outbox.pending.lost += old.lost
+        outbox.pending.dead += old.dead
 
     def _write_anew(self) -> dict[Priority, list[tuple[int, int]]]:
         """Have a fresh store told what the damaged one knew, all that is in memory; return the numbers of that."""

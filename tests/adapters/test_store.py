@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.adapters.store import Store
-from edge_agent.core.batch import Batch, DeadLetter
+from edge_agent.core.batch import Batch, Committed, DeadLetter
 from edge_agent.core.records import Gap, Priority, Record, pack, runs
 from edge_agent.core.timebase import UtcNs
 from edge_agent.errors import StoreError, StoreFault
@@ -116,6 +116,7 @@ def test_ten_times_its_room_never_takes_more_than_a_quarter_above(tmp_path: Path
     max_bytes, rng = 2 * MIB, random.Random(1)  # noqa: S311  # reproducible
     store = opened(tmp_path / "outbox.db", max_bytes=max_bytes)
     put: set[int] = set()
+    done = Committed()
     size = 0
     last = dict.fromkeys(Priority, 0)
     while size < 10 * max_bytes:

@@ -59,6 +59,16 @@ def test_there_are_never_more_ranges_than_there_is_room_for(
     assert report.delivered <= ample.delivered
 
 
+def test_what_is_forgotten_before_it_is_settled_is_counted() -> None:
+    """Gaps that are named before their successors come, and one number between each two of them."""
+    stream = Stream(StreamReport("d", "s"))
+    unjudged = 0
+    for first in range(1, 101, 2):
+        stream.name(Gap("s", first, first, 1, "full"))
+        unjudged += stream.shrink(9)
+    assert (unjudged, stream.floor) == (49, 100)
+
+
 def test_only_so_many_channels_are_remembered_as_held() -> None:
     """Whoever can publish can name as many as there are."""
     stream = Stream(StreamReport("d", "s"))

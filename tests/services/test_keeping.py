@@ -16,7 +16,6 @@ from tests.support import bit_rot
 from tests.support.outbox_worker import Past, TellingBroker, reopened, running
 
 
-@pytest.mark.xfail(strict=True, reason="a page that cannot be read counts as the end of its lane: settled passes it")
 @pytest.mark.parametrize("page", range(3, 9))
 async def test_damage_that_is_found_while_sending_costs_what_stood_there(
     page: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -60,7 +60,8 @@ async def test_peek_pages_through_all_records_in_sending_order(tmp_path: Path) -
     async with flow.running():
         await fill(flow, PAGE + 7)
         await fill(flow, 2, "event/door", Priority.CRITICAL)
-        tools, after, seen = tools_of(flow), 0, []
+        tools, seen = tools_of(flow), []
+        after: int | None = 0
         while after is not None:
             page = await ask(tools, "queue-peek", after=after, limit=100)
             seen += [event["id"] for event in page["records"]]
@@ -78,7 +79,8 @@ async def test_a_page_is_bounded_in_bytes(tmp_path: Path) -> None:
     async with flow.running():
         for _ in range(12):
             flow.outbox.put(Submission("data/x", b'"' + b"y" * 110_000 + b'"'))
-        tools, after, sizes = tools_of(flow), 0, []
+        tools, sizes = tools_of(flow), []
+        after: int | None = 0
         while after is not None:
             page = await ask(tools, "queue-peek", after=after)
             sizes.append(len(page["records"]))

@@ -1,0 +1,63 @@
+"""What may be asked of an open store without changing it."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+from edge_agent.adapters.store_rows import COLUMNS, from_row, translated
+from edge_agent.core.batch import DeadLetter
+from edge_agent.core.records import SEQ_BITS, Priority, Record, pack
+
+
+class StoreReader:
+    """Reads; every method raises ``StoreError`` if that cannot be done."""
+
+    def __init__(self, path: Path, db: sqlite3.Connection) -> None:
+        self._path = path
+        self._db = db
+
+    def peek(self, after: int, *, rows: int) -> tuple[list[Record], list[int], int | None]:
+        """Return records beyond a key, of all priorities; the keys of damaged ones; and where to go on, if anywhere."""
+        with translated(self._path):
+            found = self._db.execute(
+                f"SELECT {COLUMNS} FROM q WHERE key > ? ORDER BY key LIMIT ?",  # noqa: S608  # constants
+                (after, rows),
+            ).fetchall()
+        records = {row[0]: from_row(row) for row in found}
+        damaged = [key for key, record in records.items() if record is None]
+        return [r for r in records.values() if r is not None], damaged, found[-1][0] if len(found) == rows else None
+
+    def choose(self, priority: Priority | None, channel: str | None) -> list[int]:
+        """Return the keys of all records of a priority and a channel; ``None`` = any."""
+        low = 0 if priority is None else pack(priority, 0)
+        high = (1 << 62) if priority is None else (priority + 1) << SEQ_BITS
+        with translated(self._path):
+            found = self._db.execute(
+                "SELECT key FROM q WHERE key BETWEEN ? AND ? AND (?3 IS NULL OR channel = ?3) ORDER BY key",
+                (low, high, channel),
+            )
+            return [row[0] for row in found]
+
+    def structure(self) -> str:
+        """Return what SQLite finds wrong with the file; ``ok`` = nothing."""
+        with translated(self._path):
+            return str(self._db.execute("PRAGMA quick_check(1)").fetchone()[0])
+
+    def dead_letters(self) -> list[DeadLetter]:
+        """Return the dead letters, the oldest first; damaged ones are left out."""
+        with translated(self._path):
+            rows = self._db.execute(f"SELECT id, reason, {COLUMNS} FROM dead ORDER BY id").fetchall()  # noqa: S608
+        return [DeadLetter(row[0], row[1], record) for row in rows if (record := from_row(row[2:])) is not None]
+
+    def _edge(self, priority: Priority, order: str, columns: str, which: str = "") -> tuple[Any, ...] | None:
+        found: tuple[Any, ...] | None = self._db.execute(
+            f"SELECT {columns} FROM q WHERE key > ? AND key < ? {which} ORDER BY key {order} LIMIT 1",  # noqa: S608  # constants
+            (pack(priority, 0), (priority + 1) << SEQ_BITS),
+        ).fetchone()
+        return found
+
+    def _pragma(self, name: str) -> int:
+        (value,) = self._db.execute(f"PRAGMA {name}").fetchone()
+        return int(value)
