@@ -4,7 +4,7 @@ Rules kept here and nowhere else:
 
 1. Brokers are tried in order of preference; a failure moves on to the next, a lost connection starts over at the first.
 2. Waits are exponential with full jitter, capped at 4 s during the first 2 minutes of an outage and at the configured
-   maximum after; 30 s of life end an outage.
+   maximum after; 5 s of life end an outage, 30 s let the waits begin anew.
 3. ``auto`` starts with MQTT 5. A broker that says it cannot, answers in 3.1.1, or closes twice without a CONNACK is
    spoken to in 3.1.1 until restart.
 4. What a broker answers by closing the connection (a filter, a retained message, a topic) is left out for an hour, so
@@ -183,6 +183,8 @@ class ConnectionPolicy:
             memory.closes_before_connack += 1
             if self._may_fall_back and memory.closes_before_connack >= CLOSES_THAT_MEAN_OLD:
                 memory.protocol = 4
+        if error.failure is ConnectFailure.UNREACHABLE:
+            self._quick_closes = 0  # it was away: that explains them
         if error.reason == QOS_NOT_SUPPORTED:
             memory.will_qos = 0
         if error.reason == RETAIN_NOT_SUPPORTED:
@@ -216,8 +218,9 @@ class ConnectionPolicy:
         blamed = closing.by is ClosedBy.PEER and closing.reason != SESSION_TAKEN_OVER and self._blame(suspects, now)
         self._watch_for_takeover(closing, life, blamed=blamed or unanswered)
         if life >= ESTABLISHED_AFTER or self._outage_since is None:
-            self._outage_since = now
             self._tries = 0
+        if life >= QUICK_CLOSE or self._outage_since is None:
+            self._outage_since = now  # a new one: its first minutes have the short cap, as those of every outage
         if life >= ESTABLISHED_AFTER:
             self._index = 0
         elif not blamed:

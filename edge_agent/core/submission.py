@@ -25,6 +25,7 @@ OWN_EVENTS: Final = frozenset({"agent", "clock", "config", "job", "outbox"})
 
 _PARAMS: Final = frozenset({"channel", "data", "time", "priority", "keep", "key"})
 _EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_LATEST: Final = datetime(2262, 1, 1, tzinfo=UTC)  # nanoseconds since 1970 have 63 bits
 _RFC3339: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
 
 
@@ -127,11 +128,11 @@ def _time(value: object) -> UtcNs | None:
         # fromisoformat alone takes much more than RFC 3339
         if isinstance(value, str) and _RFC3339.fullmatch(value):
             instant = datetime.fromisoformat(value.upper())
-            if instant >= _EARLIEST:
+            if _EARLIEST <= instant < _LATEST:
                 return utc_from_datetime(instant)
     except (ValueError, OverflowError):
         pass
-    raise SubmissionError(f"time {_shown(value)}: RFC 3339 is needed, like 2026-12-01T00:00:00Z")
+    raise SubmissionError(f"time {_shown(value)}: RFC 3339 is needed, like 2026-12-01T00:00:00Z, from 1970 to 2261")
 
 
 def _key(value: object) -> str | None:
@@ -148,5 +149,7 @@ def _one_of(params: Mapping[Any, object], name: str, allowed: tuple[str, ...]) -
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, dict | list):  # perhaps nested too deep for repr()
+        return "an object" if isinstance(value, dict) else "an array"
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

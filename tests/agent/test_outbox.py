@@ -54,7 +54,7 @@ def assert_all_came(feeder: Feeder, seen: Consumer, report: Report) -> None:
 @pytest.mark.parametrize(
     ("every_s", "for_s"),
     [
-        pytest.param(6, 25, marks=pytest.mark.timeout_s(90)),
+        pytest.param(10, 25, marks=pytest.mark.timeout_s(90)),
         pytest.param(10, 600, marks=[pytest.mark.slow, pytest.mark.timeout_s(700)]),
     ],
 )

@@ -316,3 +316,32 @@ def test_whatever_happens_the_tries_never_stop_and_never_storm(data: st.DataObje
             life.live(data.draw(st.floats(0, 1000)), closing, data.draw(suspects))
         assert 0 <= life.policy.next_attempt(life.now).wait <= seconds(120)
         assert len(life.policy.reasons(life.now)) <= 10
+
+
+def test_a_broker_that_restarts_again_and_again_is_waited_for_only_shortly() -> None:
+    """Each connection of 5 s or more ends the outage: 10 min of restarts later the cap is still 4 s."""
+    policy = ConnectionPolicy(
+        (BrokerUrl("mqtt", "a", 1883),), protocol=None, reconnect_max=seconds(60), uniform=lambda: 0.999
+    )
+    now = MonotonicNs(0)
+    for _ in range(60):
+        attempt = policy.next_attempt(now)
+        assert attempt.wait < seconds(4)
+        policy.connected(now, will_retained=True)
+        now = later(now, seconds(10))
+        policy.closed(Closing(ClosedBy.PEER), frozenset(), now)
+    assert not policy.taken_over(now)
+
+
+def test_a_broker_that_was_away_between_quick_closes_is_no_takeover() -> None:
+    """Nobody listened: so it was the broker that went, and not another client that came."""
+    policy = ConnectionPolicy(
+        (BrokerUrl("mqtt", "a", 1883),), protocol=None, reconnect_max=seconds(60), uniform=lambda: 0
+    )
+    now = MonotonicNs(0)
+    for _ in range(6):
+        policy.connected(now, will_retained=True)
+        now = later(now, seconds(1))
+        policy.closed(Closing(ClosedBy.PEER), frozenset(), now)
+        policy.failed(ConnectFailedError(ConnectFailure.UNREACHABLE, "refused"), now)
+    assert not policy.taken_over(now)
