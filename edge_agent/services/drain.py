@@ -300,7 +300,8 @@ class Drain:
             lane = self._outbox.lanes[priority]
             if until <= now and not lane.flying:
                 del self._waits[priority]
-                lane.rewind(lane.held.pop(_LATER))
+                if (first := lane.held.pop(_LATER, None)) is not None:  # the lane may be a new one
+                    lane.rewind(first)
 
     def _release(self, channel: str) -> None:
         for lane in self._outbox.lanes.values():

@@ -74,7 +74,7 @@ class Keeping:
         except StoreError as error:
             self._note(error)
             return None
-        self.fault = None
+        self.fault, self._failed = None, False
         return self._store.facts
 
     async def read(self, call: Callable[[Store], T]) -> T | None:

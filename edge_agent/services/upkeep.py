@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -19,6 +20,9 @@ from edge_agent.services.outbox import Outbox
 log = logging.getLogger(__name__)
 
 LOOK_EVERY: Final = seconds(10)
+SECEDE_AFTER: Final = 6
+"""So many looks at records that wait for numbers, and the outbox goes on without the store."""
+
 GAPS_AT_ONCE: Final = 50
 SHRINK_PAGES: Final = 1000
 MAX_GAPS: Final = 100
@@ -31,6 +35,8 @@ class Upkeep:
         self._outbox = outbox
         self._keeping = keeping
         self._clock = clock
+        self._unsaid: list[tuple[int, Gap]] = []  # gaps that the store takes to be announced
+        self._stuck = 0  # so many looks in a row have found records that wait for numbers
 
     async def run(self) -> None:
         """Take over what was left by stores that were put aside, then look after this one, until cancelled."""
@@ -47,10 +53,12 @@ class Upkeep:
 
     async def announce(self) -> None:
         """Publish an event that names the numbers that will not come."""
-        found = await self._keeping.read(lambda store: store.announce(GAPS_AT_ONCE))
-        if found:
-            record = self._outbox.say({"gaps": [asdict(gap) for _, gap in found]})
-            self._outbox.announced[record.key] = found
+        self._unsaid = self._unsaid or await self._keeping.read(lambda store: store.announce(GAPS_AT_ONCE)) or []
+        if self._unsaid:
+            with contextlib.suppress(OutboxError):  # no room for the event: the next look tries again
+                record = self._outbox.say({"gaps": [asdict(gap) for _, gap in self._unsaid]})
+                self._outbox.announced[record.key] = self._unsaid
+                self._unsaid = []
 
     async def _drop_expired(self) -> None:
         cutoff = self._outbox.age() - self._outbox.config.max_age
@@ -62,36 +70,49 @@ class Upkeep:
     # -- faults
 
     async def _mend(self) -> None:
+        waits = False
         if not self._keeping.is_open:
-            await self._adopt()
+            waits = await self._adopt()
         elif await self._keeping.mend(self._outbox.identity):
             await self._salvage(self._keeping.put_aside, self._write_anew())
-        elif self._keeping.fault is not None and any(lane.is_out_of_numbers for lane in self._outbox.lanes.values()):
-            await self._secede()
+        elif self._is_stuck():
+            waits = await self._secede()
+        self._outbox.hushed = waits
+        self._outbox.moved()
         self._outbox.tell_condition()
         self._outbox.must_write()
 
-    async def _adopt(self) -> None:
-        """Go on with a store, after a time without one."""
+    async def _adopt(self) -> bool:
+        """Go on with a store, after a time without one; return whether that has to wait for what was sent."""
         if not await self._keeping.can_be_written():
-            return
+            return False
         self._outbox.hushed = True  # a number that may have been sent cannot be changed
-        if not self._is_anything_sent():
-            facts = await self._keeping.open()
-            if facts is not None:
-                self._renumber(partial(self._outbox.take_over, facts))
-                await self._salvage(self._keeping.put_aside)
-            self._outbox.hushed = False
-            self._outbox.moved()
+        if self._is_anything_sent():
+            return True
+        facts = await self._keeping.open()
+        if facts is not None:
+            self._renumber(partial(self._outbox.take_over, facts))
+            await self._salvage(self._keeping.put_aside)
+        return False
 
-    async def _secede(self) -> None:
-        """Go on without the store: numbers that cannot be reserved cannot be sent, under a name of its own all can."""
+    async def _secede(self) -> bool:
+        """Go on without the store: numbers that cannot be reserved cannot be sent, under a name of its own all can.
+
+        Returns whether that has to wait for what was sent.
+        """
         self._outbox.hushed = True
-        if not self._is_anything_sent():
-            await self._keeping.abandon()
-            self._renumber(self._outbox.begin_alone)
-            self._outbox.hushed = False
-            self._outbox.moved()
+        if self._is_anything_sent():
+            return True
+        await self._keeping.abandon()
+        self._renumber(self._outbox.begin_alone)
+        return False
+
+    def _is_stuck(self) -> bool:
+        """Return whether records have had to wait for numbers for long: most faults pass sooner."""
+        lanes = self._outbox.lanes.values()
+        stuck = self._keeping.fault is not None and any(lane.is_out_of_numbers for lane in lanes)
+        self._stuck = self._stuck + 1 if stuck else 0
+        return self._stuck >= SECEDE_AFTER
 
     def _is_anything_sent(self) -> bool:
         return any(lane.flying for lane in self._outbox.lanes.values())

@@ -13,6 +13,7 @@ import pytest
 
 import edge_agent
 from edge_agent import cli
+from edge_agent.cli import queue
 from edge_agent.errors import ConfigError, ConfigProblem, EdgeAgentError, UnreachableError
 
 WITHIN_S = 20
@@ -69,10 +70,12 @@ def test_every_verb_has_help(verb: str) -> None:
     assert f"edge-agent {verb}" in done.stdout
 
 
-@pytest.mark.parametrize("verb", sorted(set(cli.VERBS) - {"demo"}))
+@pytest.mark.parametrize(
+    "verb", [*sorted(set(cli.VERBS) - {"demo", "queue"}), *(f"queue {action}" for action in queue.ACTIONS)]
+)
 def test_every_verb_takes_config(verb: str) -> None:
-    """But the demo, which makes its own."""
-    assert "--config" in edge_agent_command(verb, "--help").stdout
+    """But the demo, which makes its own; where a verb has actions, behind the action."""
+    assert "--config" in edge_agent_command(*verb.split(), "--help").stdout
 
 
 def test_help_lists_every_verb() -> None:

@@ -5,15 +5,24 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
+from edge_agent.adapters.store import Store
+from edge_agent.adapters.store_file import StoreFile
+from edge_agent.core import lane, pending
+from edge_agent.core.records import Priority
 from edge_agent.core.submission import Submission
 from edge_agent.core.timebase import UtcNs, seconds
+from edge_agent.core.verification import Verification
+from edge_agent.errors import StoreError, StoreFault
+from edge_agent.ports import Message
 from edge_agent.services import upkeep
 from tests.fakes import EPOCH, FakeBroker
+from tests.support.flow import UP, Flow, online
 from tests.support.iotrace import Iotrace
 from tests.support.killing import Report, finished
 from tests.support.outbox_worker import Running, running
@@ -104,6 +113,132 @@ async def test_a_store_without_records_is_small_again(tmp_path: Path) -> None:
         await one.until(lambda: store.stat().st_size < 1 << 20)
 
 
+# ---------------------------------------------------------------- a disk that cannot be written for long
+class Disk:
+    """Fails all that is written to the store and where it lies while ``broken``; reading works."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.broken = False
+        monkeypatch.setattr(pending, "BLOCK", 16)  # numbers run out soon
+        monkeypatch.setattr(lane, "RESERVE_BELOW", 4)
+        monkeypatch.setattr(StoreFile, "is_writable", lambda _file: not self.broken)
+        for owner, name in ((Store, "commit"), (Store, "take_in"), (StoreFile, "open")):
+            monkeypatch.setattr(owner, name, self._fragile(getattr(owner, name)))
+
+    def _fragile(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **more: Any) -> Any:  # noqa: ANN401  # whatever the method takes
+            if self.broken:
+                raise StoreError(StoreFault.IO, "disk I/O error")
+            return method(*args, **more)
+
+        return call
+
+
+async def put_slowly(flow: Flow, first: int, count: int) -> list[asyncio.Future[str]]:
+    """Put two records a second, by turns of two streams; return the futures of their ids."""
+    receipts = []
+    for n in range(first, first + count):
+        receipts.append(flow.outbox.durable(flow.put(n, priority=(Priority.NORMAL, Priority.BULK)[n % 2])))
+        await asyncio.sleep(0.5)
+    return receipts
+
+
+def streams(flow: Flow, of: Iterable[int]) -> set[str]:
+    """Return in which incarnations of the outbox these records came."""
+    wanted = set(of)
+    return {event["id"].partition("-")[0] for event in flow.events("data/") if event["data"]["n"] in wanted}
+
+
+def content(flow: Flow) -> bool:
+    """Return whether a consumer that has heard everything finds nothing wrong."""
+    verification = Verification(from_start=True)
+    for message in [*flow.messages(), Message(f"{UP}heartbeat", flow.heartbeat(1))]:
+        verification.take(message.payload, message.topic)
+    report = verification.report()
+    return bool(report.streams) and report.ok
+
+
+@pytest.mark.virtual
+async def test_a_disk_that_stays_unwritable_stops_no_delivery_and_its_store_is_adopted_in_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond the numbers that were reserved it goes on under another name, through an outage, too; nothing is lost."""
+    disk, flow = Disk(monkeypatch), Flow(tmp_path)
+    async with flow.running():
+        await online(flow)
+        await asyncio.sleep(10)
+        receipts = await put_slowly(flow, 0, 10)
+        disk.broken = True
+        receipts += await put_slowly(flow, 10, 100)
+        await asyncio.sleep(1)
+        assert sorted(flow.numbers()) == list(range(110))
+        assert (streams(flow, range(10)), streams(flow, range(90, 110))) == ({"o1"}, {"memory"})
+        flow.broker.crash()
+        waiting = await put_slowly(flow, 110, 5)
+        assert not any(receipt.done() for receipt in waiting)  # neither on the disk nor at the broker
+        flow.broker.up = True
+        await online(flow)
+        receipts += waiting + await put_slowly(flow, 115, 5)
+        flow.broker.crash()
+        receipts += await put_slowly(flow, 120, 5)
+        disk.broken = False
+        await asyncio.sleep(1)  # it was looked after
+        receipts += await put_slowly(flow, 125, 5)
+        assert all(receipt.done() for receipt in receipts)
+        assert flow.outbox.state.records >= 10
+        flow.broker.up = True
+        await online(flow)
+        await asyncio.sleep(10)
+        assert sorted(flow.numbers()) == list(range(130))
+        assert streams(flow, range(125, 130)) == {"o1"}
+        assert {one.result().partition("-")[0] for one in receipts} == {"o1", "memory"}
+        assert flow.said("state")[0] == "degraded"
+        assert flow.said("state")[-1] == "ok"
+        assert content(flow)
+
+
+@pytest.mark.virtual
+async def test_a_disk_that_can_be_written_again_while_an_answer_is_awaited_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is sent while numbers are about to change; when there is no need any more, all is, as before."""
+    disk, flow = Disk(monkeypatch), Flow(tmp_path)
+    async with flow.running():
+        await online(flow)
+        await put_slowly(flow, 0, 10)
+        disk.broken = flow.broker.mute = True
+        await put_slowly(flow, 10, 40)
+        assert flow.outbox.hushed
+        disk.broken = flow.broker.mute = False
+        await asyncio.sleep(1)
+        flow.broker.cut()
+        await online(flow)
+        await asyncio.sleep(10)
+        assert set(flow.numbers()) == set(range(50))
+        assert streams(flow, range(50)) == {"o1"}
+        assert content(flow)
+
+
+@pytest.mark.virtual
+async def test_what_the_broker_could_not_take_goes_under_its_new_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was to go again later, and meanwhile the numbers have run out."""
+    disk, flow = Disk(monkeypatch), Flow(tmp_path)
+    async with flow.running():
+        await online(flow)
+        await put_slowly(flow, 0, 10)
+        disk.broken = True
+        flow.broker.puback = lambda topic: 0x97 if "/data/" in topic else 0
+        await put_slowly(flow, 10, 60)
+        flow.broker.puback = lambda _topic: 0
+        await asyncio.sleep(70)
+        assert sorted(flow.numbers()) == list(range(70))
+        assert streams(flow, range(60, 70)) == {"memory"}
+        assert content(flow)
+
+
+# ---------------------------------------------------------------- slow flash
 def on_slow_flash(report: Report, folder: str) -> None:
     """Put for a few seconds in groups of 100, and report each lateness of the loop in microseconds, and the rate."""
 
