@@ -50,6 +50,7 @@ from edge_agent.services.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
+MAX_CHANNELS_SAID: Final = 20
 CONTROL_AGAIN: Final = seconds(60)
 
 
@@ -255,7 +256,12 @@ class Agent:
         self._link.review()
 
     def _conditions(self) -> list[str]:
-        return self._outbox.conditions() + [f"channel_refused: {channel}" for channel in self._pauses.channels()]
+        channels = self._pauses.channels()
+        refused = [f"channel_refused: {channel}" for channel in channels[:MAX_CHANNELS_SAID]]
+        more = (
+            [f"channel_refused: {len(channels) - MAX_CHANNELS_SAID} more"] if len(channels) > MAX_CHANNELS_SAID else []
+        )
+        return self._outbox.conditions() + refused + more
 
     # -- reload
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
-from edge_agent.core.batch import Batch, Committed, DeadLetter
+from edge_agent.core.batch import Batch, Committed, DeadLetter, Dropped
 from edge_agent.core.lane import Lane
 from edge_agent.core.records import BLOCK, SEQ_BITS, SEQ_MASK, Gap, Priority, Record, runs, stream_name
 
@@ -24,6 +24,7 @@ class Pending:
         meta: facts about the outbox that have changed.
         latest: per priority and channel, the key of the unsent record that a newer one replaces.
         seen: per key of a record that is not written yet, the keys that programs gave it.
+        seen_on_their_way: keys of programs whose records the broker had before the disk.
         replaced: keys of stored records that were replaced.
         lost: numbers to be named.
         dead: records for the dead letters; what is written of one, its waiter may know.
@@ -40,6 +41,7 @@ class Pending:
         self.meta: dict[str, object] = {}
         self.latest: dict[tuple[Priority, str], int] = {}
         self.seen: dict[int, list[bytes]] = {}
+        self.seen_on_their_way: list[tuple[bytes, str]] = []
         self.replaced: set[int] = set()
         self.lost: list[Gap] = []
         self.dead: list[DeadLetter] = []
@@ -50,7 +52,9 @@ class Pending:
     @property
     def has_news(self) -> bool:
         """Whether there is something that has to be on the disk soon, beside records."""
-        return bool(self.lost or self.dead or self.undead or self.doomed or self.gone)
+        flying = [lane.flying for lane in self.lanes.values()]
+        doomed = any(keys.difference(*flying) for keys in self.doomed.values())
+        return bool(self.lost or self.dead or self.undead or doomed or self.gone or self.seen_on_their_way)
 
     @property
     def wants_numbers(self) -> bool:
@@ -65,6 +69,18 @@ class Pending:
         """Have stored records dropped and named."""
         if found := set(keys):
             self.doomed[reason] = self.doomed.get(reason, set()) | found
+            self.latest = {place: key for place, key in self.latest.items() if key not in found}
+
+    def evict(self, dropped: Dropped) -> None:
+        """Take note that stored records were dropped; what has replaced one meanwhile gets a number of its own."""
+        self.latest = {place: key for place, key in self.latest.items() if not dropped.first <= key <= dropped.last}
+        lane = self.lanes[dropped.first >> SEQ_BITS]
+        for key in [key for key in lane.fresh if dropped.first <= key <= dropped.last]:
+            record = lane.fresh.pop(key)
+            self.replaced.discard(key)
+            record.key = lane.base | lane.next_seq
+            lane.next_seq += 1
+            lane.add(record, may_be_ready=False)
 
     def settled(self, gaps: Iterable[Gap]) -> dict[Priority, int]:
         """Return per priority the number up to which all is delivered, or named by an event that was delivered.
@@ -107,6 +123,7 @@ class Pending:
         else:
             self.fresh_bytes -= len(old.body)
             record.made, record.waiter = old.made, old.waiter  # those behind it wait no longer for the disk
+            record.always = record.always or old.always  # the old one's key is to be remembered with it
         self.fresh_bytes += len(record.body)
         lane.replace(record)
         return True
@@ -145,9 +162,10 @@ class Pending:
             records=chosen,
             replaces=[record.key for record in chosen if record.key in self.replaced],
             deletes=[run for lane in self.lanes.values() for run in runs(sorted(lane.acked))],
-            doomed={reason: sorted(keys.difference(*flying)) for reason, keys in self.doomed.items()},
+            doomed={why: sorted(some) for why, keys in self.doomed.items() if (some := keys.difference(*flying))},
             meta=self.meta | self._numbers(settled),
-            seen=[(key, self.id_of(r.key)) for r in chosen for key in self.seen.get(r.key, ())],
+            seen=self.seen_on_their_way
+            + [(key, self.id_of(r.key)) for r in chosen for key in self.seen.get(r.key, ())],
             gaps=tuple(self.lost),
             gone=tuple(self.gone),
             dead=tuple(self.dead),
@@ -172,6 +190,8 @@ class Pending:
         grown = self.lost[len(batch.gaps) - 1 : len(batch.gaps)] if batch.gaps else []
         del self.lost[: len(batch.gaps)], self.gone[: len(batch.gone)], self.undead[: len(batch.undead)]
         del self.dead[: len(batch.dead)]
+        written = set(batch.seen)
+        self.seen_on_their_way = [one for one in self.seen_on_their_way if one not in written]
         if grown and (more := grown[0].count - batch.gaps[-1].count):  # meanwhile
             self.lost.insert(0, replace(grown[0], first=batch.gaps[-1].last + 1, count=more))
         durable += [letter.record for letter in batch.dead]

@@ -8,6 +8,7 @@ import logging
 from functools import partial
 from typing import Final
 
+from edge_agent.core.connection import ClosedBy
 from edge_agent.core.events import CONTENT_TYPE
 from edge_agent.core.lane import Lane
 from edge_agent.core.pace import Pace
@@ -103,7 +104,8 @@ class Drain:
                 finally:
                     reading.cancel()
                     over.cancel()
-            self._judge()
+            if session.closing is not None and session.closing.by in (ClosedBy.PEER, ClosedBy.SILENCE):
+                self._judge()
         finally:
             self._pauses.lost()
             self._waits.clear()
@@ -145,7 +147,7 @@ class Drain:
     def _fill(self, session: Session) -> MonotonicNs | None:
         """Send what may go now; return when there may be more without anything happening, ``None`` = only then."""
         now = self._clock.monotonic()
-        if self._outbox.hushed:
+        if self._outbox.hushed or self._outbox.purging:
             return None
         if self._encodes_for != self._outbox.pending.name:
             self._encodes_for = self._outbox.pending.name

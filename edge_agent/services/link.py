@@ -103,7 +103,7 @@ class Link:
         )
         begun = self._clock.monotonic()
         try:
-            closing = await self._serve(session)
+            closing = session.closing = await self._serve(session)
         except asyncio.CancelledError:
             await self._presence.farewell(session)
             await connection.disconnect()

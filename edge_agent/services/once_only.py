@@ -38,8 +38,12 @@ class OnceOnly:
             answer = self._answers[digest] = asyncio.get_running_loop().create_future()
             answer.add_done_callback(partial(self._forget, digest))
             try:
-                known = await self._keeping.read(lambda store: store.known([digest])) or {}
-                if digest in known:
+                known = await self._keeping.read(lambda store: store.known([digest]))
+                if known is None:
+                    answer.set_exception(
+                        OutboxError("the disk fails: whether the key is new is not known", word="busy")
+                    )
+                elif digest in known:
                     answer.set_result(known[digest])
                 else:  # from here on it arrives, whoever goes away
                     self._put(digest, submission).add_done_callback(partial(_pass_on, answer))

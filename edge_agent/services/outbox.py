@@ -56,16 +56,16 @@ class Outbox:
         state: what is stored.
         pending: what the store has yet to be told.
         announced: per key of an event that names gaps, these gaps.
+        unsaid: gaps that the store takes to be announced, and whose event is still to come.
         due: set whenever there may be something new to write.
         urgent: whether it must not wait.
         watched: whether it is known already when the oldest record in memory must be written.
         acked_since: since when there are records to be deleted; ``None`` = there are none.
         flushes: those who wait until all was written.
         age_base: the outbox's age when the steady counter was zero.
-        hushed: whether nothing may be sent, for numbers are about to change.
+        hushed: whether nothing may be sent, for numbers are about to change; ``purging``: for records are.
         online: whether there is a session to send on.
-        came: called with each record that is put while there is a session, and is not critical.
-        moved: called whenever there may be something new to send.
+        came: called with each record put online that is not critical; ``moved``: whenever there may be something to send.
         said: called whenever ``conditions`` changes.
         bytes_sent: payload bytes that brokers have acknowledged since the start.
     """
@@ -102,10 +102,11 @@ class Outbox:
         self._once = OnceOnly(keeping, self._put_keyed)
         self.flushes: list[asyncio.Future[None]] = []
         self.announced: dict[int, list[tuple[int, Gap]]] = {}
+        self.unsaid: list[tuple[int, Gap]] = []
         self._condition: StoreFault | None = None
         self.pending = Pending("", {})
         self.dropped: Counter[str] = Counter()
-        self.hushed = False
+        self.hushed = self.purging = False
         self.online = False
         self.came: Callable[[], None] = lambda: None
         self.moved: Callable[[], None] = lambda: None
@@ -251,6 +252,7 @@ class Outbox:
             if lost is None:
                 text = f"the disk fails ({self.keeping.fault.value}), and memory is full"
                 raise OutboxError(text, word="full")
+            self.unannounce(lost.key, lost.key)
             self.dropped["memory_full"] += 1
             if lost.waiter is not None and not lost.waiter.done():
                 lost.waiter.set_exception(OutboxError("dropped: the disk fails and memory is full", word="lost"))
@@ -279,17 +281,27 @@ class Outbox:
     def delivered(self, records: Iterable[Record]) -> None:
         """Take note that the broker has records."""
         for record in records:
+            if record.key in self.announced:
+                self.pending.gone += [number for number, _ in self.announced.pop(record.key)]
             self._settle(record)
             self.bytes_sent += len(record.body)
 
     def bury(self, record: Record, reason: int) -> None:
         """Move a record that no broker takes to the dead letters, and name its number."""
         self._settle(record, durable=False)  # that it is once it is among the dead letters
-        self.pending.dead.append(DeadLetter(0, reason, record))
+        if not self.unannounce(record.key, record.key):
+            self.pending.dead.append(DeadLetter(0, reason, record))
         self.pending.lose(record, "dead_letter")
         self.dropped["dead_letter"] += 1
         self.must_write()
         log.warning("record_undeliverable", extra={"channel": record.channel, "reason": f"0x{reason:02X}"})
+
+    def unannounce(self, first: int, last: int) -> bool:
+        """Have the gaps named again whose event will not be delivered; return whether there are any."""
+        keys = [key for key in self.announced if first <= key <= last]
+        for key in keys:
+            self.unsaid += self.announced.pop(key)
+        return bool(keys)
 
     async def read_on(self, lane: Lane) -> bool:
         """Have the store read beyond a lane's cursor; return whether it could be read."""
@@ -320,10 +332,8 @@ class Outbox:
             self.due.set()
         elif len(lane.acked) == ACKED_AT_ONCE:
             self.due.set()
-        if key in self.announced:
-            pending.gone += [number for number, _ in self.announced.pop(key)]
         if key in pending.seen:
-            del pending.seen[key]
+            pending.seen_on_their_way += [(one, pending.id_of(key)) for one in pending.seen.pop(key)]
 
     def answer(self, record: Record) -> None:
         """Tell whoever waits for a record that it is durable."""
@@ -378,7 +388,7 @@ class Outbox:
 
     def settled(self) -> dict[Priority, int]:
         """Return per priority the number up to which all is delivered, or named by an event that was delivered."""
-        announced = [gap for found in self.announced.values() for _, gap in found]
+        announced = [gap for found in (*self.announced.values(), self.unsaid) for _, gap in found]
         settled = self.pending.settled([*self.state.gaps, *announced])
         known = self.keeping.put_aside
         if known is not None and known.name == self.pending.name:  # what is in it is neither sent nor named yet

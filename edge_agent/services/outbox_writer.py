@@ -107,7 +107,7 @@ class OutboxWriter:
         if done is None:
             self._outbox.urgent = True
             self._outbox.tell_condition()
-            self._flushed(flushes)
+            self._flushed(self._outbox.flushes[:])
             return False
         durable = self._outbox.pending.written(batch, done)
         self._note(done)
@@ -135,6 +135,5 @@ class OutboxWriter:
         for dropped in done.dropped:
             self._outbox.dropped[dropped.reason] += dropped.count
             log.warning("records_dropped", extra={"count": dropped.count, "reason": dropped.reason})
-            for channel, key in list(self._outbox.pending.latest.items()):
-                if dropped.first <= key <= dropped.last:
-                    del self._outbox.pending.latest[channel]
+            self._outbox.unannounce(dropped.first, dropped.last)
+            self._outbox.pending.evict(dropped)

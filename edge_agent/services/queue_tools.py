@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
@@ -64,6 +65,7 @@ class QueueTools:
         self._outbox = outbox
         self._keeping = keeping
         self._device = device
+        self._changing = asyncio.Lock()
 
     def methods(self) -> dict[str, Method]:
         """Return them by name."""
@@ -120,7 +122,10 @@ class QueueTools:
 
     async def purge(self, params: object) -> object:
         """Let go of stored records, each named as a gap; what is on its way at the moment stays."""
-        given = _known(params, ("priority", "channel", "dead"))
+        async with self._changing:
+            return await self._purge(_known(params, ("priority", "channel", "dead")))
+
+    async def _purge(self, given: Mapping[str, Any]) -> object:
         priority = given.get("priority")
         if priority is not None and priority not in (names := [p.name.lower() for p in Priority]):
             raise SubmissionError(f"priority: one of {', '.join(names)} is needed")
@@ -131,7 +136,7 @@ class QueueTools:
             outbox.pending.undead += [letter.number for letter in letters]
             await outbox.written()
             return {"purged": len(letters)}
-        outbox.hushed = True
+        outbox.purging = True
         try:
             await outbox.written()
             wanted = None if priority is None else Priority[str(priority).upper()]
@@ -140,20 +145,24 @@ class QueueTools:
             outbox.pending.doom(keys, "purged")
             await outbox.written()
         finally:
-            outbox.hushed = False
+            outbox.purging = False
             outbox.moved()
         return {"purged": outbox.dropped["purged"] - before}
 
     async def retry(self, params: object) -> object:
         """Put the dead letters back into the outbox, under new numbers."""
         _known(params, ())
-        letters: list[DeadLetter] = await self._ask(_letters)
-        for letter in letters:
-            record: Record = self._outbox.again(letter.record)
-            record.always = True  # on disk before its letter is forgotten
-        await self._outbox.written()
-        self._outbox.pending.undead += [letter.number for letter in letters]
-        await self._outbox.written()
+        async with self._changing:
+            letters: list[DeadLetter] = await self._ask(_letters)
+            again: list[tuple[int, Record]] = []
+            for letter in letters:
+                record = self._outbox.again(letter.record)
+                record.always = True  # on disk before its letter is forgotten
+                again.append((letter.number, record))
+            await self._outbox.written()
+            waiting = {key for lane in self._outbox.lanes.values() for key in lane.fresh}
+            self._outbox.pending.undead += [number for number, record in again if record.key not in waiting]
+            await self._outbox.written()
         return {"retried": len(letters)}
 
     async def _ask(self, call: Any) -> Any:  # noqa: ANN401  # whatever the call returns

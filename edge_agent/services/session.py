@@ -38,6 +38,7 @@ class Session:
         refused: topics and filters that the broker refuses, with its reason code.
         changed: set when that changes.
         unanswered: whether records were sent on it and none was answered; ``None`` = none was sent.
+        closing: how it ended.
         over: set once the link has let go of it and will hand it out no more.
     """
 
@@ -52,6 +53,7 @@ class Session:
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     over: asyncio.Event = field(default_factory=asyncio.Event)
     unanswered: bool | None = None
+    closing: Closing | None = None
     _seq: int = 0
     _outstanding: list[Suspect] = field(default_factory=list)
 

@@ -24,6 +24,7 @@ SECEDE_AFTER: Final = 6
 """So many looks at records that wait for numbers, and the outbox goes on without the store."""
 
 GAPS_AT_ONCE: Final = 50
+GAP_BYTES: Final = 160  # of an event, about
 SHRINK_PAGES: Final = 1000
 MAX_GAPS: Final = 100
 
@@ -35,7 +36,6 @@ class Upkeep:
         self._outbox = outbox
         self._keeping = keeping
         self._clock = clock
-        self._unsaid: list[tuple[int, Gap]] = []  # gaps that the store takes to be announced
         self._stuck = 0  # so many looks in a row have found records that wait for numbers
 
     async def run(self) -> None:
@@ -53,12 +53,16 @@ class Upkeep:
 
     async def announce(self) -> None:
         """Publish an event that names the numbers that will not come."""
-        self._unsaid = self._unsaid or await self._keeping.read(lambda store: store.announce(GAPS_AT_ONCE)) or []
-        if self._unsaid:
-            with contextlib.suppress(OutboxError):  # no room for the event: the next look tries again
-                record = self._outbox.say({"gaps": [asdict(gap) for _, gap in self._unsaid]})
-                self._outbox.announced[record.key] = self._unsaid
-                self._unsaid = []
+        outbox = self._outbox
+        # What could not be said at once goes gap by gap: perhaps there were too many for one message.
+        most = 1 if outbox.unsaid else min(GAPS_AT_ONCE, max(outbox.config.max_record // GAP_BYTES, 1))
+        if not outbox.unsaid:
+            outbox.unsaid = await self._keeping.read(lambda store: store.announce(GAPS_AT_ONCE)) or []
+        with contextlib.suppress(OutboxError):  # no room for the event: the next look tries again
+            while some := outbox.unsaid[:most]:
+                record = outbox.say({"gaps": [asdict(gap) for _, gap in some]})
+                del outbox.unsaid[:most]
+                outbox.announced[record.key] = some
 
     async def _drop_expired(self) -> None:
         cutoff = self._outbox.age() - self._outbox.config.max_age
