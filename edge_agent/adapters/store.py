@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from edge_agent.adapters.store_ledgers import DeadLetters, GapLedger, SeenKeys
 from edge_agent.adapters.store_reader import StoreReader
-from edge_agent.adapters.store_rows import COLUMNS, PLACES, from_row, to_row, translated
+from edge_agent.adapters.store_rows import AGE, COLUMNS, PLACES, WRONG_TYPE, believed, from_row, to_row, translated
 from edge_agent.adapters.store_schema import PAGE_SIZE, connect, set_limit
 from edge_agent.core.batch import Batch, Committed, Dropped, Salvaged, StoreFacts
 from edge_agent.core.records import SEQ_BITS, Gap, Priority, Record, pack, runs, stream_name, unpack
@@ -66,7 +66,7 @@ class Store(StoreReader):
         self._lease: dict[Priority, int] = {}
         self._full = True  # as ``connect`` has set it
         try:
-            with translated(path):
+            with believed(path):
                 self._begin(name, reserved or {}, resume=resume)
         except BaseException:
             self._db.close()
@@ -76,14 +76,14 @@ class Store(StoreReader):
 
     def _begin(self, name: str, reserved: Mapping[Priority, int], *, resume: bool) -> None:
         meta = self._meta()
-        if "outbox" not in meta:
+        if not meta and not any(map(self._bounds, Priority)):
             with self._transaction():
                 meta = {"outbox": name, "clean": 1, "base": self._used_pages() - 1}
                 meta |= {f"reserved{priority:d}": reserved.get(priority, 0) for priority in Priority}
                 meta |= {f"settled{priority:d}": reserved.get(priority, 0) for priority in Priority}
                 self._set_meta(meta)
-        self.name: str = meta["outbox"]
-        self._base_pages: int = meta["base"]
+        self.name = str(meta["outbox"])
+        self._base_pages = int(meta["base"])
         self._read_ledgers()
         if not meta["clean"] and not resume:
             self._name_unclean_stop(meta)
@@ -92,14 +92,14 @@ class Store(StoreReader):
         self._records: dict[int, int] = {
             p: 0 if found is None else found[1] - found[0] + 1 for p, found in bounds.items()
         }
-        newest = [row[0] for p in Priority if (row := self._edge(p, "DESC", "made")) is not None]
+        newest = [row[0] for p in Priority if (row := self._edge(p, "DESC", AGE)) is not None]
         self.facts = StoreFacts(
             name=self.name,
-            used={priority: meta[f"reserved{priority:d}"] for priority in Priority},
+            used={priority: int(meta[f"reserved{priority:d}"]) for priority in Priority},
             first={priority: None if found is None else found[0] for priority, found in bounds.items()},
-            boot=meta.get("boot", ""),
-            boot_base=meta.get("boot_base", 0),
-            age=max([meta.get("age", 0), *newest]),
+            boot=str(meta.get("boot", "")),
+            boot_base=int(meta.get("boot_base", 0)),
+            age=max([int(meta.get("age", 0)), *newest]),
             state=self._state(()),
         )
 
@@ -151,23 +151,14 @@ class Store(StoreReader):
         """
         for priority, key in batch.keep.items():
             self._lease[priority] = max(self._lease.get(priority, 0), key)
-        counts = dict(self._records)
         with translated(self._path):
             self._stay_in_bounds()
             self._synchronous(full=batch.is_durable())
             if batch.shed:
                 with contextlib.suppress(sqlite3.Error):  # the log's room is needed
                     self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-            try:
-                with self._transaction():
-                    dropped = self._write(batch)
-            except BaseException:
-                self._records = counts
-                announced = self._gaps.announced
-                with contextlib.suppress(sqlite3.Error):
-                    self._read_ledgers()  # what they had in memory was part of the transaction
-                    self._gaps.announced = announced
-                raise
+            with self._change():
+                dropped = self._write(batch)
             return self._state(dropped)
 
     def page(
@@ -224,7 +215,7 @@ class Store(StoreReader):
         with translated(self._path):
             for priority in Priority:
                 # what a newer one replaced kept its place and got younger: it must not hide what is behind it
-                head = self._edge(priority, "ASC", "made", "AND latest = 0")
+                head = self._edge(priority, "ASC", AGE, "AND latest = 0")
                 if head is None or head[0] < before:
                     keys += [
                         row[0]
@@ -240,7 +231,7 @@ class Store(StoreReader):
         with translated(self._path):
             self._stay_in_bounds()
             self._synchronous(full=True)
-            with self._transaction():
+            with self._change():
                 for record in salvaged.records:
                     done = self._db.execute(f"INSERT OR IGNORE INTO q VALUES {PLACES}", to_row(record))  # noqa: S608
                     self._records[record.key >> SEQ_BITS] += done.rowcount
@@ -281,6 +272,21 @@ class Store(StoreReader):
             if self._db.in_transaction:
                 with contextlib.suppress(sqlite3.Error):
                     self._db.execute("ROLLBACK")
+            raise
+
+    @contextlib.contextmanager
+    def _change(self) -> Iterator[None]:
+        """Make what is known in memory of the records, gaps, and keys part of the transaction."""
+        counts = dict(self._records)
+        try:
+            with self._transaction():
+                yield
+        except BaseException:
+            self._records = counts
+            announced = self._gaps.announced
+            with contextlib.suppress(sqlite3.Error, *WRONG_TYPE):
+                self._read_ledgers()
+                self._gaps.announced = announced
             raise
 
     def _write(self, batch: Batch) -> tuple[Dropped, ...]:
@@ -361,7 +367,7 @@ class Store(StoreReader):
     # -- facts
 
     def _state(self, dropped: Sequence[Dropped]) -> Committed:
-        first = [(p, self._edge(p, "ASC", "key, made")) for p in Priority]
+        first = [(p, self._edge(p, "ASC", f"key, {AGE}")) for p in Priority]
         oldest = [row[1] for _, row in first if row is not None]
         for priority, row in first:
             if row is None:

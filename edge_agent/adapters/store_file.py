@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from edge_agent.adapters.store import BALLAST_BYTES, Store
-from edge_agent.adapters.store_rows import COLUMNS, from_row, lenient
+from edge_agent.adapters.store_ledgers import gap_from_row
+from edge_agent.adapters.store_rows import COLUMNS, WRONG_TYPE, from_row, lenient
 from edge_agent.adapters.store_schema import MIGRATIONS
 from edge_agent.core.batch import DeadLetter, Identity, Salvaged
 from edge_agent.core.records import SEQ_MASK, Gap, Priority, Record, pack
@@ -105,15 +106,15 @@ class StoreFile:
 
     def identity(self) -> Identity | None:
         """Return what a damaged store still says of itself; ``None`` when it does not."""
-        with contextlib.suppress(sqlite3.Error, KeyError, TypeError), _reading(self._folder / _FILES[0]) as db:
+        with contextlib.suppress(sqlite3.Error, *WRONG_TYPE), _reading(self._folder / _FILES[0]) as db:
             return _identity(_read_meta(db))
         return None
 
     def put_aside(self) -> Identity | None:
         """Return which store was put aside as damaged and not salvaged to its end."""
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        with contextlib.suppress(OSError, *WRONG_TYPE):
             if (self._quarantine / _FILES[0]).exists():
-                return _identity(json.loads((self._quarantine / _NAME).read_text()))
+                return _identity(_read_mark(self._quarantine))
         return None
 
     def set_aside(self, fault: StoreFault, *, known: Identity | None) -> None:
@@ -131,8 +132,11 @@ class StoreFile:
             target.mkdir(exist_ok=True)
             for old in target.iterdir():
                 old.unlink()
-            (target / _NAME).write_text(json.dumps(_meta(known)))
-            _sync(target / _NAME)
+            new = target / f"{_NAME}.new"
+            new.write_text(json.dumps(_meta(known)))
+            _sync(new)
+            new.rename(target / _NAME)
+            _sync(target)
             self._move_to(target)
         except OSError as error:
             raise StoreError(StoreFault.IO, f"{target}: {error.strerror}; make room there") from None
@@ -149,20 +153,21 @@ class StoreFile:
 
         What cannot be read, or was written by a version newer than this one, is left where it is.
         """
+        self._read = []
         for folder in (self._newer, self._quarantine):
             name = folder / _NAME  # is there for as long as there is something to do
             if name.exists():
                 try:
-                    known = json.loads(name.read_text() or "{}").get("outbox", "")
+                    known = str(_read_mark(folder).get("outbox", ""))
                     with _reading(folder / _FILES[0]) as db:
                         if db.execute("PRAGMA user_version").fetchone()[0] > len(MIGRATIONS) + 1:
                             continue
-                        with contextlib.suppress(sqlite3.Error, KeyError, TypeError):
+                        with contextlib.suppress(sqlite3.Error, *WRONG_TYPE):
                             known = _identity(_read_meta(db)).name
                         rescue = _Rescue(db)
-                        yield rescue.ledgers(known)
                         for records in rescue.records():
                             yield Salvaged(known, records)
+                        yield rescue.ledgers(known)  # last: what is broken off before, is not repeated
                 except (OSError, sqlite3.Error) as error:
                     log.warning("salvage_failed", extra={"file": str(folder), "error": str(error)})
                 self._read.append(name)
@@ -183,7 +188,10 @@ class _Rescue:
 
     def ledgers(self, outbox: str) -> Salvaged:
         """Return the small tables as far as they can be read."""
-        gaps = [Gap(*row) for row in self._table("SELECT stream, first, last, count, reason FROM gap ORDER BY id")]
+        gaps: list[Gap] = []
+        for row in self._table("SELECT stream, first, last, count, reason FROM gap ORDER BY id"):
+            with contextlib.suppress(*WRONG_TYPE):
+                gaps.append(gap_from_row(row))
         seen = [(row[0], row[1]) for row in self._table("SELECT key, record FROM seen ORDER BY n")]
         letters = self._table(f"SELECT id, reason, {COLUMNS} FROM dead ORDER BY id")  # noqa: S608
         dead = [DeadLetter(row[0], row[1], record) for row in letters if (record := from_row(row[2:])) is not None]
@@ -258,6 +266,14 @@ def _reading(file: Path) -> Iterator[sqlite3.Connection]:
         yield db
     finally:
         db.close()
+
+
+def _read_mark(folder: Path) -> dict[str, Any]:
+    """Return what the mark beside a store says; nothing if a power cut or damage has left nothing of it."""
+    with contextlib.suppress(OSError, ValueError):
+        mark = json.loads((folder / _NAME).read_bytes())
+        return mark if isinstance(mark, dict) else {}
+    return {}
 
 
 def _read_meta(db: sqlite3.Connection) -> dict[str, Any]:

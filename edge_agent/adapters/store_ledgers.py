@@ -15,6 +15,16 @@ MAX_DEAD_BYTES: Final = 1 << 20
 MAX_SEEN: Final = 20_000
 
 
+def gap_from_row(row: Sequence[Any]) -> Gap:
+    """Return a row as a gap.
+
+    Raises:
+        TypeError, ValueError, OverflowError: it is damaged.
+    """
+    stream, first, last, count, reason = row
+    return Gap(str(stream), int(first), int(last), int(count), str(reason))
+
+
 class GapLedger:
     """Gaps that no event has delivered yet; a copy of the table is kept in memory.
 
@@ -25,7 +35,7 @@ class GapLedger:
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
-        self.gaps = {row[0]: Gap(*row[1:]) for row in db.execute("SELECT * FROM gap ORDER BY id")}
+        self.gaps = {row[0]: gap_from_row(row[1:]) for row in db.execute("SELECT * FROM gap ORDER BY id")}
         self.announced: set[int] = set()
         self._next = max(self.gaps, default=0) + 1
 
@@ -99,7 +109,7 @@ class SeenKeys:
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
         (last,) = db.execute("SELECT max(n) FROM seen").fetchone()
-        self._last: int = last or 0
+        self._last = int(last or 0)
 
     @property
     def size(self) -> int:

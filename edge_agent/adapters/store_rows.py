@@ -16,6 +16,12 @@ from edge_agent.errors import StoreError, StoreFault
 
 COLUMNS: Final = "key,channel,body,made,time,time_state,error_ms,latest,extra,crc"
 _NUMBERS: Final = struct.Struct("<qqqqq?").pack
+AGE: Final = "CAST(made AS INTEGER)"
+"""Damage may have made it something else, which is found when the record is read."""
+
+WRONG_TYPE: Final = (KeyError, TypeError, ValueError, OverflowError)
+"""What comes of a fact that damage has taken away or made something else."""
+
 PLACES: Final = "(?,?,?,?,?,?,?,?,?,?)"
 _FAULTS: Final = {
     sqlite3.SQLITE_FULL: StoreFault.FULL,
@@ -34,6 +40,16 @@ def translated(path: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         fault = _FAULTS.get(getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF, StoreFault.IO)
         raise StoreError(fault, f"{path}: {error}") from error
+
+
+@contextlib.contextmanager
+def believed(path: Path) -> Iterator[None]:
+    """Translate also what comes of facts that damage has taken away or made something else."""
+    try:
+        with translated(path):
+            yield
+    except WRONG_TYPE as error:
+        raise StoreError(StoreFault.DAMAGED, f"{path}: its facts are damaged ({type(error).__name__})") from error
 
 
 def lenient(text: bytes) -> str:

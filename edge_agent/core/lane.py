@@ -38,6 +38,8 @@ class Lane:
         acked: keys of stored records that the broker has.
         held: per channel that the broker refuses, the first key that waits for it.
         cursor: the last key that was ready.
+        doubtful: keys on the wire when a connection ended, of which some may have been settled or stored since.
+        delivered: the highest key that was settled since the start.
         behind: whether there are records beyond the cursor.
         generation: changes whenever the cursor is set back; what was read for the old one is void.
     """
@@ -61,6 +63,8 @@ class Lane:
         self.held: dict[str, int] = {}
         self.cursor = pack(priority, used if first is None else first - 1)
         self.behind = first is not None
+        self.doubtful: set[int] = set()
+        self.delivered = self.base
         self.generation = 0
         self._ready_bytes = 0
 
@@ -134,6 +138,7 @@ class Lane:
     def settled(self, record: Record) -> bool:
         """Take note that the broker has a record; return whether it was in memory alone."""
         self.flying.pop(record.key, None)
+        self.delivered = max(self.delivered, record.key)
         if self.fresh.pop(record.key, None) is not None:
             return True
         self.acked.add(record.key)
@@ -143,6 +148,7 @@ class Lane:
         """Set the cursor back to before ``to``, or to before all that was ready or on the wire."""
         waiting = [*self.flying, *(record.key for record in self.ready), *self.held.values()]
         if to is None:
+            self.doubtful = {*self.flying, *(self.doubtful & self.fresh.keys())}
             self.flying.clear()
             self.held.clear()
             to = min(waiting, default=None)
@@ -154,6 +160,11 @@ class Lane:
         self.ready.clear()
         self._ready_bytes = 0
         self.generation += 1
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether what is in memory alone may be at the broker, though nobody knows."""
+        return not self.doubtful.isdisjoint(self.fresh)
 
     def forget(self, dropped: Dropped) -> None:
         """Take note that records were dropped."""

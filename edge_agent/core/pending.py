@@ -130,9 +130,10 @@ class Pending:
 
     def leave_place(self, record: Record) -> None:
         """From now on no newer record takes this one's place."""
-        place = (Priority(record.key >> SEQ_BITS), record.channel)
-        if record.latest and self.latest.get(place) == record.key:
-            del self.latest[place]
+        if record.latest:
+            place = (Priority(record.key >> SEQ_BITS), record.channel)
+            if self.latest.get(place) == record.key:
+                del self.latest[place]
 
     def lose_oldest(self) -> Record | None:
         """Drop the oldest record of the lowest priority that is in memory alone and not on its way; name its number."""

@@ -65,7 +65,7 @@ class Outbox:
         age_base: the outbox's age when the steady counter was zero.
         hushed: whether nothing may be sent, for numbers are about to change; ``purging``: for records are.
         online: whether there is a session to send on.
-        came: called with each record put online that is not critical; ``moved``: whenever there may be something to send.
+        came: called with each record put online that is not critical; ``moved``: when there may be something to send.
         said: called whenever ``conditions`` changes.
         bytes_sent: payload bytes that brokers have acknowledged since the start.
     """

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, replace
 from functools import partial
-from typing import Final
+from typing import Final, TypeAlias
 
 from edge_agent.core.batch import Identity, Salvaged
-from edge_agent.core.records import SEQ_BITS, SEQ_MASK, Gap, Priority, pack, runs, stream_name
+from edge_agent.core.records import SEQ_BITS, SEQ_MASK, Gap, Priority, Record, pack, runs, stream_name
 from edge_agent.core.timebase import later, seconds
 from edge_agent.errors import OutboxError
 from edge_agent.ports import Clock, Store
 from edge_agent.services.keeping import Keeping
-from edge_agent.services.outbox import Outbox
+from edge_agent.services.outbox import MEMORY_BYTES, Outbox
 
 log = logging.getLogger(__name__)
+_Numbers: TypeAlias = Mapping[Priority, list[tuple[int, int]]]
 
 LOOK_EVERY: Final = seconds(10)
 SECEDE_AFTER: Final = 6
@@ -36,15 +37,19 @@ class Upkeep:
         self._outbox = outbox
         self._keeping = keeping
         self._clock = clock
+        # what was in memory when a store was put aside of which not all could be taken over yet
+        self._unsalvaged: _Numbers | None = None
         self._stuck = 0  # so many looks in a row have found records that wait for numbers
 
     async def run(self) -> None:
         """Take over what was left by stores that were put aside, then look after this one, until cancelled."""
-        await self._salvage(self._keeping.put_aside)
+        await self._salvage({})
         while True:
             await self._clock.sleep_until(later(self._clock.monotonic(), LOOK_EVERY))
             if self._keeping.fault is not None or not self._keeping.is_open:
                 await self._mend()
+            if self._unsalvaged is not None and self._keeping.is_open and self._keeping.fault is None:
+                await self._salvage(self._unsalvaged)
             if self._outbox.online:
                 await self.announce()
             await self._drop_expired()
@@ -78,7 +83,7 @@ class Upkeep:
         if not self._keeping.is_open:
             waits = await self._adopt()
         elif await self._keeping.mend(self._outbox.identity):
-            await self._salvage(self._keeping.put_aside, self._write_anew())
+            await self._salvage(self._write_anew())
         elif self._is_stuck():
             waits = await self._secede()
         self._outbox.hushed = waits
@@ -90,13 +95,12 @@ class Upkeep:
         """Go on with a store, after a time without one; return whether that has to wait for what was sent."""
         if not await self._keeping.can_be_written():
             return False
-        self._outbox.hushed = True  # a number that may have been sent cannot be changed
-        if self._is_anything_sent():
-            return True
+        if not self._is_renumberable():
+            return self._outbox.hushed
         facts = await self._keeping.open()
         if facts is not None:
             self._renumber(partial(self._outbox.take_over, facts))
-            await self._salvage(self._keeping.put_aside)
+            await self._salvage({})
         return False
 
     async def _secede(self) -> bool:
@@ -104,9 +108,8 @@ class Upkeep:
 
         Returns whether that has to wait for what was sent.
         """
-        self._outbox.hushed = True
-        if self._is_anything_sent():
-            return True
+        if not self._is_renumberable():
+            return self._outbox.hushed
         await self._keeping.abandon()
         self._renumber(self._outbox.begin_alone)
         return False
@@ -118,16 +121,23 @@ class Upkeep:
         self._stuck = self._stuck + 1 if stuck else 0
         return self._stuck >= SECEDE_AFTER
 
-    def _is_anything_sent(self) -> bool:
-        return any(lane.flying for lane in self._outbox.lanes.values())
+    def _is_renumberable(self) -> bool:
+        """Return whether no number in memory may have been sent; ``hushed`` is set if an answer will tell."""
+        lanes = self._outbox.lanes.values()
+        # what was sent on a connection that has ended has to go again first, under the number that it had
+        self._outbox.hushed = not any(lane.is_doubtful for lane in lanes)
+        return self._outbox.hushed and not any(lane.flying for lane in lanes)
 
     def _renumber(self, begin: Callable[[], None]) -> None:
         """Begin anew, and take over what is in memory and was not sent yet."""
         outbox, old = self._outbox, self._outbox.pending
         outbox.announced.clear()
+        outbox.unsaid.clear()
         begin()
         for lane in old.lanes.values():
             for record in lane.fresh.values():
+                if record.key < lane.delivered:  # those who read the stream wait for it
+                    old.lose(record, "renumbered")
                 new = outbox.again(record)
                 if record.key in old.seen:
                     outbox.pending.seen[new.key] = old.seen[record.key]
@@ -137,6 +147,8 @@ class Upkeep:
     def _write_anew(self) -> dict[Priority, list[tuple[int, int]]]:
         """Have a fresh store told what the damaged one knew, all that is in memory; return the numbers of that."""
         pending, known = self._outbox.pending, self._keeping.put_aside
+        for numbered in (self._outbox.announced, self._outbox.unsaid, pending.gone, pending.undead):
+            numbered.clear()  # the numbers of rows of the other file
         there: dict[Priority, list[tuple[int, int]]] = {}
         for lane in pending.lanes.values():
             for record in [*lane.flying.values(), *lane.ready]:
@@ -158,41 +170,46 @@ class Upkeep:
 
     # -- getting back what was put aside
 
-    async def _salvage(
-        self, known: Identity | None, there: Mapping[Priority, list[tuple[int, int]]] | None = None
-    ) -> None:
+    async def _salvage(self, there: _Numbers) -> None:
         """Take over records from stores that were put aside, and name those that are neither there nor ``there``."""
-        pieces = self._keeping.salvage()
+        name, known, pieces = self._outbox.pending.name, self._keeping.put_aside, self._keeping.salvage()
         found: dict[Priority, list[tuple[int, int]]] = {priority: [] for priority in Priority}
-        count = 0
+        count, whole = 0, True
+        self._unsalvaged = None
         while (piece := await self._keeping.step(pieces)) is not None:
-            if piece.outbox != self._outbox.pending.name:
-                await self._take_in_as_new(piece)
-            elif await self._keeping.read(partial(_take_in, piece)) is not None:
+            own = piece.outbox == name
+            if await self._keeping.read(partial(_take_in, piece if own else replace(piece, records=()))) is None:
+                self._unsalvaged = there  # it is done once more when the disk can be written
+                return
+            if own:
                 for first, last in runs(record.key for record in piece.records):
                     found[Priority(first >> SEQ_BITS)].append((first & SEQ_MASK, last & SEQ_MASK))
+            elif whole:
+                whole = await self._take_in_as_new(piece.records)
             count += len(piece.records)
-        if known is not None and known.name == self._outbox.pending.name:
-            for priority, ranges in found.items():
-                self._name_missing(priority, sorted([*ranges, *(there or {}).get(priority, ())]), known)
-                self._send_from(priority, ranges)
+        if known is not None and known.name == name:
+            self._continue(known, found, there)
         self._keeping.put_aside = None
         log.log(logging.WARNING if count else logging.DEBUG, "records_salvaged", extra={"count": count})
         await self._outbox.written()
-        if not self._outbox.pending.lost:  # else once more after the next start
+        if whole and not self._outbox.pending.lost:  # else once more after the next start
             await self._keeping.salvaged()
 
-    async def _take_in_as_new(self, piece: Salvaged) -> None:
-        await self._keeping.read(partial(_take_in, Salvaged(piece.outbox, (), piece.gaps, piece.seen, piece.dead)))
-        last = None
-        for record in piece.records:
-            try:
-                last = self._outbox.again(record)
-            except OutboxError:
-                break
-        if last is not None:
-            self._outbox.must_write()
-            await self._outbox.durable(last)
+    async def _take_in_as_new(self, records: Iterable[Record]) -> bool:
+        """Give records of another incarnation new numbers; return whether all are stored, or were sent meanwhile."""
+        if self._outbox.pending.fresh_bytes > MEMORY_BYTES:
+            return False
+        taken: list[Record] = []
+        for record in records:
+            with contextlib.suppress(OutboxError):
+                taken.append(self._outbox.again(record))
+        await self._outbox.written()
+        return not any(record.key in self._outbox.lanes[record.key >> SEQ_BITS].fresh for record in taken)
+
+    def _continue(self, known: Identity, found: _Numbers, there: _Numbers) -> None:
+        for priority, ranges in found.items():
+            self._name_missing(priority, sorted([*ranges, *there.get(priority, ())]), known)
+            self._send_from(priority, ranges)
 
     def _send_from(self, priority: Priority, ranges: list[tuple[int, int]]) -> None:
         if ranges:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.adapters.store import Store
-from edge_agent.core.batch import Batch, Committed, DeadLetter
+from edge_agent.core.batch import Batch, Committed, DeadLetter, Salvaged
 from edge_agent.core.records import Gap, Priority, Record, pack, runs
 from edge_agent.core.timebase import UtcNs
 from edge_agent.errors import StoreError, StoreFault
@@ -198,3 +199,65 @@ def test_the_bodies_on_disk_are_what_was_put(tmp_path: Path) -> None:
     database = sqlite3.connect(tmp_path / "outbox.db")
     assert database.execute("SELECT key, body FROM q").fetchall() == [(one.key, one.body)]
     database.close()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "DELETE FROM meta WHERE k = 'base'",
+        "DELETE FROM meta WHERE k = 'clean'",
+        "DELETE FROM meta WHERE k = 'outbox'",
+        "DELETE FROM meta",
+        "UPDATE meta SET v = '4k' WHERE k = 'reserved1'",
+        "UPDATE meta SET v = 9e999 WHERE k = 'base'",
+        "INSERT INTO meta VALUES ('boot_base', 'x'), ('age', 'y')",
+        "INSERT INTO gap VALUES (1, 'a-normal', 'x', 3, 1, 'damaged')",
+        "INSERT INTO seen VALUES (x'00', 'q', 'x')",
+    ],
+)
+def test_facts_that_are_damaged_are_called_so(damage: str, tmp_path: Path) -> None:
+    """Whatever stands in their place."""
+    path = tmp_path / "outbox.db"
+    store = opened(path)
+    store.commit(Batch(records=[record(pack(Priority.NORMAL, 1))]))
+    store.close()
+    with closing(sqlite3.connect(path)) as db:
+        db.execute(damage)
+        db.commit()
+    with pytest.raises(StoreError, match="damaged") as raised:
+        opened(path)
+    assert raised.value.fault is StoreFault.DAMAGED
+
+
+def test_an_age_that_is_damaged_costs_that_record_alone(tmp_path: Path) -> None:
+    """It is found when it is read."""
+    path, keys = tmp_path / "outbox.db", [pack(Priority.NORMAL, n) for n in (1, 2, 3)]
+    store = opened(path)
+    store.commit(Batch(records=[record(key, made=7) for key in keys]))
+    store.close()
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("UPDATE q SET made = 'x' WHERE key <> ?", (keys[1],))
+        db.commit()
+    store = opened(path)
+    assert isinstance(store.expired(5), list)
+    records, damaged, _ = store.page(Priority.NORMAL, pack(Priority.NORMAL, 0), rows=10, max_bytes=MIB)
+    assert ([one.key for one in records], damaged) == ([keys[1]], [keys[0], keys[2]])
+    store.close()
+
+
+def test_what_could_not_be_taken_in_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither on the disk nor in memory."""
+    store = opened(tmp_path / "outbox.db")
+    before = store.commit(Batch(deletes=[(1, 2)]))
+    piece = Salvaged("a", [record(pack(Priority.NORMAL, 1))], [Gap("a-bulk", 1, 1, 1, "full")])
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "_make_room", _full)
+        with pytest.raises(StoreError):
+            store.take_in(piece)
+    assert store.commit(Batch(deletes=[(1, 2)])) == before
+    assert store.take_in(piece).gaps == tuple(piece.gaps)
+    store.close()
+
+
+def _full() -> None:
+    raise StoreError(StoreFault.FULL, "full")

@@ -16,7 +16,7 @@ import pytest
 from edge_agent.adapters.store import BALLAST_BYTES
 from edge_agent.adapters.store_file import StoreFile
 from edge_agent.core.batch import Batch, Identity
-from edge_agent.core.records import Priority, Record, pack
+from edge_agent.core.records import Gap, Priority, Record, pack
 from edge_agent.core.timebase import UtcNs
 from edge_agent.errors import StoreError, StoreFault
 from edge_agent.ports import Store
@@ -170,6 +170,54 @@ def test_the_log_of_a_store_whose_move_was_cut_short_follows_it(tmp_path: Path) 
     file = StoreFile(tmp_path)
     file.open(max_bytes=MAX_BYTES, name="a", reserved=KNOWN.reserved).close()
     assert [one.seq for piece in file.salvage() for one in piece.records] == list(range(1, 11))
+
+
+@pytest.mark.parametrize(
+    "mark", [b"", bytes(60), b'{"outbox": "a", "reser', b"[]", b'{"outbox": "a", "reserved0": "x"}', b"\xff"]
+)
+def test_a_mark_that_a_power_cut_has_spoilt_stops_nothing(mark: bytes, stored: Path, tmp_path: Path) -> None:
+    """The records are got out all the same."""
+    shutil.copytree(stored, tmp_path / "quarantine")
+    (tmp_path / "quarantine" / "outbox").write_bytes(mark)
+    file = StoreFile(tmp_path)
+    assert file.put_aside() is None
+    pieces = list(file.salvage())
+    assert {piece.outbox for piece in pieces} == {"a"}
+    assert sum(len(piece.records) for piece in pieces) == RECORDS
+    file.salvaged()
+    assert list(StoreFile(tmp_path).salvage()) == []
+
+
+def test_facts_of_another_type_are_left_out_of_what_is_got_out(tmp_path: Path) -> None:
+    """And what a damaged store says of itself counts as unknown then."""
+    store, good = opened(tmp_path), Gap("a-bulk", 1, 1, 1, "full")
+    store.commit(Batch(records=[record(1)], gaps=[Gap("a-normal", 5, 6, 2, "full"), good]))
+    store.close()
+    file = StoreFile(tmp_path)
+    assert file.identity() is not None
+    with closing(sqlite3.connect(tmp_path / "outbox.db")) as db:
+        db.execute("UPDATE gap SET first = 'x' WHERE id = 1")
+        db.execute("UPDATE meta SET v = 'x' WHERE k = 'settled1'")
+        db.commit()
+    assert file.identity() is None
+    file.set_aside(StoreFault.DAMAGED, known=None)
+    pieces = list(file.salvage())
+    assert [one.seq for piece in pieces for one in piece.records] == [1]
+    assert [gap for piece in pieces for gap in piece.gaps] == [good]
+
+
+def test_a_mark_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is written beside its place first."""
+    opened(tmp_path).close()
+    monkeypatch.setattr("edge_agent.adapters.store_file._sync", _no_sync)
+    with pytest.raises(StoreError):
+        StoreFile(tmp_path).set_aside(StoreFault.DAMAGED, known=KNOWN)
+    assert not (tmp_path / "quarantine" / "outbox").exists()
+    assert (tmp_path / "outbox.db").exists()
+
+
+def _no_sync(path: Path) -> None:
+    raise OSError(5, "Input/output error", str(path))
 
 
 def test_the_ballast_is_thrown_once_and_laid_again(tmp_path: Path) -> None:

@@ -61,3 +61,17 @@ def test_what_is_on_the_wire_or_acknowledged_is_not_made_ready_again() -> None:
     lane.rewind(flying.key)
     lane.take_page([record(1), record(2), record(3)], generation=lane.generation, at_end=True)
     assert [one.seq for one in lane.ready] == [3]
+
+
+def test_what_was_on_the_wire_when_a_connection_ended_is_doubtful_until_it_is_settled() -> None:
+    """Over any number of connections; what was never sent is not."""
+    lane = lane_with(record(1), record(2))
+    first = lane.pop()
+    assert not lane.is_doubtful
+    lane.flying[first.key] = first
+    for _ in range(2):
+        lane.rewind()
+        assert lane.is_doubtful
+    lane.settled(first)
+    assert not lane.is_doubtful
+    assert lane.delivered == first.key

@@ -9,11 +9,21 @@ from pathlib import Path
 
 import pytest
 
+from edge_agent.adapters.store import Store
+from edge_agent.core.records import Gap, Priority
 from edge_agent.core.timebase import seconds
+from edge_agent.errors import StoreError, StoreFault
 from edge_agent.services import upkeep
 from tests.fakes import FakeBroker
 from tests.support import bit_rot
+from tests.support.flow import Flow, online
 from tests.support.outbox_worker import Past, TellingBroker, reopened, running
+
+
+@pytest.fixture
+def looked_after_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no test wait long."""
+    monkeypatch.setattr(upkeep, "LOOK_EVERY", seconds(0.1))
 
 
 @pytest.mark.parametrize("page", range(3, 9))
@@ -46,3 +56,99 @@ async def test_a_file_that_is_no_database_is_put_aside_at_the_start(tmp_path: Pa
         assert len(await one.put(range(10))) == 10
         await asyncio.sleep(0)
     assert (tmp_path / "quarantine" / "outbox.db").read_bytes() == b"no database" * 1000
+
+
+# ---------------------------------------------------------------- getting back what was put aside
+async def _put_aside(folder: Path, count: int) -> None:
+    """Leave a store of that many records where one of a newer version stands."""
+    source = Flow(folder / "newer", FakeBroker(up=False))
+    async with source.running():
+        for n in range(count):
+            source.put(n)
+        await asyncio.sleep(1)
+    (folder / "newer" / "outbox").write_text("{}")
+
+
+@pytest.mark.virtual
+@pytest.mark.usefixtures("looked_after_often")
+async def test_a_disk_that_fails_while_records_are_got_back_is_mended_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They stay where they are until they are written."""
+    await _put_aside(tmp_path, 10)
+    flow = Flow(tmp_path, FakeBroker(up=False))
+    flow.keeping._new_name = lambda: "other"
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "commit", _broken)
+        async with flow.running():
+            for n in range(100, 1300):
+                flow.put(n, padding=1000)  # more than memory holds
+            await asyncio.sleep(1)
+            assert not any(task.done() for task in flow.tasks)
+            assert flow.outbox.conditions()
+            patch.undo()
+            await asyncio.sleep(1)
+            assert await flow.outbox.durable(flow.put(99))
+            assert not flow.outbox.conditions()
+            assert (tmp_path / "newer" / "outbox").exists()
+    flow = Flow(tmp_path)
+    async with flow.running():
+        await online(flow)
+        await asyncio.sleep(60)
+        assert {*range(10), 99} <= set(flow.numbers())
+        assert not (tmp_path / "newer" / "outbox").exists()
+
+
+def _broken(_store: Store, _change: object) -> None:
+    raise StoreError(StoreFault.IO, "disk I/O error")
+
+
+def _full(_store: Store, _change: object) -> None:
+    raise StoreError(StoreFault.FULL, "database or disk is full")
+
+
+@pytest.mark.virtual
+@pytest.mark.usefixtures("looked_after_often")
+async def test_a_full_disk_while_records_are_got_back_loses_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None is named as damaged before it was really looked for, and what it is waits in its place."""
+    flow = Flow(tmp_path, FakeBroker(up=False))
+    async with flow.running():
+        for n in range(50):
+            flow.put(n)
+        await asyncio.sleep(1)
+        with monkeypatch.context() as patch:
+            patch.setattr(Store, "take_in", _full)
+            flow.keeping.fault = StoreFault.DAMAGED
+            await asyncio.sleep(1)
+            assert (tmp_path / "quarantine" / "outbox").exists()
+            assert flow.outbox.settled()[Priority.NORMAL] == 0
+            assert not flow.outbox.state.gaps
+        await asyncio.sleep(1)
+        assert not (tmp_path / "quarantine" / "outbox").exists()
+        flow.broker.up = True
+        await online(flow)
+        await asyncio.sleep(10)
+        assert flow.numbers() == list(range(50))
+
+
+@pytest.mark.virtual
+@pytest.mark.usefixtures("looked_after_often")
+async def test_an_event_about_gaps_of_a_store_that_was_replaced_deletes_none_of_the_new_ones(tmp_path: Path) -> None:
+    """Its acknowledgement comes when the numbers of the gaps mean others."""
+    flow = Flow(tmp_path, FakeBroker(puback=lambda topic: None if "event/outbox" in topic else 0))
+    async with flow.running():
+        await online(flow)
+        for n in range(5):
+            flow.put(n, always=True)
+        await asyncio.sleep(1)
+        flow.outbox.pending.lost.append(Gap("o1-normal", 2, 2, 1, "purged"))
+        await flow.outbox.written()
+        await asyncio.sleep(1)
+        (event,) = flow.outbox.announced
+        flow.outbox.pending.gone, flow.outbox.pending.undead = [1], [1]
+        flow.upkeep._write_anew()
+        assert (flow.outbox.announced, flow.outbox.pending.gone, flow.outbox.pending.undead) == ({}, [], [])
+        flow.outbox.delivered([flow.outbox.lanes[Priority.CRITICAL].flying[event]])
+        assert not flow.outbox.pending.gone

@@ -238,6 +238,57 @@ async def test_what_the_broker_could_not_take_goes_under_its_new_number(
         assert content(flow)
 
 
+@pytest.mark.virtual
+async def test_what_may_have_been_delivered_goes_again_under_the_number_that_it_had(tmp_path: Path) -> None:
+    """The connection ended before the answer: the store that can be opened then is adopted later."""
+    folder = tmp_path / "state"
+    folder.write_text("in the way")
+    flow = Flow(folder)
+
+    def silent(message: Message) -> int | None:
+        flow.broker.route(message)
+        return None if "/data/" in message.topic else 0
+
+    flow.broker.verdict = silent
+    async with flow.running():
+        await online(flow)
+        flow.put(1)
+        await asyncio.sleep(1)
+        flow.broker.crash()
+        folder.unlink()
+        await asyncio.sleep(1)
+        assert flow.outbox.pending.name == "memory"
+        flow.broker.verdict, flow.broker.up = None, True
+        await online(flow)
+        await asyncio.sleep(1)
+        flow.put(2)
+        await asyncio.sleep(1)
+        assert flow.numbers() == [1, 1, 2]
+        assert [event["id"] for event in flow.events("data/")] == ["memory-normal.1"] * 2 + ["o2-normal.1"]
+
+
+@pytest.mark.virtual
+async def test_numbers_that_others_have_overtaken_are_named_when_they_change(tmp_path: Path) -> None:
+    """A record that was held gets another number when the store comes: who reads the stream need not wait for it."""
+    folder = tmp_path / "state"
+    folder.write_text("in the way")
+    flow = Flow(folder, FakeBroker(puback=lambda topic: 0x87 if topic.endswith("/held") else 0))
+    async with flow.running():
+        await online(flow)
+        flow.put(1, "data/held")
+        flow.put(2)
+        await asyncio.sleep(1)
+        folder.unlink()
+        await asyncio.sleep(1)
+        assert flow.keeping.is_open
+        (gaps,) = flow.said("gaps")
+        assert gaps == [{"stream": "memory-normal", "first": 1, "last": 1, "count": 1, "reason": "renumbered"}]
+        flow.broker.puback = lambda _topic: 0
+        await asyncio.sleep(2000)
+        assert flow.numbers() == [2, 1]
+        assert content(flow)
+
+
 # ---------------------------------------------------------------- slow flash
 def on_slow_flash(report: Report, folder: str) -> None:
     """Put for a few seconds in groups of 100, and report each lateness of the loop in microseconds, and the rate."""

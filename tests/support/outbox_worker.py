@@ -286,7 +286,7 @@ async def reopened(folder: Path, past: Past, *, max_bytes: int = 64 << 20) -> li
     async with running(folder, looks_after=False, max_bytes=max_bytes) as one:
         if not one.keeping.is_open:
             return [f"not opened: {one.keeping.fault}"]
-        await one.upkeep._salvage(one.keeping.put_aside)
+        await one.upkeep._salvage({})
         first_new = past.highest + 1_000_000
         new = {name: first_new + at for at, name in enumerate(await one.put(range(first_new, first_new + 10)))}
         wrong += [f"{name} is used again" for name in new if name in past.promised or name in past.delivered]
