@@ -271,10 +271,13 @@ async def test_what_does_not_fit_is_named_exactly_and_nothing_critical_is_among_
             assert len(came) >= 0.5 * quota / 1100
 
 
+@pytest.mark.parametrize(
+    ("count", "least"),
+    [(1500, 0), pytest.param(6000, 1200, marks=pytest.mark.slow)],  # a rate is judged where nothing else runs
+)
 @pytest.mark.timeout_s(90)
-async def test_a_backlog_fills_the_window_over_a_long_way(tmp_path: Path) -> None:
-    """50 ms round trip, a window of 100: of the 2,000 a second that are possible at least 1,200."""
-    count = 6000
+async def test_a_backlog_fills_the_window_over_a_long_way(count: int, least: int, tmp_path: Path) -> None:
+    """50 ms round trip, a window of 100: of the 2,000 a second that are possible at least 1,200; all come in order."""
     lines = ["max_inflight_messages 100", "set_tcp_nodelay true", "max_queued_messages 0"]
     async with mosquitto(tmp_path, config_lines=lines) as broker, delay_proxy(broker.port, 25) as port:
         await broker.stop()
@@ -283,11 +286,12 @@ async def test_a_backlog_fills_the_window_over_a_long_way(tmp_path: Path) -> Non
             await feeder.put(count)
             await broker.start()
             async with consumer(broker.url) as seen:
-                await seen.until_settled(count, within_s=45)
+                report = await seen.until_settled(count, within_s=45)
                 times = [at for at, topic, _ in seen.seen if topic.endswith("data/n")]
                 rate = len(times) / (times[-1] - times[0])
                 print(f"{rate:.0f} records a second")
-                assert rate >= 1200
+                assert report.ok
+                assert rate >= least
 
 
 @pytest.mark.parametrize(
