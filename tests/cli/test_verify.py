@@ -244,7 +244,7 @@ def test_lines_of_any_length_and_any_content_are_survived(monkeypatch: pytest.Mo
 
 async def test_an_interrupt_ends_a_pipe_that_does_not() -> None:
     """As ^C does behind a program that never ends."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of a shell it is ignored, and inherited
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in the background
     process = await start("--file", "-")
     assert process.stdin is not None
     assert process.stdout is not None
