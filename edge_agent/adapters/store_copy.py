@@ -13,7 +13,7 @@ from edge_agent.adapters.store import Store
 from edge_agent.errors import EdgeAgentError
 
 _FILES: Final = ("outbox.db", "outbox.db-wal")
-_ANY_SIZE: Final = 1 << 50
+_ANY_SIZE: Final = 1 << 40
 
 
 @contextlib.contextmanager
@@ -32,7 +32,7 @@ def opened_copy(folder: Path) -> Iterator[Store]:
         except OSError as error:
             why = f"{error.strerror}; is state.dir right, and may you read it?"
             raise EdgeAgentError(f"the agent does not run, and {folder / _FILES[0]} cannot be read: {why}") from None
-        store = Store(Path(place, _FILES[0]), max_bytes=_ANY_SIZE >> 10, name="unknown", resume=True)
+        store = Store(Path(place, _FILES[0]), max_bytes=_ANY_SIZE, name="unknown", resume=True)
         try:
             yield store
         finally:
