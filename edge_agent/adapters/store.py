@@ -7,7 +7,6 @@ has not happened.
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any, Final
 from edge_agent.adapters.store_ledgers import DeadLetters, GapLedger, SeenKeys
 from edge_agent.adapters.store_reader import StoreReader
 from edge_agent.adapters.store_rows import AGE, COLUMNS, PLACES, WRONG_TYPE, believed, from_row, to_row, translated
-from edge_agent.adapters.store_schema import PAGE_SIZE, connect, set_limit
+from edge_agent.adapters.store_schema import PAGE_SIZE, connect, largest_size, set_limit
 from edge_agent.core.batch import Batch, Committed, Dropped, Salvaged, StoreFacts
 from edge_agent.core.records import SEQ_BITS, Gap, Priority, Record, pack, runs, stream_name, unpack
 
@@ -27,12 +26,8 @@ SHED_BYTES: Final = 512 * 1024
 """What is dropped at once for a disk that is full."""
 
 ROWS_AT_ONCE: Final = 64
-LOG_ROOM: Final = 1 << 20
-"""Room on the disk that is left to the write-ahead log."""
 
-BALLAST_BYTES: Final = 1 << 20
-"""What is kept beside the store for when somebody else fills the disk."""
-
+_DROPPABLE: Final = "key > ? AND key < ? AND key NOT BETWEEN ? AND ?"
 _ROW_COST: Final = 64  # bytes that a row takes beside its body, about
 
 
@@ -63,7 +58,8 @@ class Store(StoreReader):
         with translated(path):
             super().__init__(path, connect(path))
         self._max_bytes = max_bytes
-        self._lease: dict[Priority, int] = {}
+        self._lease: dict[Priority, tuple[int, int]] = {}
+        self._flying: frozenset[int] = frozenset()
         self._full = True  # as ``connect`` has set it
         try:
             with believed(path):
@@ -121,14 +117,8 @@ class Store(StoreReader):
         self._max_bytes = max_bytes
 
     def _stay_in_bounds(self) -> None:
-        """Let the file grow only so far that the log has room: without any not even a deletion would be possible."""
-        try:
-            disk, size = os.statvfs(self._path), self._path.stat().st_size
-        except OSError:
-            return  # SQLite will say it better
-        ballast = self._path.with_suffix(".reserve")
-        room = disk.f_bavail * disk.f_frsize - (LOG_ROOM if ballast.exists() else LOG_ROOM + BALLAST_BYTES)
-        set_limit(self._db, self._max_bytes, most=max(size + room, PAGE_SIZE))
+        with contextlib.suppress(OSError):  # SQLite will say it better
+            set_limit(self._db, self._max_bytes, most=largest_size(self._path))
 
     def _name_unclean_stop(self, meta: Mapping[str, Any]) -> None:
         """Name the numbers of which nobody knows whether they were used: those outside of what is stored."""
@@ -149,8 +139,9 @@ class Store(StoreReader):
         Raises:
             StoreError: nothing of it was written.
         """
-        for priority, key in batch.keep.items():
-            self._lease[priority] = max(self._lease.get(priority, 0), key)
+        for priority, (first, last) in batch.keep.items():
+            self._lease[priority] = first, self._leased(priority)[1] if last is None else last
+            self._flying = batch.flying
         with translated(self._path):
             self._stay_in_bounds()
             self._synchronous(full=batch.is_durable())
@@ -193,12 +184,14 @@ class Store(StoreReader):
             found.close()
         taken = len(records) + len(damaged)
         if taken:
-            self._lease[priority] = max(self._lease.get(priority, 0), *(r.key for r in records[-1:]), *damaged[-1:])
+            first, last = self._leased(priority)
+            self._lease[priority] = min(first, after + 1), max(last, *(r.key for r in records[-1:]), *damaged[-1:])
         return records, damaged, size == 0 and taken < rows
 
     def release(self) -> None:
         """Let everything be dropped again."""
         self._lease.clear()
+        self._flying = frozenset()
 
     def announce(self, limit: int) -> list[tuple[int, Gap]]:
         """Return gaps that no event has named yet, by number; from now on they stay as they are."""
@@ -217,13 +210,11 @@ class Store(StoreReader):
                 # what a newer one replaced kept its place and got younger: it must not hide what is behind it
                 head = self._edge(priority, "ASC", AGE, "AND latest = 0")
                 if head is None or head[0] < before:
-                    keys += [
-                        row[0]
-                        for row in self._db.execute(
-                            "SELECT key FROM q WHERE key > ? AND key < ? AND made < ? ORDER BY key LIMIT 1000",
-                            (self._undroppable(priority), (priority + 1) << SEQ_BITS, before),
-                        )
-                    ]
+                    found = self._db.execute(
+                        f"SELECT key FROM q WHERE {_DROPPABLE} AND made < ? ORDER BY key LIMIT ?",  # noqa: S608
+                        (*self._droppable(priority), before, 1000 + len(self._flying)),
+                    )
+                    keys += [row[0] for row in found if row[0] not in self._flying]
         return keys
 
     def take_in(self, salvaged: Salvaged) -> Committed:
@@ -332,9 +323,11 @@ class Store(StoreReader):
     def _victims(self, priority: Priority, excess: int) -> list[int]:
         keys: list[int] = []
         for key, size in self._db.execute(
-            "SELECT key, length(body) FROM q WHERE key > ? AND key < ? ORDER BY key LIMIT 1000",
-            (self._undroppable(priority), (priority + 1) << SEQ_BITS),
+            f"SELECT key, length(body) FROM q WHERE {_DROPPABLE} ORDER BY key LIMIT ?",  # noqa: S608  # a constant
+            (*self._droppable(priority), 1000 + len(self._flying)),
         ):
+            if key in self._flying:
+                continue
             keys.append(key)
             excess -= size + _ROW_COST
             if excess <= 0:
@@ -348,9 +341,11 @@ class Store(StoreReader):
             for row in self._db.execute("SELECT key FROM q WHERE key BETWEEN ? AND ? ORDER BY key", (first, last))
         ]
 
-    def _undroppable(self, priority: Priority) -> int:
-        """Return the last key that may be on its way."""
-        return max(self._lease.get(priority, 0), pack(priority, 0))
+    def _leased(self, priority: Priority) -> tuple[int, int]:
+        return self._lease.get(priority, (priority + 1 << SEQ_BITS, 0))
+
+    def _droppable(self, priority: Priority) -> tuple[int, int, int, int]:
+        return pack(priority, 0), priority + 1 << SEQ_BITS, *self._leased(priority)
 
     def _drop(self, keys: Sequence[int], reason: str) -> list[Dropped]:
         dropped: list[Dropped] = []
@@ -386,12 +381,11 @@ class Store(StoreReader):
         first, last = (self._edge(priority, order, "key") for order in ("ASC", "DESC"))
         return None if first is None or last is None else (unpack(first[0])[1], unpack(last[0])[1])
 
-    def _used_bytes(self) -> int:
-        records = (self._used_pages() - self._base_pages) * PAGE_SIZE - self._dead.size - self._seen.size
-        return max(records, 0)
-
     def _used_pages(self) -> int:
         return self._pragma("page_count") - self._pragma("freelist_count")
+
+    def _used_bytes(self) -> int:
+        return max((self._used_pages() - self._base_pages) * PAGE_SIZE - self._dead.size - self._seen.size, 0)
 
     def _meta(self) -> dict[str, Any]:
         return dict(self._db.execute("SELECT k, v FROM meta"))

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from edge_agent.adapters.store import BALLAST_BYTES, Store
+from edge_agent.adapters.store import Store
 from edge_agent.adapters.store_ledgers import gap_from_row
 from edge_agent.adapters.store_rows import COLUMNS, WRONG_TYPE, from_row, lenient
-from edge_agent.adapters.store_schema import MIGRATIONS
+from edge_agent.adapters.store_schema import BALLAST_BYTES, MIGRATIONS
 from edge_agent.core.batch import DeadLetter, Identity, Salvaged
 from edge_agent.core.records import SEQ_MASK, Gap, Priority, Record, pack
 from edge_agent.errors import StoreError, StoreFault

@@ -6,6 +6,7 @@ have a default.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from pathlib import Path
 from typing import Final
@@ -16,6 +17,12 @@ from edge_agent.errors import StoreError, StoreFault
 PAGE_SIZE: Final = 4096
 OTHERS_BYTES: Final = 4 << 20
 """What is kept beside the records: gaps, dead letters, keys seen, and the journals of other parts."""
+
+LOG_ROOM: Final = 1 << 20
+"""Room on the disk that is left to the write-ahead log."""
+
+BALLAST_BYTES: Final = 1 << 20
+"""What is kept beside the store for when somebody else fills the disk."""
 
 MIGRATIONS: Final = (
     # A record's key is priority << 48 | number, so that one table without a second index is in sending order.
@@ -88,6 +95,13 @@ def set_limit(connection: sqlite3.Connection, max_bytes: int, *, most: int) -> N
     """
     pages = min(max_bytes + max_bytes // 4 + OTHERS_BYTES, most) // PAGE_SIZE
     connection.execute(f"PRAGMA max_page_count={pages}")  # never less than it has
+
+
+def largest_size(path: Path) -> int:
+    """Return up to which size the log has room beside the file: without any not even a deletion would be possible."""
+    disk, size, ballast = os.statvfs(path), path.stat().st_size, path.with_suffix(".reserve")
+    room = disk.f_bavail * disk.f_frsize - (LOG_ROOM if ballast.exists() else LOG_ROOM + BALLAST_BYTES)
+    return max(size + room, PAGE_SIZE)
 
 
 def _migrate(connection: sqlite3.Connection, path: Path) -> None:

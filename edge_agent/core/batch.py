@@ -48,7 +48,8 @@ class Batch:
         undead: numbers in that list to be forgotten.
         may_drop: whether room may be made by dropping the oldest.
         shed: whether a tenth of what is stored is to be dropped: the disk is full.
-        keep: per priority, the last key that may be on its way: up to it nothing is dropped.
+        keep: per priority, the first and the last key that may go next, ``None`` = what was read; they are not dropped.
+        flying: keys on the wire, which are not dropped either.
     """
 
     records: Sequence[Record] = ()
@@ -63,7 +64,8 @@ class Batch:
     undead: Sequence[int] = ()
     may_drop: bool = True
     shed: bool = False
-    keep: Mapping[Priority, int] = field(default_factory=dict)
+    keep: Mapping[Priority, tuple[int, int | None]] = field(default_factory=dict)
+    flying: frozenset[int] = frozenset()
 
     def is_empty(self) -> bool:
         """Return whether there is nothing to do."""

@@ -42,6 +42,7 @@ class Lane:
         delivered: the highest key that was settled since the start.
         behind: whether there are records beyond the cursor.
         generation: changes whenever the cursor is set back; what was read for the old one is void.
+        reading: for which generation a page is on its way from the store.
     """
 
     def __init__(self, priority: Priority, *, used: int, first: int | None) -> None:
@@ -66,6 +67,7 @@ class Lane:
         self.doubtful: set[int] = set()
         self.delivered = self.base
         self.generation = 0
+        self.reading: int | None = None
         self._ready_bytes = 0
 
     @property
@@ -107,6 +109,7 @@ class Lane:
 
     def take_page(self, rows: Sequence[Record], *, generation: int, at_end: bool, skip: Iterable[int] = ()) -> None:
         """Make ready what was read beyond the cursor; ``skip`` are keys that were read and are damaged."""
+        self.reading = None
         if generation != self.generation:
             return
         found = {row.key: row for row in rows}
@@ -165,6 +168,12 @@ class Lane:
     def is_doubtful(self) -> bool:
         """Whether what is in memory alone may be at the broker, though nobody knows."""
         return not self.doubtful.isdisjoint(self.fresh)
+
+    def next_up(self) -> tuple[int, int | None]:
+        """Return the first and the last key that may go next: what is held for a refused channel does not."""
+        return self.ready[
+            0
+        ].key if self.ready else self.cursor + 1, None if self.reading == self.generation else self.cursor
 
     def forget(self, dropped: Dropped) -> None:
         """Take note that records were dropped."""

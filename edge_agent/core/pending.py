@@ -158,12 +158,12 @@ class Pending:
             may_drop: whether the oldest may be dropped for the newest.
         """
         chosen = self._records() if records else []
-        flying = [lane.flying for lane in self.lanes.values()]
+        flying = frozenset[int]().union(*(lane.flying for lane in self.lanes.values()))
         return Batch(
             records=chosen,
             replaces=[record.key for record in chosen if record.key in self.replaced],
             deletes=[run for lane in self.lanes.values() for run in runs(sorted(lane.acked))],
-            doomed={why: sorted(some) for why, keys in self.doomed.items() if (some := keys.difference(*flying))},
+            doomed={why: sorted(some) for why, keys in self.doomed.items() if (some := keys - flying)},
             meta=self.meta | self._numbers(settled),
             seen=self.seen_on_their_way
             + [(key, self.id_of(r.key)) for r in chosen for key in self.seen.get(r.key, ())],
@@ -172,7 +172,8 @@ class Pending:
             dead=tuple(self.dead),
             undead=tuple(self.undead),
             may_drop=may_drop,
-            keep={lane.priority: lane.cursor for lane in self.lanes.values() if lane.ready or lane.flying},
+            keep={lane.priority: lane.next_up() for lane in self.lanes.values()},
+            flying=flying,
         )
 
     def written(self, batch: Batch, done: Committed) -> list[Record]:

@@ -1,8 +1,10 @@
 """Instants and durations as distinct integer-nanosecond types, and the only conversions between units.
 
-Three types, so that mixing them is a type error: a *monotonic* instant is a reading of the device's own steady counter
-and means nothing on another device or after a reboot; a *UTC* instant is civil time; a *duration* is the distance
-between two instants of one kind. Durations are never computed from UTC instants: a wall clock may step.
+Instants of four kinds, so that mixing them is a type error. A *monotonic* instant is what the loop waits for. A *raw*
+instant is a reading of the counter that nobody disciplines and that goes on in suspend: true time is a function of it.
+Both mean nothing on another device or after a reboot. A *UTC* instant is true time, as well as it is known. A *wall*
+instant is what the operating system takes for UTC; it may be wrong and may step. A *duration* is the distance between
+two instants of one kind; durations are never computed from wall instants.
 """
 
 from __future__ import annotations
@@ -11,10 +13,16 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, NewType
 
 MonotonicNs = NewType("MonotonicNs", int)
-"""An instant on the device's steady counter, in nanoseconds."""
+"""An instant of CLOCK_MONOTONIC, in nanoseconds: its rate follows the host's discipline, and it stops in suspend."""
+
+RawNs = NewType("RawNs", int)
+"""An instant of CLOCK_MONOTONIC_RAW + (CLOCK_BOOTTIME - CLOCK_MONOTONIC), in nanoseconds."""
 
 UtcNs = NewType("UtcNs", int)
 """An instant of UTC, in nanoseconds since 1970-01-01T00:00:00Z."""
+
+WallNs = NewType("WallNs", int)
+"""An instant of CLOCK_REALTIME, in nanoseconds since what it takes for 1970-01-01T00:00:00Z."""
 
 DurationNs = NewType("DurationNs", int)
 """A length of time, in nanoseconds."""

@@ -208,7 +208,7 @@ class Keeping:
                 piece = (low, min(low + DELETED_AT_ONCE - 1, last))
                 store.commit(Batch(deletes=(piece,), may_drop=False, shed=True))
         for _ in range(SHED_TRIES if batch.may_drop and batch.records else 0):
-            self._shed += store.commit(Batch(shed=True, keep=batch.keep)).dropped
+            self._shed += store.commit(Batch(shed=True, keep=batch.keep, flying=batch.flying)).dropped
             with contextlib.suppress(StoreError):
                 return store.commit(batch)
         return store.commit(batch)

@@ -298,14 +298,14 @@ class Outbox:
 
     def unannounce(self, first: int, last: int) -> bool:
         """Have the gaps named again whose event will not be delivered; return whether there are any."""
-        keys = [key for key in self.announced if first <= key <= last]
-        for key in keys:
+        for key in (keys := [key for key in self.announced if first <= key <= last]):
             self.unsaid += self.announced.pop(key)
         return bool(keys)
 
     async def read_on(self, lane: Lane) -> bool:
         """Have the store read beyond a lane's cursor; return whether it could be read."""
         generation, cursor, size = lane.generation, lane.cursor, min(PAGE_BYTES, self.config.max_bytes // 8)
+        lane.reading = generation
         page = await self.keeping.read(lambda store: store.page(lane.priority, cursor, rows=PAGE_ROWS, max_bytes=size))
         if page is None and self.keeping.is_open:
             return False  # it is mended before anything else of this lane goes

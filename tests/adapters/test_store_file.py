@@ -13,8 +13,8 @@ from typing import Final
 
 import pytest
 
-from edge_agent.adapters.store import BALLAST_BYTES
 from edge_agent.adapters.store_file import StoreFile
+from edge_agent.adapters.store_schema import BALLAST_BYTES
 from edge_agent.core.batch import Batch, Identity
 from edge_agent.core.records import Gap, Priority, Record, pack
 from edge_agent.core.timebase import UtcNs

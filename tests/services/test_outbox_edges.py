@@ -42,6 +42,31 @@ async def test_a_gap_whose_event_the_broker_does_not_take_stays_open_and_is_said
         assert flow.outbox.settled()[Priority.NORMAL] == 5
 
 
+@pytest.mark.parametrize(("bound", "value"), [("max_bytes", "256KiB"), ("max_age", "1m")])
+async def test_what_is_held_for_a_refused_channel_stays_within_the_bounds(
+    tmp_path: Path, bound: str, value: str
+) -> None:
+    """While the connection lasts and other channels flow; what is dropped is named, what was delivered is not."""
+    flow = Flow(tmp_path, FakeBroker(puback=lambda topic: 0x87 if topic.endswith("data/a") else 0), **{bound: value})  # type: ignore[arg-type]
+    async with flow.running():
+        await online(flow)
+        for number in range(1, 1001, 2):
+            flow.put(number, "data/a", padding=1000)
+            flow.put(number + 1, "data/b")
+            if number % 20 == 1:
+                await asyncio.sleep(1)
+        await asyncio.sleep(180)
+        assert flow.outbox.state.used <= flow.config.max_bytes
+        assert flow.outbox.measure().records < 400
+        flow.broker.puback = lambda _topic: 0
+        await asyncio.sleep(1000)
+        came = set(flow.numbers())
+        assert set(range(2, 1001, 2)) <= came
+        assert named(flow) == set(range(1, 1001)) - came
+        assert named(flow)
+        assert flow.outbox.settled()[Priority.NORMAL] == 1000
+
+
 async def test_a_gap_event_that_is_purged_is_said_again(tmp_path: Path) -> None:
     """The numbers it named are named by another one."""
     flow = Flow(tmp_path, FakeBroker(up=False))
