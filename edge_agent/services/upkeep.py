@@ -12,7 +12,7 @@ from typing import Final, TypeAlias
 from edge_agent.core.batch import Identity, Salvaged
 from edge_agent.core.records import SEQ_BITS, SEQ_MASK, Gap, Priority, Record, pack, runs, stream_name
 from edge_agent.core.timebase import later, seconds
-from edge_agent.errors import OutboxError
+from edge_agent.errors import OutboxError, StoreFault
 from edge_agent.ports import Clock, Store
 from edge_agent.services.keeping import Keeping
 from edge_agent.services.outbox import MEMORY_BYTES, Outbox
@@ -80,10 +80,13 @@ class Upkeep:
 
     async def _mend(self) -> None:
         waits = False
+        fault = self._keeping.fault
         if not self._keeping.is_open:
             waits = await self._adopt()
         elif await self._keeping.mend(self._outbox.identity):
             await self._salvage(self._write_anew())
+        elif fault in (StoreFault.IO, StoreFault.READ_ONLY) and self._keeping.fault is not fault:
+            self._forget_announced()  # the store has: it was opened again
         elif self._is_stuck():
             waits = await self._secede()
         self._outbox.hushed = waits
@@ -131,8 +134,7 @@ class Upkeep:
     def _renumber(self, begin: Callable[[], None]) -> None:
         """Begin anew, and take over what is in memory and was not sent yet."""
         outbox, old = self._outbox, self._outbox.pending
-        outbox.announced.clear()
-        outbox.unsaid.clear()
+        self._forget_announced()
         begin()
         for lane in old.lanes.values():
             for record in lane.fresh.values():
@@ -144,11 +146,17 @@ class Upkeep:
         outbox.pending.lost += old.lost
         outbox.pending.dead += old.dead
 
+    def _forget_announced(self) -> None:
+        """Have all gaps named again: the numbers under which they were announced no longer hold."""
+        for numbered in (self._outbox.announced, self._outbox.unsaid, self._outbox.pending.gone):
+            numbered.clear()
+
     def _write_anew(self) -> dict[Priority, list[tuple[int, int]]]:
         """Have a fresh store told what the damaged one knew, all that is in memory; return the numbers of that."""
         pending, known = self._outbox.pending, self._keeping.put_aside
-        for numbered in (self._outbox.announced, self._outbox.unsaid, pending.gone, pending.undead):
-            numbered.clear()  # the numbers of rows of the other file
+        assert known is not None, "it was put aside under the identity that is known here"
+        self._forget_announced()
+        pending.undead.clear()
         there: dict[Priority, list[tuple[int, int]]] = {}
         for lane in pending.lanes.values():
             for record in [*lane.flying.values(), *lane.ready]:
@@ -157,9 +165,9 @@ class Upkeep:
                     pending.fresh_bytes += len(record.body)
             there[lane.priority] = runs(sorted(key & SEQ_MASK for key in lane.fresh))
             lane.acked.clear()
-            if known is not None:  # the numbers up to there are named
-                lane.next_seq = max(lane.next_seq, known.reserved[lane.priority] + 1)
-            lane.reserved = lane.next_seq - 1
+            # the numbers up to there are named, and those beyond are not reserved yet
+            lane.reserved = known.reserved[lane.priority]
+            lane.next_seq = max(lane.next_seq, lane.reserved + 1)
         pending.replaced.clear()
         for reason, keys in pending.doomed.items():
             for first, last in runs(sorted(keys)):

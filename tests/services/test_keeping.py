@@ -148,7 +148,44 @@ async def test_an_event_about_gaps_of_a_store_that_was_replaced_deletes_none_of_
         await asyncio.sleep(1)
         (event,) = flow.outbox.announced
         flow.outbox.pending.gone, flow.outbox.pending.undead = [1], [1]
+        flow.keeping.put_aside = flow.outbox.identity()
         flow.upkeep._write_anew()
         assert (flow.outbox.announced, flow.outbox.pending.gone, flow.outbox.pending.undead) == ({}, [], [])
         flow.outbox.delivered([flow.outbox.lanes[Priority.CRITICAL].flying[event]])
         assert not flow.outbox.pending.gone
+
+
+@pytest.mark.virtual
+@pytest.mark.usefixtures("looked_after_often")
+async def test_gaps_are_announced_anew_once_the_store_was_opened_again(tmp_path: Path) -> None:
+    """It no longer knows that an event about them is on its way: what joined them meanwhile went with them."""
+    flow = Flow(tmp_path, FakeBroker(puback=lambda topic: None if "event/outbox" in topic else 0))
+    async with flow.running():
+        await online(flow)
+        for n in range(5):
+            flow.put(n, always=True)
+        await asyncio.sleep(1)
+        flow.outbox.pending.lost.append(Gap("o1-normal", 2, 2, 1, "purged"))
+        await flow.outbox.written()
+        await asyncio.sleep(1)
+        (event,) = flow.outbox.announced
+        flow.keeping.fault = StoreFault.IO
+        await asyncio.sleep(1)
+        assert not flow.outbox.conditions()
+        flow.outbox.delivered([flow.outbox.lanes[Priority.CRITICAL].flying[event]])
+        assert not flow.outbox.pending.gone
+        assert [[gap.first for _, gap in gaps] for gaps in flow.outbox.announced.values()] == [[2]]
+
+
+@pytest.mark.virtual
+async def test_numbers_given_while_a_damaged_store_is_replaced_wait_until_they_are_reserved(tmp_path: Path) -> None:
+    """Sent before, they might be used a second time after a power cut."""
+    flow = Flow(tmp_path, FakeBroker(up=False))
+    async with flow.running():
+        flow.put(1, always=True)
+        await asyncio.sleep(1)
+        flow.keeping.put_aside = known = flow.outbox.identity()
+        lane = flow.outbox.lanes[Priority.NORMAL]
+        lane.next_seq = known.reserved[Priority.NORMAL] + 10
+        flow.upkeep._write_anew()
+        assert lane.reserved == known.reserved[Priority.NORMAL]
