@@ -9,9 +9,10 @@ from typing import Final, NamedTuple, Protocol, TypeVar
 
 from edge_agent.core.batch import Batch, Committed, DeadLetter, Identity, Salvaged, StoreFacts
 from edge_agent.core.connection import Attempt, Closing, ProtocolVersion
+from edge_agent.core.events import Stamp
 from edge_agent.core.records import Gap, Priority, Record
 from edge_agent.core.submission import Submission
-from edge_agent.core.timebase import MonotonicNs, UtcNs
+from edge_agent.core.timebase import MonotonicNs, RawNs, WallNs
 from edge_agent.errors import StoreFault
 
 T = TypeVar("T")
@@ -27,8 +28,16 @@ class Clock(Protocol):
         """Return the steady counter; it never goes back."""
         ...
 
-    def utc(self) -> UtcNs:
+    def raw(self) -> RawNs:
+        """Return the counter that nobody disciplines and that goes on in suspend; it never goes back."""
+        ...
+
+    def wall(self) -> WallNs:
         """Return the operating system's idea of UTC; it may be wrong and may step."""
+        ...
+
+    def now(self) -> Stamp:
+        """Return true time and how well it is known."""
         ...
 
     async def sleep_until(self, deadline: MonotonicNs) -> None:

@@ -12,8 +12,9 @@ from typing import TypeVar
 
 from edge_agent.core.config_types import BrokerUrl
 from edge_agent.core.connection import Attempt, ClosedBy, Closing, ConnectionPolicy, ProtocolVersion
+from edge_agent.core.events import Stamp
 from edge_agent.core.liveness import Liveness
-from edge_agent.core.timebase import MonotonicNs, UtcNs, seconds
+from edge_agent.core.timebase import MonotonicNs, RawNs, UtcNs, WallNs, seconds
 from edge_agent.core.topics import Topics
 from edge_agent.errors import ConnectFailedError, ConnectFailure, TooLargeError
 from edge_agent.ports import REFUSED_FROM, Connection, Delivery, Limits, Message
@@ -34,9 +35,17 @@ class FakeClock:
         """Return the loop's time."""
         return MonotonicNs(seconds(asyncio.get_running_loop().time()))
 
-    def utc(self) -> UtcNs:
+    def raw(self) -> RawNs:
+        """Return the loop's time."""
+        return RawNs(self.monotonic())
+
+    def wall(self) -> WallNs:
         """Return the loop's time as UTC."""
-        return UtcNs(self.utc_offset + self.monotonic())
+        return WallNs(self.utc_offset + self.monotonic())
+
+    def now(self) -> Stamp:
+        """Return the loop's time as a time that nobody vouches for."""
+        return Stamp(UtcNs(self.wall()))
 
     async def sleep_until(self, deadline: MonotonicNs) -> None:
         """Sleep in the loop's time."""

@@ -17,6 +17,7 @@ from edge_agent.adapters.store_reader import StoreReader
 from edge_agent.adapters.store_rows import AGE, COLUMNS, PLACES, WRONG_TYPE, believed, from_row, to_row, translated
 from edge_agent.adapters.store_schema import PAGE_SIZE, connect, largest_size, set_limit
 from edge_agent.core.batch import Batch, Committed, Dropped, Salvaged, StoreFacts
+from edge_agent.core.placing import load
 from edge_agent.core.records import SEQ_BITS, Gap, Priority, Record, pack, runs, stream_name, unpack
 
 KEEP_SHARE: Final = 0.95
@@ -95,6 +96,7 @@ class Store(StoreReader):
             first={priority: None if found is None else found[0] for priority, found in bounds.items()},
             boot=str(meta.get("boot", "")),
             boot_base=int(meta.get("boot_base", 0)),
+            boots=load(meta.get("boots")),
             age=max([int(meta.get("age", 0)), *newest]),
             state=self._state(()),
         )

@@ -52,7 +52,7 @@ class Lines:
     def show(self, happening: Happening) -> None:
         """Print it; of attempts that fail for one reason, only the first."""
         if self._json:
-            fields = {"time": rfc3339(self._clock.utc())} | _fields(happening)
+            fields = {"time": rfc3339(self._clock.now().time)} | _fields(happening)
             self._print(orjson.dumps(fields).decode())
             return
         if isinstance(happening, Link) and happening == self._last:
@@ -79,7 +79,7 @@ class Lines:
 
 def time_of_day(clock: Clock) -> str:
     """Return ``12:00:01`` in UTC."""
-    return rfc3339(clock.utc())[11:19]
+    return rfc3339(clock.now().time)[11:19]
 
 
 def _fields(happening: Happening) -> dict[str, object]:

@@ -180,7 +180,7 @@ def _leave(records: Iterable[Record | None], inbox: Path) -> Iterator[tuple[int,
     """Leave the records in the inbox; yield their files."""
     clock = SystemClock()
     for number, params in filter(None, records):
-        yield number, leave(inbox, params, name=f"{clock.utc()}-{os.getpid()}-{number}.json")
+        yield number, leave(inbox, params, name=f"{clock.wall()}-{os.getpid()}-{number}.json")
 
 
 def _pipeline(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from edge_agent.core.placing import Boot
 from edge_agent.core.records import Gap, Priority, Record
 
 
@@ -108,8 +109,9 @@ class StoreFacts:
         used: the highest number that may have been used, by priority.
         first: the lowest number stored; ``None`` = there is none.
         boot: the kernel's boot id under which ``boot_base`` holds.
-        boot_base: the outbox's age when the steady counter of that boot was zero, in nanoseconds.
+        boot_base: the outbox's age when the counter of that boot was zero, in nanoseconds.
         age: the outbox's age when it was last written, at least.
+        boots: what is known of true time, see ``core.placing``.
         state: what it holds.
     """
 
@@ -119,6 +121,7 @@ class StoreFacts:
     boot: str
     boot_base: int
     age: int
+    boots: Sequence[Boot]
     state: Committed
 
 

@@ -135,6 +135,19 @@ class Pending:
             if self.latest.get(place) == record.key:
                 del self.latest[place]
 
+    def settle(self, record: Record) -> bool:
+        """Take note that a record is not to be sent any more; return whether it was in memory alone."""
+        key, lane = record.key, self.lanes[record.key >> SEQ_BITS]
+        self.leave_place(record)
+        self.seen_on_their_way += [(one, self.id_of(key)) for one in self.seen.pop(key, ())]
+        if not lane.settled(record):
+            return False
+        if key in self.replaced:  # the store has an older form of it
+            self.replaced.remove(key)
+            lane.acked.add(key)
+        self.fresh_bytes -= len(record.body)
+        return True
+
     def lose_oldest(self) -> Record | None:
         """Drop the oldest record of the lowest priority that is in memory alone and not on its way; name its number."""
         for priority in reversed(Priority):

@@ -17,7 +17,10 @@ SEQ_MASK: Final = (1 << SEQ_BITS) - 1
 BLOCK: Final = 4096
 """Numbers are reserved on disk in blocks of so many: after an unclean stop none is used twice."""
 
-TIME_STATES: Final[tuple[TimeState, ...]] = ("unsynced", "synced", "holdover", "estimated")
+TIME_STATES: Final[tuple[TimeState, ...]] = ("unsynced", "synced", "holdover", "estimated", "unsynced")
+GIVEN: Final = 4
+"""The program has said when it happened: nobody vouches for it, and nobody corrects it."""
+
 _TYPES: Final = {"data": "edge.data.v1", "event": "edge.event.v1", "reply": "edge.reply.v1"}
 
 
@@ -52,7 +55,7 @@ class Record:
         key: packed priority and number.
         channel: its topic below ``up/``; the first part gives the event's type.
         body: the event's ``data`` as JSON.
-        made: when it was put, in nanoseconds of the outbox's own age, which counts only while the device runs.
+        made: when it was put, in nanoseconds of the outbox's own age, which stands still only while the device is off.
         time: when it happened.
         time_state: index into ``TIME_STATES``: how well ``time`` is known.
         error_ms: bound of the error of ``time``; ``None`` when unsynced.

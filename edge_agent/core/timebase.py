@@ -27,6 +27,9 @@ WallNs = NewType("WallNs", int)
 DurationNs = NewType("DurationNs", int)
 """A length of time, in nanoseconds."""
 
+BUILD_EPOCH: Final = UtcNs(1_793_491_200_000_000_000)
+"""2026-11-01: it is later than this. Moved with each release, as a clock that is before it is known to be wrong."""
+
 NANOSECONDS_PER_SECOND: Final = 1_000_000_000
 NANOSECONDS_PER_MILLISECOND: Final = 1_000_000
 

@@ -103,6 +103,10 @@ class Stream:
         first, last = max(gap.first, self.floor), gap.last
         if first > last or (first, last) in self.coarse:
             return
+        if (
+            gap.reason == "unclean_stop" and gap.first > 1
+        ):  # with it went what had yet to be said of an order that was not kept
+            self.late.add(1, gap.first - 1)
         if gap.count == gap.last - gap.first + 1 or gap.reason == "unclean_stop":
             self.known.named += count(holes([self.gaps], first, last))
             self.gaps.add(first, last)

@@ -200,6 +200,8 @@ class Drain:
 
     def _send(self, session: Session, records: list[Record]) -> None:
         topic = self._topics.up(records[0].channel)
+        for record in records:
+            self._outbox.past.correct(record)
         if self._outbox.config.batch > 1:
             message = Message(topic, self._encoder.encode_many(records), content_type=BATCH_CONTENT_TYPE)
         else:

@@ -71,7 +71,7 @@ class Heartbeat:
         try:
             while True:
                 await self._clock.sleep_until(due)
-                self._latest = _Beat(self._measure(), Stamp(self._clock.utc()))
+                self._latest = _Beat(self._measure(), self._clock.now())
                 self._beaten.set()
                 due = next_on_grid(start, self._every, self._clock.monotonic())
                 self._liveness.promise("heartbeat", later(due, LATE_BY))

@@ -94,7 +94,7 @@ class Link:
             name=self._new_name(),
             device=self._presence.device,
             broker=str(attempt.broker),
-            since=self._clock.utc(),
+            since=self._clock.now().time,
         )
         self._said.clear()
         log.info(

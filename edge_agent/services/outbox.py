@@ -22,7 +22,8 @@ from edge_agent.core.config_models import Outbox as OutboxConfig
 from edge_agent.core.events import OutboxData, Stamp
 from edge_agent.core.lane import Lane
 from edge_agent.core.pending import Pending
-from edge_agent.core.records import SEQ_BITS, SEQ_MASK, TIME_STATES, Gap, Priority, Record, stream_name
+from edge_agent.core.placing import Past
+from edge_agent.core.records import GIVEN, SEQ_BITS, SEQ_MASK, TIME_STATES, Gap, Priority, Record, stream_name
 from edge_agent.core.submission import Submission
 from edge_agent.core.timebase import DurationNs, MonotonicNs, to_seconds
 from edge_agent.errors import OutboxError, StoreFault
@@ -62,7 +63,8 @@ class Outbox:
         watched: whether it is known already when the oldest record in memory must be written.
         acked_since: since when there are records to be deleted; ``None`` = there are none.
         flushes: those who wait until all was written.
-        age_base: the outbox's age when the steady counter was zero.
+        age_base: the outbox's age when the counter was zero.
+        past: what is known of true time at other ages.
         hushed: whether nothing may be sent, for numbers are about to change; ``purging``: for records are.
         online: whether there is a session to send on.
         came: called with each record put online that is not critical; ``moved``: when there may be something to send.
@@ -95,9 +97,9 @@ class Outbox:
         self._new_name = new_name
         self.state = Committed()
         self.age_base = 0
+        self.past = Past((), since=0)
         self.due = asyncio.Event()
-        self.urgent = False
-        self.watched = False
+        self.urgent = self.watched = self.hushed = self.purging = self.online = False
         self.acked_since: MonotonicNs | None = None
         self._once = OnceOnly(keeping, self._put_keyed)
         self.flushes: list[asyncio.Future[None]] = []
@@ -106,8 +108,6 @@ class Outbox:
         self._condition: StoreFault | None = None
         self.pending = Pending("", {})
         self.dropped: Counter[str] = Counter()
-        self.hushed = self.purging = False
-        self.online = False
         self.came: Callable[[], None] = lambda: None
         self.moved: Callable[[], None] = lambda: None
         self.said: Callable[[], None] = lambda: None
@@ -125,7 +125,7 @@ class Outbox:
 
     def begin_alone(self) -> None:
         """Begin without a store, under a name that is never used again: so all its numbers may be used."""
-        self.state = Committed()
+        self.state, self.past = Committed(), Past((), since=self.age_base)
         self.pending = Pending(self._new_name(), {p: Lane(p, used=0, first=None) for p in Priority})
         for lane in self.lanes.values():
             lane.reserved = SEQ_MASK
@@ -136,8 +136,10 @@ class Outbox:
         self.pending = Pending(facts.name, {p: Lane(p, used=facts.used[p], first=facts.first[p]) for p in Priority})
         self.age_base = facts.boot_base
         if facts.boot != self._boot_id:
-            self.age_base = facts.age - self._clock.monotonic()
+            self.age_base = facts.age
             self.pending.meta = {"boot": self._boot_id, "boot_base": self.age_base}
+        self.past = Past(facts.boots, since=self.age_base)
+        self.pending.meta["boots"] = self.past.dump()
 
     @property
     def lanes(self) -> dict[int, Lane]:
@@ -161,7 +163,7 @@ class Outbox:
             return cast("str", await durable)
         return await self._once.accept(submission.key, replace(submission, always=True))
 
-    def put(self, submission: Submission, *, stamp: Stamp | None = None) -> Record:
+    def put(self, submission: Submission) -> Record:
         """Take a record in; it is durable when ``durable`` of it says so.
 
         Raises:
@@ -172,20 +174,19 @@ class Outbox:
             self._check_room(submission)
         elif self.pending.fresh_bytes + size > max(BUSY_BYTES, size):
             raise OutboxError("the disk cannot keep up; try again later", word="busy")
-        time = submission.time
+        stamp = self._clock.now() if submission.time is None else Stamp(submission.time)
         record = Record(
             lane.base | lane.next_seq,
             submission.channel,
             submission.data,
             self.age(),
-            self._clock.utc() if time is None else time,
+            stamp.time,
+            TIME_STATES.index(stamp.state) if submission.time is None else GIVEN,
+            stamp.error_ms,
             latest=submission.latest,
             extra=None if submission.subject is submission.traceparent is None else submission.members(),
             always=submission.always,
         )
-        if stamp is not None:
-            record.time, record.error_ms = stamp.time, stamp.error_ms
-            record.time_state = TIME_STATES.index(stamp.state)
         if submission.latest and self.pending.take_place(record):
             self.urgent = self.urgent or record.always
             self.due.set()
@@ -200,10 +201,17 @@ class Outbox:
         self.pending.seen.setdefault(record.key, []).append(key)
         return self.durable(record)
 
-    def again(self, record: Record) -> Record:
-        """Take in once more, under a new number, what could not go out under the one it had."""
+    def again(self, record: Record, *, made: int | None = None) -> Record:
+        """Take in once more, under a new number, what could not go out under the one it had.
+
+        Args:
+            record: the record.
+            made: the age at which it was made; ``None`` = not known, so that its time stays as it is.
+        """
         lane = self.lanes[record.key >> SEQ_BITS]
-        new = replace(record, key=lane.base | lane.next_seq, made=self.age())
+        new = replace(record, key=lane.base | lane.next_seq, made=self.age() if made is None else made)
+        if made is None and not new.time_state:
+            new.time_state = GIVEN
         self._append(lane, new)
         return new
 
@@ -317,23 +325,14 @@ class Outbox:
         return True
 
     def _settle(self, record: Record, *, durable: bool = True) -> None:
-        pending, key = self.pending, record.key
-        lane = pending.lanes[key >> SEQ_BITS]
-        self.pending.leave_place(record)
-        if lane.settled(record):
-            if key in pending.replaced:  # the store has an older form of it
-                pending.replaced.remove(key)
-                lane.acked.add(key)
-            pending.fresh_bytes -= len(record.body)
-            if durable:
-                self.answer(record)
+        if self.pending.settle(record) and durable:
+            self.answer(record)
+        lane = self.lanes[record.key >> SEQ_BITS]
         if lane.acked and self.acked_since is None:
             self.acked_since = self._clock.monotonic()
             self.due.set()
         elif len(lane.acked) == ACKED_AT_ONCE:
             self.due.set()
-        if key in pending.seen:
-            pending.seen_on_their_way += [(one, pending.id_of(key)) for one in pending.seen.pop(key)]
 
     def answer(self, record: Record) -> None:
         """Tell whoever waits for a record that it is durable."""
@@ -344,8 +343,8 @@ class Outbox:
 
     def measure(self) -> OutboxData:
         """Return the outbox's part of the heartbeat."""
-        state, fresh = self.state, [r for lane in self.lanes.values() for r in lane.fresh.values()]
-        oldest = min([r.made for r in fresh] + ([] if state.oldest is None else [state.oldest]), default=None)
+        state, fresh = self.state, [record.made for lane in self.lanes.values() for record in lane.fresh.values()]
+        oldest = min([*fresh, *(() if state.oldest is None else (state.oldest,))], default=None)
         return OutboxData(
             records=state.records + len(fresh),
             bytes=state.used + self.pending.fresh_bytes,
@@ -396,5 +395,5 @@ class Outbox:
         return settled
 
     def age(self) -> int:
-        """Return the outbox's age: it counts only while the device runs, and nothing can set it."""
-        return self.age_base + self._clock.monotonic()
+        """Return the outbox's age: it stands still only while the device is off, and nothing can set it."""
+        return self.age_base + self._clock.raw()

@@ -45,7 +45,7 @@ class OutboxWriter:
             pass
         clean: dict[str, object] | None = None
         if self._keeping.fault is None and not any(lane.fresh for lane in outbox.lanes.values()):
-            clean = {"clean": 1, "age": outbox.age()}
+            clean = {"clean": 1, "age": outbox.age(), "boots": outbox.past.dump()}
             clean |= {f"reserved{lane.priority:d}": lane.next_seq - 1 for lane in outbox.lanes.values()}
             clean |= {f"settled{priority:d}": seq for priority, seq in outbox.settled().items()}
         await self._keeping.close(clean)
@@ -88,7 +88,8 @@ class OutboxWriter:
 
     def _oldest_fresh(self) -> MonotonicNs:
         made = [next(iter(lane.fresh.values())).made for lane in self._outbox.lanes.values() if lane.fresh]
-        return MonotonicNs(min(made, default=0) - self._outbox.age_base)
+        waited = self._outbox.age() - min(made, default=0)
+        return MonotonicNs(self._clock.monotonic() - waited)
 
     async def _commit(self, *, everything: bool = False) -> bool:
         """Write what is due; return whether anything was written."""

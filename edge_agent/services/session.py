@@ -61,7 +61,7 @@ class Session:
         """Return an event of this session's stream, encoded, with the next number."""
         self._seq += 1
         origin = Origin(self.device, self.name, self._seq)
-        return encode(event_type, origin=origin, stamp=stamp or Stamp(self.clock.utc()), data=data)
+        return encode(event_type, origin=origin, stamp=stamp or self.clock.now(), data=data)
 
     async def publish(self, message: Message) -> bool:
         """Publish and wait for the acknowledgement.

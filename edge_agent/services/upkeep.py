@@ -133,14 +133,14 @@ class Upkeep:
 
     def _renumber(self, begin: Callable[[], None]) -> None:
         """Begin anew, and take over what is in memory and was not sent yet."""
-        outbox, old = self._outbox, self._outbox.pending
+        outbox, old, base = self._outbox, self._outbox.pending, self._outbox.age_base
         self._forget_announced()
         begin()
         for lane in old.lanes.values():
             for record in lane.fresh.values():
                 if record.key < lane.delivered:  # those who read the stream wait for it
                     old.lose(record, "renumbered")
-                new = outbox.again(record)
+                new = outbox.again(record, made=record.made - base + outbox.age_base)
                 if record.key in old.seen:
                     outbox.pending.seen[new.key] = old.seen[record.key]
         outbox.pending.lost += old.lost

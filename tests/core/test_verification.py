@@ -144,6 +144,14 @@ HISTORIES: dict[str, History] = {
         [*records(1, 3, 2), said(1, late=[{"stream": NORMAL, "first": 2, "last": 2, "reason": "refused"}])],
         {},
     ),
+    "out of order before a crash": (
+        [*records(1, 3, 2), said(1, gaps=[{"stream": NORMAL, "first": 4, "last": 9, "reason": "unclean_stop"}])],
+        {},
+    ),
+    "out of order after a crash": (
+        [said(1, gaps=[{"stream": NORMAL, "first": 2, "last": 9, "reason": "unclean_stop"}]), *records(1, 10, 12, 11)],
+        {"out_of_order": 1},
+    ),
     "held": (
         [said(1, held={"stream": NORMAL, "topic": "data/temp", "first": 2, "reason": "refused"}), *records(1, 3, 2)],
         {},

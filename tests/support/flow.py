@@ -15,7 +15,7 @@ from typing_extensions import override
 from edge_agent.adapters.store_file import StoreFile
 from edge_agent.core.batch import Batch, Committed
 from edge_agent.core.config_models import Outbox as OutboxConfig
-from edge_agent.core.events import AgentData, ConfigData, HeartbeatData, Origin, Stamp, encode
+from edge_agent.core.events import AgentData, ConfigData, HeartbeatData, Origin, encode
 from edge_agent.core.pace import Pace
 from edge_agent.core.records import Priority, Record
 from edge_agent.core.refusals import Pauses
@@ -164,7 +164,7 @@ class Flow:
     def heartbeat(self, seq: int) -> bytes:
         """Return a heartbeat with what the outbox says of itself now."""
         data = HeartbeatData(0, "b", "s", 60.0, AgentData("1", 1, 1), ConfigData("d"), outbox=self.outbox.measure())
-        return encode("edge.heartbeat.v1", origin=Origin("dev-1", "s", seq), stamp=Stamp(self.clock.utc()), data=data)
+        return encode("edge.heartbeat.v1", origin=Origin("dev-1", "s", seq), stamp=self.clock.now(), data=data)
 
 
 async def online(flow: Flow, within_s: float = 120) -> None:
