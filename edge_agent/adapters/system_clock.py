@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from time import CLOCK_BOOTTIME, CLOCK_MONOTONIC_RAW, clock_gettime_ns
+from time import CLOCK_BOOTTIME, CLOCK_MONOTONIC, CLOCK_MONOTONIC_RAW, clock_gettime_ns
 
 from edge_agent.core.events import Stamp
-from edge_agent.core.timebase import NANOSECONDS_PER_SECOND, MonotonicNs, RawNs, UtcNs, WallNs
+from edge_agent.core.timebase import NANOSECONDS_PER_SECOND, DurationNs, MonotonicNs, RawNs, UtcNs, WallNs
 
 
 class SystemClock:
@@ -18,12 +18,28 @@ class SystemClock:
         return MonotonicNs(time.monotonic_ns())
 
     def raw(self) -> RawNs:
-        """Return CLOCK_MONOTONIC_RAW + (CLOCK_BOOTTIME - CLOCK_MONOTONIC)."""
-        return RawNs(clock_gettime_ns(CLOCK_MONOTONIC_RAW) + clock_gettime_ns(CLOCK_BOOTTIME) - time.monotonic_ns())
+        """Return CLOCK_MONOTONIC_RAW + (CLOCK_BOOTTIME - CLOCK_MONOTONIC): undisciplined, and counting suspend."""
+        return RawNs(
+            clock_gettime_ns(CLOCK_MONOTONIC_RAW) + clock_gettime_ns(CLOCK_BOOTTIME) - clock_gettime_ns(CLOCK_MONOTONIC)
+        )
 
     def wall(self) -> WallNs:
         """Return CLOCK_REALTIME; it may be wrong and may step."""
         return WallNs(time.time_ns())
+
+    def pair(self) -> tuple[RawNs, WallNs]:
+        """Return the counter and CLOCK_REALTIME at the same instant: the tightest of three tries."""
+        tries = []
+        for _ in range(3):
+            before = self.raw()
+            wall = self.wall()
+            after = self.raw()
+            tries.append((after - before, RawNs((before + after) // 2), wall))
+        return min(tries)[1:]
+
+    def slept(self) -> DurationNs:
+        """Return how long the device has been suspended since its boot."""
+        return DurationNs(clock_gettime_ns(CLOCK_BOOTTIME) - clock_gettime_ns(CLOCK_MONOTONIC))
 
     def now(self) -> Stamp:
         """Return CLOCK_REALTIME as a time that nobody vouches for."""

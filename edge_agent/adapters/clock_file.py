@@ -1,0 +1,53 @@
+"""What is known of the clock, on disk: replaced as a whole, so that a power cut leaves the old or the new one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+import orjson
+
+from edge_agent.core.saved_clock import SavedClock, read
+
+MAX_BYTES: Final = 4096
+
+
+class ClockFile:
+    """``clock.json`` in the state directory."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "clock.json"
+
+    def load(self) -> tuple[SavedClock | None, str | None]:
+        """Return what was saved, and why there is nothing if there was something."""
+        try:
+            with self._path.open("rb") as file:
+                data = file.read(MAX_BYTES + 1)
+        except FileNotFoundError:
+            return None, None
+        except OSError as error:
+            return None, str(error)
+        try:
+            found = read(orjson.loads(data)) if len(data) <= MAX_BYTES else None
+        except orjson.JSONDecodeError:
+            found = None
+        return found, None if found is not None else f"{self._path}: damaged, or of another version; it is not used"
+
+    def save(self, saved: SavedClock) -> None:
+        """Replace it.
+
+        Raises:
+            OSError: it cannot be written; what was there before still is.
+        """
+        fresh = self._path.with_suffix(".new")
+        with fresh.open("wb") as file:
+            file.write(orjson.dumps(saved.document()))
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(self._path)
+        folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

@@ -1,0 +1,108 @@
+"""What the kernel says of its clock: how well the host keeps it, and when somebody sets it. It is never set here."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import errno
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+_CLOCK_REALTIME: Final = 0
+_ABSTIME_CANCEL_ON_SET: Final = 1 | 2
+_FAR: Final = 1 << 31
+"""An instant of 2038, in seconds, that a 32-bit kernel still knows: what matters is the setting, not the timer."""
+
+
+class _Timex(ctypes.Structure):
+    """``struct timex`` of adjtimex(2), as far as it is read."""
+
+    _fields_ = (
+        ("modes", ctypes.c_uint),
+        ("offset", ctypes.c_long),
+        ("freq", ctypes.c_long),
+        ("maxerror", ctypes.c_long),
+        ("esterror", ctypes.c_long),
+        ("status", ctypes.c_int),
+        ("rest", ctypes.c_char * 256),
+    )
+
+
+class _Itimerspec(ctypes.Structure):
+    """``struct itimerspec`` of timerfd_settime(2)."""
+
+    _fields_ = (
+        ("interval_s", ctypes.c_long),
+        ("interval_ns", ctypes.c_long),
+        ("value_s", ctypes.c_long),
+        ("value_ns", ctypes.c_long),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class KernelDiscipline:
+    """What adjtimex(2) says.
+
+    Attributes:
+        state: its return value; 5 = not synchronised.
+        status: its flags.
+        max_error_us: bound of the clock's error, in microseconds; it grows while nobody corrects the clock.
+    """
+
+    state: int
+    status: int
+    max_error_us: int
+
+
+def read_discipline() -> KernelDiscipline | None:
+    """Return how the host's clock is kept; ``None`` where that must not be asked, or cannot be."""
+    timex = _Timex()  # modes = 0: read only
+    try:
+        state = ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.byref(timex))
+    except (OSError, AttributeError):
+        return None
+    return None if state < 0 else KernelDiscipline(state, timex.status, timex.maxerror)
+
+
+async def wait_for_step() -> None:
+    """Return when CLOCK_REALTIME is set; where that cannot be known, never."""
+    stepped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    with contextlib.suppress(OSError, AttributeError), _cancelled_on_set() as timer:
+
+        def look() -> None:
+            try:
+                os.read(timer, 8)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno != errno.ECANCELED:
+                    return
+            if not stepped.done():
+                stepped.set_result(None)
+
+        loop = asyncio.get_running_loop()
+        loop.add_reader(timer, look)
+        try:
+            await stepped
+        finally:
+            loop.remove_reader(timer)
+    await stepped
+
+
+@contextlib.contextmanager
+def _cancelled_on_set() -> Iterator[int]:
+    """Make a timer that is cancelled when the clock is set (timerfd_create(2)); Python has that from 3.13 on."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    timer = libc.timerfd_create(_CLOCK_REALTIME, os.O_NONBLOCK | os.O_CLOEXEC)
+    if timer < 0:
+        raise OSError(ctypes.get_errno(), "timerfd_create")
+    try:
+        far = _Itimerspec(0, 0, _FAR - 1, 0)
+        if libc.timerfd_settime(timer, _ABSTIME_CANCEL_ON_SET, ctypes.byref(far), None) < 0:
+            raise OSError(ctypes.get_errno(), "timerfd_settime")
+        yield timer
+    finally:
+        os.close(timer)

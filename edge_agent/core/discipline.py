@@ -1,0 +1,366 @@
+"""True time from samples: which sources are believed, and the state and the bound that the world is told.
+
+The counter is never corrected. Samples feed an estimate of it (``estimate``); a clock that is slewed runs after that
+estimate (``true_clock``). The bound is honest rather than small: what half a delay may hide, four standard deviations
+of the estimate, and what the clock still lags behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, NamedTuple
+
+from edge_agent.core.estimate import Estimate
+from edge_agent.core.events import ClockState
+from edge_agent.core.kalman import PPM, UNKNOWN_RATE
+from edge_agent.core.peer import Peer
+from edge_agent.core.sample import Sample
+from edge_agent.core.saved_clock import SavedClock
+from edge_agent.core.selection import Interval, intersection, overlap
+from edge_agent.core.timebase import BUILD_EPOCH, DurationNs, RawNs, UtcNs, WallNs, seconds
+from edge_agent.core.true_clock import TrueClock
+
+HOST: Final = "host"
+"""The name of the host's own discipline among the sources."""
+
+USED: Final = ("selected", "gated")
+"""The standings of sources that are believed; ``gated``: the last sample took too long to tell anything."""
+
+ENOUGH: Final = 4
+"""So many good samples make a first synchronisation, and a step."""
+
+GOOD_NS: Final = seconds(0.25)
+PANIC_NS: Final = seconds(1000)
+STEP_AFTER: Final = seconds(6)
+STEER_EVERY: Final = seconds(64)
+FRESH: Final = seconds(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the configuration decides.
+
+    Attributes:
+        sources: the names of the servers; empty = the operating system's clock alone.
+        host: whether the host's own discipline is one vote (``auto``), the only one (``trust``), or none.
+        step_above_ns: larger errors of the agent's time are stepped.
+        slew_max_ppm: the fastest slew.
+        holdover_after_ns: after so long without a sample time is only held.
+        degraded_above_ns: a bound above this is called so.
+    """
+
+    sources: Sequence[str]
+    host: Literal["auto", "trust", "none"] = "auto"
+    step_above_ns: int = seconds(60)
+    slew_max_ppm: int = 50_000
+    holdover_after_ns: int = seconds(3 * 1024)
+    degraded_above_ns: int = seconds(1)
+
+    @property
+    def is_os_alone(self) -> bool:
+        """Whether nobody is asked, and the operating system's clock is all there is."""
+        return not self.sources and self.host != "trust"
+
+
+class Reading(NamedTuple):
+    """True time, the bound of its error (``None`` = there is none), and the state of the clock."""
+
+    utc: UtcNs
+    error_ns: int | None
+    state: ClockState
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """Something that the operator should hear of: one stable word, and what belongs to it."""
+
+    what: str
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFace:
+    """What is shown of a source.
+
+    Attributes:
+        name: the source.
+        standing: one stable word: why it is used or not.
+        used: whether it is.
+        reach: whether it answered the last eight times, the newest in the lowest bit.
+        offset_ms: the agent's time minus the source's, at its last sample.
+        delay_ms: that sample's round trip.
+        root_ms: the bound of the source's own error.
+        age_s: how old that sample is.
+    """
+
+    name: str
+    standing: str
+    used: bool
+    reach: int
+    offset_ms: float | None = None
+    delay_ms: float | None = None
+    root_ms: float | None = None
+    age_s: float | None = None
+
+
+class Discipline:
+    """Turns samples into time.
+
+    Attributes:
+        peers: the sources.
+        source: the one that speaks for all; ``None`` = none was believed yet.
+        happenings: what has happened since somebody took it from here.
+    """
+
+    def __init__(self, policy: Policy, *, saved: SavedClock | None = None, boot: str = "") -> None:
+        """Start, perhaps with what was saved: in the same boot time goes on, in another one only the frequency does."""
+        same = saved is not None and saved.boot == boot
+        self._policy = policy
+        self._boot = boot
+        self._estimate = Estimate(saved, same_boot=same)
+        self._floor = BUILD_EPOCH if saved is None else max(BUILD_EPOCH, saved.utc - (saved.raw if same else 0))
+        delays = saved.delays_ns if saved is not None else {}
+        self.peers = {name: Peer(name, delay_min_ns=delays.get(name)) for name in _names(policy)}
+        self.source: str | None = None
+        self.happenings: list[Happening] = []
+        self._host: Sample | None = None
+        self._root_ns = 0
+        self._good = 0
+        self._clock: TrueClock | None = None
+        self._was_synced = self._has_panicked = self._disagree = False
+        self._large: tuple[int, RawNs] | None = None
+        self._steered = RawNs(0)
+        self._face: tuple[int | None, ClockState] = (None, "unsynced")
+        self._face_until = RawNs(-1)
+        if same and saved is not None:
+            self._root_ns, self._was_synced = saved.error_ns, True
+            self._clock = TrueClock(saved.raw, saved.utc, slew_max_ppm=policy.slew_max_ppm)
+            self._steer(saved.raw)
+
+    def reconfigure(self, policy: Policy) -> None:
+        """Go on with other sources and limits, and with all that is known."""
+        self._policy = policy
+        self.peers = {name: self.peers.get(name) or Peer(name) for name in _names(policy)}
+        if self._clock is not None:
+            self._clock.slew_max_ppm = policy.slew_max_ppm
+        self._face_until = RawNs(-1)
+
+    # -- in
+
+    def take(self, sample: Sample) -> str:
+        """Learn from a sample; return its source's standing, one stable word."""
+        peer = self.peers.get(sample.source)
+        if peer is None:
+            return "not_configured"
+        peer.add(sample)
+        peer.standing = self._judge(peer, sample)
+        return peer.standing
+
+    def missed(self, source: str, why: str = "no_answer") -> None:
+        """Take note that a source did not answer, or not so that it could be believed."""
+        if (peer := self.peers.get(source)) is not None:
+            peer.missed(why)
+
+    def host(self, sample: Sample | None) -> None:
+        """Take note of what the host's own discipline says; ``None`` = it is not synchronised, or nobody knows."""
+        self._host = sample
+        if HOST in self.peers:
+            self.missed(HOST, "not_synchronised") if sample is None else self.take(sample)
+        elif self._policy.is_os_alone:
+            self._face_until = RawNs(-1)
+
+    def suspended(self, duration: DurationNs) -> None:
+        """Take note that the device slept."""
+        self._estimate.slept(duration)
+        for peer in self.peers.values():
+            peer.recent.clear()
+        self._face_until = RawNs(-1)
+
+    def _judge(self, peer: Peer, sample: Sample) -> str:
+        voters = [one for one in self.peers.values() if one.is_voting]
+        if len(voters) > 1:
+            answered = [one for one in voters if one.recent]
+            agreed = self._vote(answered, len(voters), sample.raw)
+            if agreed is None:
+                if 2 * len(answered) <= len(voters):
+                    return "waiting"
+                self._say_disagree(disagree=True)
+                return "no_majority"
+            if not overlap(agreed, self._estimate.interval(sample, sample.raw)):
+                return "outvoted"
+            self._say_disagree(disagree=False)
+        return self._feed(peer, sample)
+
+    def _vote(self, answered: Sequence[Peer], voters: int, raw: RawNs) -> Interval | None:
+        intervals = [self._estimate.interval(one.best(raw), raw) for one in answered]
+        if self._policy.host == "auto" and self._host is not None and len(answered) > 1:
+            intervals.append(self._estimate.interval(self._host, raw))
+            voters += 1
+        return intersection(intervals, voters=voters)
+
+    def _feed(self, peer: Peer, sample: Sample) -> str:
+        restarts = self._estimate.restarts
+        if not self._estimate.learn(peer, sample, leads=peer.name == self.source):
+            return "gated"
+        if self._estimate.restarts > restarts:
+            self.happenings.append(Happening("estimate_restarted"))
+        self._good += 1
+        peer.standing = "selected"
+        used = [one for one in self.peers.values() if one.recent and one.reach and one.standing in USED]
+        self._root_ns = max(one.bound_ns() for one in used)
+        self.source = min(used, key=Peer.bound_ns).name
+        self._follow(sample.raw)
+        return "selected"
+
+    def _say_disagree(self, *, disagree: bool) -> None:
+        if disagree != self._disagree:
+            self._disagree = disagree
+            self.happenings.append(Happening("sources_disagree" if disagree else "sources_agree"))
+
+    # -- the clock
+
+    def _follow(self, raw: RawNs) -> None:
+        utc = self._estimate.at(raw)
+        self._face_until = RawNs(-1)
+        if self._clock is None:
+            self._clock = TrueClock(raw, utc, slew_max_ppm=self._policy.slew_max_ppm)
+        if not self._was_synced:  # the first synchronisation is a step that costs nobody anything
+            self._clock.step(raw, utc)
+        lag = utc - self._clock.at(raw)
+        if abs(lag) <= self._policy.step_above_ns:
+            self._large = None
+        elif self._may_step(raw, lag):
+            self._clock.step(raw, utc)
+            self._large = None
+            self.happenings.append(Happening("time_stepped", {"by_ms": round(lag / 1e6, 3)}))
+        self._steer(raw)
+
+    def _may_step(self, raw: RawNs, lag: int) -> bool:
+        """Return whether a large error is confirmed: by samples that agree, and where it is absurd by more sources."""
+        count, since = self._large or (0, raw)
+        self._large = count + 1, since
+        if count + 1 < ENOUGH or raw - since < STEP_AFTER or abs(lag) < self._estimate.bound_ns(raw):
+            return False
+        agree = sum(one.standing in USED and one.reach > 0 for one in self.peers.values())
+        if abs(lag) > PANIC_NS and agree + (self._host is not None) < 3 and self._policy.host != "trust":
+            if not self._has_panicked:
+                self._has_panicked = True
+                self.happenings.append(Happening("panic", {"error_s": round(lag / 1e9, 3)}))
+            return False
+        self._has_panicked = False
+        return True
+
+    def _steer(self, raw: RawNs) -> None:
+        assert self._clock is not None, "it was made with the first sample"
+        lag = self._estimate.at(raw) - self._clock.at(raw)
+        if abs(lag) > self._policy.step_above_ns:
+            lag = 0  # until the step is confirmed
+        self._clock.steer(raw, error_ns=lag, rate=self._estimate.rate)
+        self._steered = raw
+
+    # -- out
+
+    def at(self, raw: RawNs, wall: WallNs) -> Reading:
+        """Return true time; ``wall`` is what the operating system says: it counts until more is known."""
+        if raw > self._face_until:
+            self._refresh(raw)
+        if self._clock is None or self._policy.is_os_alone:
+            return Reading(UtcNs(wall if self._policy.is_os_alone else max(wall, self._floor + raw)), *self._face)
+        return Reading(self._clock.at(raw), *self._face)
+
+    def _refresh(self, raw: RawNs) -> None:
+        self._face_until = RawNs(raw + FRESH)
+        if self._policy.is_os_alone:
+            self._face = (None if self._host is None else self._host.max_error_ns, "os")
+            return
+        if self._clock is None:
+            return
+        if raw - self._steered > STEER_EVERY:  # the rate changes as an excursion fades
+            self._steer(raw)
+        lag = abs(self._estimate.at(raw) - self._clock.at(raw))
+        error_ns = self._root_ns + self._estimate.bound_ns(RawNs(raw + FRESH)) + lag
+        state = self._state(raw, error_ns)
+        self._was_synced = self._was_synced or state == "synced"
+        if (state == "synced") != (self._face[1] == "synced"):
+            what = "sync_gained" if state == "synced" else "sync_lost"
+            self.happenings.append(Happening(what, {"state": state, "error_ms": round(error_ns / 1e6, 3)}))
+        self._face = error_ns, state
+
+    def _state(self, raw: RawNs, error_ns: int) -> ClockState:
+        if not self._was_synced and (self._good < ENOUGH or error_ns > GOOD_NS):
+            return "acquiring"
+        if error_ns > self._policy.degraded_above_ns:
+            return "degraded"
+        if not self._good or raw - self._estimate.accepted > self._policy.holdover_after_ns:
+            return "holdover"
+        return "synced"
+
+    # -- the face
+
+    def true_time(self, raw: RawNs) -> tuple[UtcNs, int] | None:
+        """Return the estimate and its bound in nanoseconds at a reading of the counter, also of the past of this boot.
+
+        ``None`` while there is none that deserves the name.
+        """
+        if not self._was_synced:
+            return None
+        return self._estimate.at(raw), self._root_ns + self._estimate.bound_ns(raw)
+
+    @property
+    def frequency_ppm(self) -> float | None:
+        """How fast the counter runs, positive = fast; ``None`` while that is not known."""
+        return -self._estimate.rate / PPM if self._estimate.knows_rate else None
+
+    @property
+    def rate_error_ppm(self) -> float:
+        """Bound of the frequency's error."""
+        return min(4 * self._estimate.rate_sigma, UNKNOWN_RATE) / PPM
+
+    @property
+    def restarts(self) -> int:
+        """How often the estimate was proved wrong."""
+        return self._estimate.restarts
+
+    @property
+    def wants_samples(self) -> bool:
+        """Whether more samples soon would help."""
+        return self._estimate.wants_samples
+
+    @property
+    def uncertainty_ns(self) -> int:
+        """Standard deviation of the estimate after the last sample."""
+        return round(self._estimate.oscillator.sigma_s() * 1e9)
+
+    def sources(self, raw: RawNs) -> list[SourceFace]:
+        """Return how each source stands."""
+        return [self._face_of(peer, raw) for peer in self.peers.values()]
+
+    def _face_of(self, peer: Peer, raw: RawNs) -> SourceFace:
+        used = peer.standing in USED and peer.reach > 0
+        if not peer.recent:
+            return SourceFace(peer.name, peer.standing, used=used, reach=peer.reach)
+        last = peer.recent[-1]
+        return SourceFace(
+            peer.name,
+            peer.standing,
+            used=used,
+            reach=peer.reach,
+            offset_ms=round((self._clock.at(last.raw) - last.utc) / 1e6, 3) if self._clock is not None else None,
+            delay_ms=round(last.delay_ns / 1e6, 3),
+            root_ms=round(last.root_ns / 1e6, 3),
+            age_s=round((raw - last.raw) / 1e9, 1),
+        )
+
+    def snapshot(self, raw: RawNs) -> SavedClock | None:
+        """Return what is worth saving; ``None`` while nothing is."""
+        known = self.true_time(raw)
+        if known is None:
+            return None
+        delays = {name: peer.delay_min_ns for name, peer in self.peers.items() if peer.delay_min_ns is not None}
+        oscillator = self._estimate.oscillator
+        return SavedClock(self._boot, raw, *known, oscillator.rate, self._estimate.rate_sigma, delays)
+
+
+def _names(policy: Policy) -> Sequence[str]:
+    return (HOST,) if policy.host == "trust" else tuple(policy.sources)
