@@ -106,7 +106,7 @@ async def running(folder: Path, broker: str) -> AsyncIterator[Agent]:
     config = folder / "edge-agent.toml"
     config.write_text(config_text(broker, every="1m", extra=sections(folder, rate=0, max_bytes="4GiB")))
     logging.disable(logging.WARNING)  # that its broker is away is no news
-    own = Agent(load(str(config), {}), load=lambda: load(str(config), {}), clock=SystemClock(), environ={})
+    own = Agent(load(str(config), {}), load=lambda: load(str(config), {}), clocks=SystemClock(), environ={})
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         group.create_task(own.run(stop=stop, reload=asyncio.Event()))

@@ -14,28 +14,38 @@ from typing import Any, Final
 
 from edge_agent import __version__
 from edge_agent.adapters import logs
+from edge_agent.adapters.clock_file import ClockFile
 from edge_agent.adapters.config_files import read_secret
 from edge_agent.adapters.control_socket import ControlSocket
 from edge_agent.adapters.host import boot_id, rss_bytes
+from edge_agent.adapters.host_servers import host_servers
 from edge_agent.adapters.inbox_folder import InboxFolder
+from edge_agent.adapters.kernel_clock import read_discipline, wait_for_step
 from edge_agent.adapters.mqtt_connector import Login, MqttConnector
+from edge_agent.adapters.network_changes import wait_for_network_change
+from edge_agent.adapters.ntp_client import NtpClient
 from edge_agent.adapters.places import socket_path, state_dir
 from edge_agent.adapters.store_file import StoreFile
 from edge_agent.adapters.store_thread import StoreThread
 from edge_agent.adapters.systemd import Systemd, watchdog_period
+from edge_agent.clock_ports import Clocks, HostClock
 from edge_agent.core.config import Loaded
 from edge_agent.core.config_models import Config
+from edge_agent.core.config_models import Time as TimeConfig
 from edge_agent.core.connection import ConnectionPolicy
+from edge_agent.core.discipline import HOST, Discipline
 from edge_agent.core.events import AgentData, ConfigData, HeartbeatData
+from edge_agent.core.host_vote import host_vote
 from edge_agent.core.liveness import Liveness
 from edge_agent.core.pace import Pace
 from edge_agent.core.refusals import Pauses
+from edge_agent.core.sample import Sample
 from edge_agent.core.submission import ENVELOPE
-from edge_agent.core.timebase import elapsed, later, seconds, to_seconds
+from edge_agent.core.timebase import BUILD_EPOCH, elapsed, later, seconds, to_seconds
 from edge_agent.core.topics import Topics
 from edge_agent.errors import ConfigError, EdgeAgentError
-from edge_agent.ports import Clock
 from edge_agent.services.control import Control, publish_method
+from edge_agent.services.device_clock import DeviceClock
 from edge_agent.services.drain import Drain
 from edge_agent.services.heartbeat import Heartbeat
 from edge_agent.services.inbox import Intake
@@ -45,6 +55,7 @@ from edge_agent.services.outbox import Outbox
 from edge_agent.services.outbox_writer import OutboxWriter
 from edge_agent.services.presence import Presence
 from edge_agent.services.queue_tools import QueueTools
+from edge_agent.services.timekeeping import Timekeeping, policy
 from edge_agent.services.upkeep import Upkeep
 from edge_agent.services.watchdog import Watchdog
 
@@ -67,25 +78,29 @@ class _Part:
 class Agent:
     """The daemon."""
 
-    def __init__(self, loaded: Loaded, *, load: Callable[[], Loaded], clock: Clock, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, loaded: Loaded, *, load: Callable[[], Loaded], clocks: Clocks, environ: Mapping[str, str]
+    ) -> None:
         """Prepare.
 
         Args:
             loaded: the configuration to start with.
             load: reads it again; raises ``ConfigError``.
-            clock: where the time comes from.
+            clocks: of the machine.
             environ: the process's environment: how the service manager is told things.
         """
         self._loaded = loaded
         self._load = load
-        self._clock = clock
         self._environ = environ
-        self._notifier = Systemd(environ, clock=clock)
-        self._liveness = Liveness()
-        self._started = clock.monotonic()
         self._boot_id = boot_id()
         self._uniform = random.random  # noqa: TID251  # here the randomness enters
         self._state_dir = state_dir(loaded.config.state.dir, environ)
+        self._discipline = self._recall_clock(ClockFile(self._state_dir))
+        self._clock = DeviceClock(clocks, self._discipline)
+        clock = self._clock
+        self._notifier = Systemd(environ, clock=clock)
+        self._liveness = Liveness()
+        self._started = clock.monotonic()
         self._pace = Pace(loaded.config.outbox.rate, uniform=self._uniform)
         self._pauses = Pauses(uniform=self._uniform)
         self._keeping = Keeping(
@@ -95,12 +110,23 @@ class Agent:
             self._keeping, config=loaded.config.outbox, clock=clock, boot_id=self._boot_id, new_name=_new_name
         )
         self._outbox.said = self._review
+        self._time = Timekeeping(
+            self._discipline,
+            NtpClient(pair=clocks.pair, near=BUILD_EPOCH),
+            HostClock(
+                partial(_host_vote, clocks), wait_for_step, wait_for_network_change, ClockFile(self._state_dir).save
+            ),
+            clocks=clocks,
+            outbox=self._outbox,
+            uniform=self._uniform,
+        )
         self._link = self._make_link(loaded.config)
         # in dependency order
         self._parts = [
             _Part("watchdog", lambda _: None, self._run_watchdog),
             _Part("outbox", lambda _: None, self._run_outbox),
             _Part("upkeep", lambda _: None, self._run_upkeep),
+            _Part("time", lambda config: config.time, self._run_time),
             _Part("link", lambda config: (config.mqtt, config.device.groups), self._run_link),
             _Part(
                 "heartbeat", lambda config: (config.mqtt, config.device.groups, config.heartbeat), self._run_heartbeat
@@ -164,6 +190,18 @@ class Agent:
     async def _run_upkeep(self) -> None:
         await Upkeep(self._outbox, self._keeping, clock=self._clock).run()
 
+    async def _run_time(self) -> None:
+        config = self._loaded.config.time
+        await self._time.run(config, partial(_time_servers, config))
+
+    def _recall_clock(self, file: ClockFile) -> Discipline:
+        """Begin with what was known of the clock when the agent stopped."""
+        saved, problem = file.load()
+        if problem is not None:
+            log.warning("clock_file_unusable", extra={"error": problem})
+        config = self._loaded.config.time
+        return Discipline(policy(config, _time_servers(config)), saved=saved, boot=self._boot_id)
+
     async def _run_drain(self) -> None:
         topics = _topics(self._loaded.config)
         await Drain(
@@ -174,7 +212,7 @@ class Agent:
         config = self._loaded.config
         tools = QueueTools(self._outbox, self._keeping, device=config.device.id)
         publish = publish_method(self._outbox.accept, max_record=config.outbox.max_record)
-        control = Control({"publish": publish, **tools.methods()})
+        control = Control({"publish": publish, **tools.methods(), **self._time.methods()})
         max_line = config.outbox.max_record + ENVELOPE
         while True:
             try:
@@ -249,6 +287,7 @@ class Agent:
             interval_s=to_seconds(config.heartbeat.every),
             agent=AgentData(__version__, os.getpid(), rss_bytes()),
             config=ConfigData(self._loaded.digest),
+            clock=self._time.measure(),
             outbox=self._outbox.measure(),
         )
 
@@ -308,6 +347,17 @@ def _new_name() -> str:
 
 def _topics(config: Config) -> Topics:
     return Topics(config.mqtt.prefix, config.device.id)
+
+
+def _time_servers(config: TimeConfig) -> tuple[str, ...]:
+    return tuple(host_servers()) if config.servers is None else config.servers
+
+
+def _host_vote(clocks: Clocks) -> Sample | None:
+    found = read_discipline()
+    if found is None:
+        return None
+    return host_vote(HOST, state=found.state, status=found.status, max_error_us=found.max_error_us, at=clocks.pair())
 
 
 def _secret(file: str | None, environ: Mapping[str, str]) -> str | None:

@@ -14,7 +14,7 @@ from edge_agent.core.config_types import BrokerUrl
 from edge_agent.core.connection import Attempt, ClosedBy, Closing, ConnectionPolicy, ProtocolVersion
 from edge_agent.core.events import Stamp
 from edge_agent.core.liveness import Liveness
-from edge_agent.core.timebase import MonotonicNs, RawNs, UtcNs, WallNs, seconds
+from edge_agent.core.timebase import DurationNs, MonotonicNs, RawNs, UtcNs, WallNs, seconds
 from edge_agent.core.topics import Topics
 from edge_agent.errors import ConnectFailedError, ConnectFailure, TooLargeError
 from edge_agent.ports import REFUSED_FROM, Connection, Delivery, Limits, Message
@@ -46,6 +46,14 @@ class FakeClock:
     def now(self) -> Stamp:
         """Return the loop's time as a time that nobody vouches for."""
         return Stamp(UtcNs(self.wall()))
+
+    def pair(self) -> tuple[RawNs, WallNs]:
+        """Return both at once."""
+        return self.raw(), self.wall()
+
+    def slept(self) -> DurationNs:
+        """Return that it never slept."""
+        return DurationNs(0)
 
     async def sleep_until(self, deadline: MonotonicNs) -> None:
         """Sleep in the loop's time."""

@@ -8,6 +8,7 @@ from typing import Final
 
 import orjson
 
+from edge_agent.adapters.threads import in_daemon_thread
 from edge_agent.core.saved_clock import SavedClock, read
 
 MAX_BYTES: Final = 4096
@@ -34,15 +35,18 @@ class ClockFile:
             found = None
         return found, None if found is not None else f"{self._path}: damaged, or of another version; it is not used"
 
-    def save(self, saved: SavedClock) -> None:
+    async def save(self, saved: SavedClock) -> None:
         """Replace it.
 
         Raises:
             OSError: it cannot be written; what was there before still is.
         """
+        await in_daemon_thread(lambda: self._replace(orjson.dumps(saved.document())), name="clock-file", late=_nothing)
+
+    def _replace(self, data: bytes) -> None:
         fresh = self._path.with_suffix(".new")
         with fresh.open("wb") as file:
-            file.write(orjson.dumps(saved.document()))
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(self._path)
@@ -51,3 +55,7 @@ class ClockFile:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _nothing() -> None:
+    """Whoever waited for it is gone, and it is written all the same."""

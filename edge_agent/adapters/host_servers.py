@@ -10,7 +10,7 @@ from typing import Final
 MAX_SERVERS: Final = 16
 MAX_BYTES: Final = 65_536
 _ROOT: Final = Path("/")
-_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?|[0-9A-Fa-f:.]{2,45}")
+_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?|(?=.*:)[0-9A-Fa-f:.]{2,45}")
 _CHRONY: Final = re.compile(r"\s*(?:server|pool|peer)\s+(\S+)(.*)", re.IGNORECASE)
 _PORT: Final = re.compile(r"\bport\s+(\d{1,5})\b")
 

@@ -20,7 +20,7 @@ _FAR: Final = 1 << 31
 class _Timex(ctypes.Structure):
     """``struct timex`` of adjtimex(2), as far as it is read."""
 
-    _fields_ = (
+    _fields_ = (  # type: ignore[mutable-override]  # as ctypes takes it, too
         ("modes", ctypes.c_uint),
         ("offset", ctypes.c_long),
         ("freq", ctypes.c_long),
@@ -34,7 +34,7 @@ class _Timex(ctypes.Structure):
 class _Itimerspec(ctypes.Structure):
     """``struct itimerspec`` of timerfd_settime(2)."""
 
-    _fields_ = (
+    _fields_ = (  # type: ignore[mutable-override]  # as ctypes takes it, too
         ("interval_s", ctypes.c_long),
         ("interval_ns", ctypes.c_long),
         ("value_s", ctypes.c_long),

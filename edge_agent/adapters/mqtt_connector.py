@@ -18,7 +18,7 @@ from edge_agent.adapters.mqtt_transport import MAX_INBOUND
 from edge_agent.adapters.threads import in_daemon_thread
 from edge_agent.core.config_models import Tls
 from edge_agent.core.connection import Attempt
-from edge_agent.core.timebase import DurationNs, to_seconds
+from edge_agent.core.timebase import NANOSECONDS_PER_SECOND, DurationNs, UtcNs, rfc3339, to_seconds
 from edge_agent.errors import ConfigError, ConnectFailedError, ConnectFailure
 from edge_agent.ports import Clock, Connection, Message
 
@@ -51,6 +51,10 @@ class Login:
     password: Callable[[], str | None] = lambda: None
 
 
+_NOT_VALID_NOW: Final = (9, 10)
+"""OpenSSL's codes for certificates that are not valid yet, or no longer."""
+
+
 class MqttConnector:
     """Makes connections of one login; see ``ports.Connector``."""
 
@@ -75,9 +79,19 @@ class MqttConnector:
             raise ConnectFailedError(error.failure, f"{broker}: {error}", reason=error.reason) from None
         except (OSError, WebsocketConnectionError) as error:
             failure, text = _explain(error)
+            if isinstance(error, ssl.SSLCertVerificationError) and error.verify_code in _NOT_VALID_NOW:
+                text += f"; {self._clocks_apart()}"
             self._context = None if failure is ConnectFailure.TLS else self._context  # the files may be renewed
             raise ConnectFailedError(failure, f"{broker}: {text}") from error
         return connection
+
+    def _clocks_apart(self) -> str:
+        """Return by how much the clock is off by which a certificate is judged, as far as that is known."""
+        now, wall = self._clock.now(), self._clock.wall()
+        if now.error_ms is None:
+            return f"it is judged by the system clock, {rfc3339(UtcNs(wall))}: is that right?"
+        off_s = (wall - now.time) / NANOSECONDS_PER_SECOND
+        return f"the system clock is off by {off_s:+.1f} s; true time is {rfc3339(now.time)}: set it, or have it kept"
 
     async def reachable(self, attempt: Attempt) -> bool:
         """See ``ports.Connector``."""

@@ -49,3 +49,8 @@ class SystemClock:
         """Return at ``deadline``; the loop's timers may fire a clock tick early, so it is looked at again."""
         while (left := deadline - time.monotonic_ns()) > 0:  # noqa: ASYNC110  # there is no event to wait for: time is what is waited for
             await asyncio.sleep(left / NANOSECONDS_PER_SECOND)
+
+
+def pause(wait_s: float) -> None:
+    """Block this thread for so many seconds: for programs without a loop."""
+    time.sleep(wait_s)

@@ -24,6 +24,7 @@ VERBS: Final = {
     "check": "validate the configuration",
     "publish": "hand a record to the running agent",
     "queue": "look into the outbox, and let go of some of it",
+    "clock": "what it knows of time, from whom, and how well",
     "watch": "a live table of the fleet from its heartbeats",
     "verify": "find missing, duplicate and out-of-order records",
 }

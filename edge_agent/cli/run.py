@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     loaded = load(args.config, os.environ)
     logs.configure(loaded.config.log.level, loaded.config.log.format)
     spare_heap()
-    agent = Agent(loaded, load=lambda: load(args.config, os.environ), clock=SystemClock(), environ=os.environ)
+    agent = Agent(loaded, load=lambda: load(args.config, os.environ), clocks=SystemClock(), environ=os.environ)
     try:
         asyncio.run(_run(agent))
     except Exception:

@@ -24,8 +24,20 @@ from edge_agent.core.config_types import kind_of
 from edge_agent.core.units import quoted
 from edge_agent.errors import ConfigError, ConfigProblem
 
-_BUILT: Final = ("version", "profile", "device", "mqtt", "outbox", "heartbeat", "control", "state", "log", "operator")
-_NOT_YET: Final = ("device.labels", "device.timezone")
+_BUILT: Final = (
+    "version",
+    "profile",
+    "device",
+    "mqtt",
+    "outbox",
+    "heartbeat",
+    "control",
+    "state",
+    "log",
+    "operator",
+    "time",
+)
+_NOT_YET: Final = ("device.labels", "device.timezone", "time.first_sync_wait")
 _METERED: Final = {
     "heartbeat": {"every": "15m"},
     "mqtt": {"keepalive": "20m", "will_delay": "60s"},

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from typing_extensions import override
 
 from edge_agent.adapters import mqtt_transport
 from edge_agent.adapters.mqtt_connector import Login, MqttConnector
@@ -24,7 +25,8 @@ from edge_agent.adapters.system_clock import SystemClock
 from edge_agent.core.config_models import Tls
 from edge_agent.core.config_types import parse_broker_url
 from edge_agent.core.connection import Attempt, ClosedBy, ProtocolVersion
-from edge_agent.core.timebase import seconds
+from edge_agent.core.events import Stamp
+from edge_agent.core.timebase import UtcNs, seconds
 from edge_agent.errors import ConfigError, ConfigProblem, ConnectFailedError, ConnectFailure, TooLargeError
 from edge_agent.ports import Connection, Message
 from tests.support.brokers import RealBroker, TlsFiles, free_port, mosquitto, require, tls_files
@@ -101,6 +103,33 @@ async def until(server: Server, *, ended: int) -> None:
     async with asyncio.timeout(5):
         while server.ended < ended:  # noqa: ASYNC110  # the sockets are another thread's
             await asyncio.sleep(0.005)
+
+
+class KnowingClock(SystemClock):
+    """A clock that knows true time: the operating system's is two days behind it."""
+
+    @override
+    def now(self) -> Stamp:
+        """Return true time."""
+        return Stamp(UtcNs(self.wall() + 2 * 86_400 * 10**9), "synced", 5)
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize("days", [2, -60])
+async def test_a_certificate_that_is_not_valid_now_is_seen_in_the_light_of_true_time(tmp_path: Path, days: int) -> None:
+    """Not yet, or no longer: by how much the clock is off by which it was judged; it is refused all the same."""
+    files = tls_files(tmp_path, server_days=days)
+    login = replace(LOGIN, tls=Tls(ca=str(files.ca)))
+    async with mosquitto(tmp_path, tls=files) as broker:
+        attempt = Attempt(
+            parse_broker_url(f"mqtts://localhost:{broker.tls_port}"), 5, will_retained=True, wait=seconds(0)
+        )
+        with pytest.raises(ConnectFailedError) as failed:
+            await MqttConnector(login, clock=KnowingClock()).connect(attempt, None)
+        assert "the system clock is off by -172800.0 s; true time is 20" in str(failed.value)
+        with pytest.raises(ConnectFailedError) as failed:
+            await MqttConnector(login, clock=SystemClock()).connect(attempt, None)
+        assert "judged by the system clock, 20" in str(failed.value)
 
 
 # ---------------------------------------------------------------- nobody there

@@ -89,7 +89,8 @@ def judge(name: str, runs: list[Run], honest: list[Run]) -> dict[str, float]:
     changed += [change["at_h"] * HOUR_S for change in scenario.get("rate_changes", ())]
     if changed:
         found["outside_s"] = max(len(run.outside) * 10 for run in runs)
-        found["good_again_s"] = max(_good_again(run, changed[0]) for run in runs)
+        again = sorted(_good_again(run, changed[0]) for run in runs)
+        found |= {"good_again_s": again[-1], "good_again_p50_s": percentile(again, 0.5)}
     return found
 
 

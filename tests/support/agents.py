@@ -117,6 +117,7 @@ async def agent(
     places.parent.mkdir(exist_ok=True)
     places.write_text(
         f"[state]\ndir = {toml(str(tmp_path / 'state'))}\n[control]\nsocket = {toml(str(tmp_path / 'control.sock'))}\n"
+        + ("" if "[time]" in text else "[time]\nservers = []\n")  # nor asks the servers of the host
     )
     process = AgentProcess(config, tmp_path / "agent.log", prefix, environ)
     process.start()

@@ -283,8 +283,8 @@ def _name(common_name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
 
 
-def _builder(subject: str, issuer: str, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
-    now = dt.datetime.now(dt.UTC)
+def _builder(subject: str, issuer: str, key: ec.EllipticCurvePrivateKey, *, days: int = 0) -> x509.CertificateBuilder:
+    now = dt.datetime.now(dt.UTC) + dt.timedelta(days=days)
     return (
         x509.CertificateBuilder()
         .subject_name(_name(subject))
@@ -331,8 +331,11 @@ def _authority(path: Path, name: str) -> tuple[Path, ec.EllipticCurvePrivateKey]
     return _write(path, certificate), key
 
 
-def tls_files(tmp_path: Path, *, client_cn: str = "gw-0042") -> TlsFiles:
-    """Make an authority, a certificate for localhost and 127.0.0.1, a client's, and an unrelated authority."""
+def tls_files(tmp_path: Path, *, client_cn: str = "gw-0042", server_days: int = 0) -> TlsFiles:
+    """Make an authority, a certificate for localhost and 127.0.0.1, a client's, and an unrelated authority.
+
+    The server's is valid from ``server_days`` days from now on, for a month.
+    """
     folder = tmp_path / "tls"
     folder.mkdir()
     ca, ca_key = _authority(folder / "ca.pem", "test authority")
@@ -343,7 +346,12 @@ def tls_files(tmp_path: Path, *, client_cn: str = "gw-0042") -> TlsFiles:
     for who, purpose in purposes.items():
         key = ec.generate_private_key(ec.SECP256R1())
         builder = (
-            _builder("localhost" if who == "server" else client_cn, "test authority", key)
+            _builder(
+                "localhost" if who == "server" else client_cn,
+                "test authority",
+                key,
+                days=server_days if who == "server" else 0,
+            )
             .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
             .add_extension(issuer, critical=False)
         )

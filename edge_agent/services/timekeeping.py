@@ -1,0 +1,359 @@
+"""Keeps true time: asks the servers, notices what happens to the clocks, tells what matters, saves what was learned."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict
+from typing import Any, Final
+
+import orjson
+
+from edge_agent.clock_ports import Clocks, HostClock, TimeServers
+from edge_agent.core.config_models import Time as TimeConfig
+from edge_agent.core.discipline import HOST, Discipline, Policy
+from edge_agent.core.events import ClockData
+from edge_agent.core.ntp import Rejection
+from edge_agent.core.placing import Boot
+from edge_agent.core.polling import Poll, is_near
+from edge_agent.core.records import Priority
+from edge_agent.core.sample import Sample
+from edge_agent.core.submission import Submission
+from edge_agent.core.timebase import DurationNs, MonotonicNs, RawNs, later, rfc3339, seconds, to_seconds
+from edge_agent.errors import OutboxError
+from edge_agent.services.control import Method
+from edge_agent.services.outbox import Outbox
+
+log = logging.getLogger(__name__)
+
+WITHIN: Final = seconds(3)
+LOOK_EVERY: Final = seconds(64)
+SAVE_EVERY: Final = seconds(900)
+SLEPT_AT_LEAST: Final = seconds(0.1)
+STEPPED_AT_LEAST: Final = seconds(0.1)
+SETTLED_NS: Final = seconds(0.0025)
+"""An estimate with a smaller standard deviation needs no more than the longest interval between samples."""
+
+TRACE: Final = 512
+"""So many exchanges are kept for those who record them."""
+
+
+def policy(config: TimeConfig, servers: tuple[str, ...]) -> Policy:
+    """Return what the configuration decides, with the servers that it leaves to the host."""
+    return Policy(
+        servers,
+        host=config.host,
+        step_above_ns=config.step_above,
+        slew_max_ppm=config.slew_max_ppm,
+        holdover_after_ns=max(3 * config.poll_max, seconds(600)),
+    )
+
+
+class Timekeeping:
+    """Feeds the discipline.
+
+    Attributes:
+        steps: how often the operating system's clock was set since the start.
+    """
+
+    def __init__(
+        self,
+        discipline: Discipline,
+        servers: TimeServers,
+        host: HostClock,
+        *,
+        clocks: Clocks,
+        outbox: Outbox,
+        uniform: Callable[[], float],
+    ) -> None:
+        """Prepare.
+
+        Args:
+            discipline: what learns.
+            servers: the way to the servers.
+            host: what happens to the host's clock.
+            clocks: of the device.
+            outbox: takes events, and wants to know when it was.
+            uniform: draws from 0 to 1.
+        """
+        self._discipline = discipline
+        self._servers = servers
+        self._host = host
+        self._clocks = clocks
+        self._outbox = outbox
+        self._uniform = uniform
+        self._polls: dict[str, tuple[Poll, asyncio.Event]] = {}
+        self._slept = clocks.slept()
+        self._wall_ahead = self._measure_wall()
+        self._looked = clocks.raw()
+        self._saved_at: MonotonicNs | None = None
+        self._is_alarmed = False
+        self._trace: deque[dict[str, object]] = deque(maxlen=TRACE)
+        self._traced = 0
+        self._alarm_ns = 0
+        self._found: Callable[[], tuple[str, ...]] = tuple
+        self._current: tuple[str, ...] = ()
+        self._servers_changed = asyncio.Event()
+        self.steps = 0
+
+    async def run(self, config: TimeConfig, servers: Callable[[], tuple[str, ...]]) -> None:
+        """Keep time until cancelled.
+
+        Args:
+            config: the ``[time]`` section.
+            servers: returns those to ask; looked at again when the network has changed.
+        """
+        self._alarm_ns = config.alarm_offset
+        while True:
+            self._found = servers
+            await self._keep(config, servers())
+
+    async def _keep(self, config: TimeConfig, servers: tuple[str, ...]) -> None:
+        """Keep time with these servers until they are others."""
+        self._current = servers
+        self._discipline.reconfigure(policy(config, servers))
+        now = self._clocks.monotonic()
+        asked = servers if config.host != "trust" else ()
+        self._polls = {
+            server: (
+                Poll(
+                    now,
+                    poll_min=config.poll_min,
+                    poll_max=config.poll_max,
+                    uniform=self._uniform,
+                    place=(number, len(asked)),
+                ),
+                asyncio.Event(),
+            )
+            for number, server in enumerate(asked)
+        }
+        self._servers_changed.clear()
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._ask(server), name=f"ntp-{server}") for server in asked]
+                tasks += [
+                    group.create_task(self._heed(self._host.stepped, self._clock_was_set), name="clock-steps"),
+                    group.create_task(self._heed(self._host.network_changed, self._network_changed), name="clock-net"),
+                    group.create_task(self._look(), name="clock-look"),
+                ]
+                await self._servers_changed.wait()
+                for task in tasks:
+                    task.cancel()
+        finally:
+            await self._save()
+
+    # -- servers
+
+    async def _ask(self, server: str) -> None:
+        poll, sooner = self._polls[server]
+        while True:
+            sooner.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(to_seconds(DurationNs(poll.due - self._clocks.monotonic())), 0)):
+                    await sooner.wait()
+            if poll.due > self._clocks.monotonic():
+                continue
+            self._look_for_sleep()
+            answer = await self._servers.ask(server, within=WITHIN)
+            self._heard(server, answer)
+            poll.heard(
+                answer,
+                self._clocks.monotonic(),
+                near=is_near(self._servers.address(server)),
+                settled=self._discipline.uncertainty_ns < SETTLED_NS,
+            )
+
+    def _heard(self, server: str, answer: Sample | Rejection) -> None:
+        if isinstance(answer, Sample):
+            standing = self._discipline.take(answer)
+            self._record({"kind": "sample", **asdict(answer), "standing": standing})
+            log.debug("ntp_sample", extra={"source": server, "standing": standing})
+        else:
+            self._discipline.missed(server, answer.value)
+            self._record({"kind": "missed", "source": server, "raw": self._clocks.raw(), "standing": answer.value})
+            log.debug("ntp_no_sample", extra={"source": server, "reason": answer.value})
+            if answer.value.startswith("kiss_"):
+                self._say("kiss_o_death", {"source": server, "code": answer.value.removeprefix("kiss_").upper()})
+        self._review()
+        if self._discipline.wants_samples:
+            self.hurry()
+
+    def _network_changed(self) -> None:
+        if self._found() != self._current:
+            self._servers_changed.set()
+        self.hurry()
+
+    def hurry(self) -> None:
+        """Ask all servers soon, several times: after a resume, a step, a change of the network, or for somebody."""
+        for poll, sooner in self._polls.values():
+            poll.burst(self._clocks.monotonic())
+            sooner.set()
+
+    # -- the host
+
+    async def _heed(self, happens: Callable[[], Awaitable[None]], then: Callable[[], None]) -> None:
+        while True:
+            await happens()
+            then()
+            await self._clocks.sleep_until(later(self._clocks.monotonic(), seconds(1)))
+
+    def _measure_wall(self) -> int:
+        raw, wall = self._clocks.pair()
+        return wall - raw
+
+    def _clock_was_set(self) -> None:
+        """Tell a resume, which counts as a setting too, from a step."""
+        if not self._look_for_sleep():
+            self._look_for_step(at_least=0)
+
+    def _look_for_sleep(self) -> bool:
+        slept = self._clocks.slept()
+        duration = DurationNs(slept - self._slept)
+        if duration < SLEPT_AT_LEAST:
+            return False
+        self._slept = slept
+        self._wall_ahead = self._measure_wall()
+        self._discipline.suspended(duration)
+        self._record({"kind": "suspended", "raw": self._clocks.raw(), "duration_ns": duration})
+        self._say("resumed", {"slept_s": round(to_seconds(duration), 1)})
+        self.hurry()
+        return True
+
+    def _look_for_step(self, *, at_least: int) -> None:
+        ahead, raw = self._measure_wall(), self._clocks.raw()
+        by = ahead - self._wall_ahead
+        slewed = (raw - self._looked) // 10  # a daemon that slews takes a tenth at most
+        self._wall_ahead, self._looked = ahead, raw
+        if abs(by) > at_least + (slewed if at_least else 0):
+            self.steps += 1
+            self._say("wall_stepped", {"by_ms": round(by / 1e6, 3)})
+            self._discipline.host(self._host.vote())
+            self._review()
+
+    async def _look(self) -> None:
+        while True:
+            self._look_for_sleep()
+            self._look_for_step(at_least=STEPPED_AT_LEAST)
+            vote = self._host.vote()
+            self._discipline.host(vote)
+            if vote is not None:
+                self._record({"kind": "sample", **asdict(vote), "standing": HOST})
+            self._review()
+            now = self._clocks.monotonic()
+            if self._saved_at is None or now >= later(self._saved_at, SAVE_EVERY):
+                await self._save()
+            await self._clocks.sleep_until(later(now, LOOK_EVERY))
+
+    # -- what follows from it
+
+    def _review(self) -> None:
+        """Tell what has happened, whether the operating system's clock is off, and the outbox when it is."""
+        raw = self._clocks.raw()
+        self._discipline.at(raw, self._clocks.wall())
+        for happening in self._discipline.happenings:
+            self._say(happening.what, happening.data)
+        self._discipline.happenings.clear()
+        known = self._discipline.true_time(raw)
+        if known is None:
+            return
+        utc, error_ns = known
+        rate = -(self._discipline.frequency_ppm or 0.0)
+        base = self._outbox.age_base
+        is_first = self._outbox.past.boots[-1].age is None
+        self._outbox.past.anchor(Boot(base, base + raw, utc, error_ns, rate, self._discipline.rate_error_ppm))
+        if is_first:
+            self._outbox.pending.meta["boots"] = self._outbox.past.dump()
+        self._judge_offset(raw, error_ns)
+
+    def _judge_offset(self, raw: RawNs, error_ns: int) -> None:
+        offset = self._wall_offset_ns(raw)
+        if offset is None:
+            return
+        if not self._is_alarmed and abs(offset) > self._alarm_ns + error_ns:
+            self._is_alarmed = True
+            self._say("offset_alarm", {"offset_ms": round(offset / 1e6, 3), "error_ms": round(error_ns / 1e6, 3)})
+        elif self._is_alarmed and abs(offset) < self._alarm_ns * 3 // 4:
+            self._is_alarmed = False
+            self._say("offset_cleared", {"offset_ms": round(offset / 1e6, 3)})
+
+    def _wall_offset_ns(self, raw: RawNs) -> int | None:
+        """Return the operating system's clock minus true time."""
+        known = self._discipline.true_time(raw)
+        return None if known is None else raw + self._measure_wall() - known[0]
+
+    def _say(self, what: str, data: Mapping[str, object]) -> None:
+        log.info("clock_event", extra={"what": what, **data})
+        with contextlib.suppress(OutboxError):
+            self._outbox.put(Submission("event/clock", orjson.dumps({"what": what, **data}), Priority.CRITICAL))
+
+    async def _save(self) -> None:
+        saved = self._discipline.snapshot(self._clocks.raw())
+        if saved is None:
+            return
+        self._saved_at = self._clocks.monotonic()
+        try:
+            await self._host.save(saved)
+        except OSError as error:
+            log.warning("clock_not_saved", extra={"error": str(error)})
+
+    # -- the face
+
+    def measure(self) -> ClockData:
+        """Return the clock's part of the heartbeat."""
+        raw = self._clocks.raw()
+        reading = self._discipline.at(raw, self._clocks.wall())
+        offset, frequency = self._wall_offset_ns(raw), self._discipline.frequency_ppm
+        return ClockData(
+            state=reading.state,
+            offset_ms=None if offset is None else round(offset / 1e6, 3),
+            error_ms=None if reading.error_ns is None else round(reading.error_ns / 1e6, 3),
+            frequency_ppm=None if frequency is None else round(frequency, 3),
+            source=self._discipline.source,
+            steps=self.steps,
+        )
+
+    def report(self) -> dict[str, Any]:
+        """Return all that ``edge-agent clock`` shows."""
+        raw, now = self._clocks.raw(), self._clocks.monotonic()
+        reading = self._discipline.at(raw, self._clocks.wall())
+        sources = [asdict(face) for face in self._discipline.sources(raw)]
+        for face in sources:
+            face["address"] = self._servers.address(face["name"])
+            if (known := self._polls.get(face["name"])) is not None:
+                face["next_s"] = round(max(to_seconds(DurationNs(known[0].due - now)), 0.0), 1)
+                face["poll_s"] = round(to_seconds(known[0].interval), 1)
+        return {
+            "time": rfc3339(reading.utc),
+            **asdict(self.measure()),
+            "alarm": self._is_alarmed,
+            "restarts": self._discipline.restarts,
+            "uncertainty_ms": round(self._discipline.uncertainty_ns / 1e6, 3),
+            "sources": sources,
+        }
+
+    def methods(self) -> dict[str, Method]:
+        """Return what the control socket offers of it."""
+
+        async def report(_params: object) -> object:
+            return self.report()
+
+        async def trace(params: object) -> object:
+            after = params.get("after") if isinstance(params, dict) else None
+            return {"entries": self.trace(after if isinstance(after, int) else 0)}
+
+        async def sync(_params: object) -> object:
+            self.hurry()
+            return self.report()
+
+        return {"clock-status": report, "clock-trace": trace, "clock-sync": sync}
+
+    def _record(self, entry: dict[str, object]) -> None:
+        self._traced += 1
+        self._trace.append({"n": self._traced, **entry})
+
+    def trace(self, after: int) -> list[dict[str, object]]:
+        """Return what was recorded after a number."""
+        return [entry for entry in self._trace if int(str(entry["n"])) > after]

@@ -1,0 +1,273 @@
+"""Tests of ``core/discipline.py``; what it makes of whole days is in ``test_clock_scenarios``."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_agent.core.discipline import HOST, Discipline, Policy
+from edge_agent.core.sample import Sample
+from edge_agent.core.saved_clock import SavedClock
+from edge_agent.core.timebase import BUILD_EPOCH, DurationNs, RawNs, UtcNs, WallNs, seconds
+
+EPOCH = BUILD_EPOCH + seconds(10**6)
+NOBODY = WallNs(0)
+
+
+def sample(source: str, raw_s: float, *, off_s: float = 0.0, delay_ms: float = 10) -> Sample:
+    """Return one of a server that is right but for ``off_s``."""
+    raw = RawNs(seconds(raw_s))
+    return Sample(source, raw, UtcNs(EPOCH + raw + seconds(off_s)), round(delay_ms * 1e6), 100_000)
+
+
+def feed(one: Discipline, since_s: float, *names: str, count: int = 10, off_s: float = 0.0) -> list[str]:
+    """Feed rounds of samples two seconds apart; return the standings."""
+    return [
+        one.take(sample(name, since_s + 2 * turn + 0.1 * n, off_s=off_s))
+        for turn in range(count)
+        for n, name in enumerate(names)
+    ]
+
+
+def state(one: Discipline, raw_s: float) -> str:
+    """Return the state at an instant."""
+    return one.at(RawNs(seconds(raw_s)), NOBODY).state
+
+
+def whats(one: Discipline) -> list[str]:
+    """Return what has happened, and forget it."""
+    found = [happening.what for happening in one.happenings]
+    one.happenings.clear()
+    return found
+
+
+def test_the_life_of_a_clock() -> None:
+    """Unsynced, acquiring, synced, holdover, degraded, synced again; what matters is told."""
+    one = Discipline(Policy(("a",)))
+    assert one.at(RawNs(1), NOBODY) == (BUILD_EPOCH + 1, None, "unsynced")
+    feed(one, 10, "a", count=1)
+    assert state(one, 10) == "acquiring"
+    feed(one, 12, "a", count=10)
+    assert state(one, 32) == "synced"
+    assert state(one, 10_000) == "holdover"
+    assert state(one, 500_000) == "degraded"
+    assert whats(one) == ["sync_gained", "sync_lost"]
+    feed(one, 500_010, "a")
+    assert state(one, 500_040) == "synced"
+    assert "sync_gained" in whats(one)
+
+
+def test_before_the_first_sync_the_operating_system_is_believed_unless_it_cannot_be_right() -> None:
+    """It is never earlier than what was saved, or than the program."""
+    raw = RawNs(5)
+    assert Discipline(Policy(("a",))).at(raw, WallNs(EPOCH)).utc == EPOCH
+    saved = SavedClock("other", RawNs(10**12), UtcNs(EPOCH + seconds(9)), 0, 0.0, 1e-6)
+    one = Discipline(Policy(("a",)), saved=saved, boot="this")
+    assert one.at(raw, WallNs(EPOCH)) == (EPOCH + seconds(9) + 5, None, "unsynced")
+    assert one.at(raw, WallNs(EPOCH + seconds(10))).utc == EPOCH + seconds(10)
+
+
+def test_a_restart_in_the_same_boot_goes_on_in_holdover() -> None:
+    """The counter is the same, so the time is known all the while, with a bound that has grown."""
+    first = Discipline(Policy(("a",)), boot="b")
+    feed(first, 10, "a", count=20)
+    assert state(first, 50) == "synced"
+    saved = first.snapshot(RawNs(seconds(50)))
+    again = Discipline(Policy(("a",)), saved=saved, boot="b")
+    reading, known = again.at(RawNs(seconds(110)), NOBODY), first.at(RawNs(seconds(110)), NOBODY)
+    assert reading.state == "holdover"
+    assert abs(reading.utc - known.utc) < 10**6
+    assert reading.error_ns is not None
+    assert known.error_ns is not None
+    assert reading.error_ns > known.error_ns / 2
+    feed(again, 112, "a")
+    assert state(again, 132) == "synced"
+
+
+def test_nothing_is_worth_saving_before_the_first_sync() -> None:
+    """It would be taken for knowledge."""
+    one = Discipline(Policy(("a",)))
+    feed(one, 1, "a", count=2)
+    assert one.snapshot(RawNs(seconds(3))) is None
+
+
+def test_the_first_of_several_to_answer_is_not_believed_alone() -> None:
+    """It might be the liar; if the others stay silent it is in the end."""
+    one = Discipline(Policy(("a", "b", "c")))
+    assert one.take(sample("a", 1, off_s=3600)) == "waiting"
+    assert one.take(sample("b", 1.1)) == "no_majority"
+    assert one.take(sample("c", 1.2)) == "selected"
+    assert one.take(sample("a", 3, off_s=3600)) == "outvoted"
+    alone = Discipline(Policy(("a", "b", "c")))
+    for _ in range(3):
+        alone.missed("b")
+        alone.missed("c")
+    assert alone.take(sample("a", 20)) == "selected"
+
+
+def test_no_majority_freezes_and_is_told_once() -> None:
+    """Nothing is learned until there is one again."""
+    one = Discipline(Policy(("a", "b", "c", "d")))
+    feed(one, 1, "a", "b", "c", "d")
+    before = one._estimate.oscillator.offset_s
+    whats(one)
+    standings = []
+    for turn in range(20):
+        for name, off in (("a", 0.0), ("b", 0.0), ("c", 5.0), ("d", 5.0)):
+            standings.append(one.take(sample(name, 100 + 64 * turn, off_s=off)))
+    assert set(standings[-8:]) == {"no_majority"}
+    assert one._estimate.oscillator.offset_s == pytest.approx(before, abs=0.01)
+    assert whats(one).count("sources_disagree") == 1
+    feed(one, 5000, "a", "b", "c", "d")
+    assert "sources_agree" in whats(one)
+
+
+def test_the_host_votes_beside_two_servers_and_is_not_learned_from() -> None:
+    """Its word makes a majority of two that disagree with each other."""
+    one = Discipline(Policy(("a", "b")))
+    one.host(Sample(HOST, RawNs(seconds(1)), UtcNs(EPOCH + seconds(1)), 0, 2_000_000))
+    one.take(sample("a", 1))
+    assert one.take(sample("b", 1.1, off_s=100)) == "outvoted"
+    assert one.take(sample("a", 3)) == "selected"
+    assert HOST not in one.peers
+    without = Discipline(Policy(("a", "b"), host="none"))
+    without.host(Sample(HOST, RawNs(seconds(1)), UtcNs(EPOCH + seconds(1)), 0, 2_000_000))
+    without.take(sample("a", 1))
+    assert without.take(sample("b", 1.1, off_s=100)) == "no_majority"
+
+
+def test_a_host_that_is_trusted_is_the_only_source() -> None:
+    """And when nobody keeps its clock right any more, time is held."""
+    one = Discipline(Policy(("a",), host="trust"))
+    for turn in range(10):
+        raw = RawNs(seconds(10 + 64 * turn))
+        one.host(Sample(HOST, raw, UtcNs(EPOCH + raw), 0, 2_000_000))
+    assert (one.source, state(one, 600)) == (HOST, "synced")
+    assert one.take(sample("a", 601)) == "not_configured"
+    for _ in range(8):
+        one.host(None)
+    assert (one.peers[HOST].standing, state(one, 600 + 4000)) == ("not_synchronised", "holdover")
+
+
+def test_without_servers_the_operating_systems_clock_is_all_there_is() -> None:
+    """Its state says so, and a bound comes with the kernel's word alone."""
+    one = Discipline(Policy(()))
+    assert one.at(RawNs(1), WallNs(77)) == (77, None, "os")
+    one.host(Sample(HOST, RawNs(1), UtcNs(77), 0, 3_000_000))
+    assert one.at(RawNs(2), WallNs(78)) == (78, 3_000_000, "os")
+    one.host(None)
+    assert one.at(RawNs(3), WallNs(79)).error_ns is None
+
+
+def step_of(by_s: float, *names: str) -> Discipline:
+    """Return one whose sources all changed their minds by some seconds after a while."""
+    one = Discipline(Policy(names))
+    feed(one, 1, *names, count=20)
+    state(one, 41)
+    whats(one)
+    for turn in range(30):
+        for n, name in enumerate(names):
+            one.take(sample(name, 100 + 16 * turn + 0.1 * n, off_s=by_s))
+        state(one, 100 + 16 * turn + 1)
+    return one
+
+
+def error_s(one: Discipline, raw_s: float) -> float:
+    """Return how far the clock is behind what the servers said at first."""
+    raw = RawNs(seconds(raw_s))
+    return (one.at(raw, NOBODY).utc - EPOCH - raw) / 1e9
+
+
+def test_an_error_below_the_limit_is_slewed() -> None:
+    """Five percent at most."""
+    one = step_of(5.0, "a")
+    assert "time_stepped" not in whats(one)
+    assert error_s(one, 600) == pytest.approx(5.0, abs=0.01)
+
+
+def test_a_larger_one_is_stepped_once_it_is_confirmed() -> None:
+    """And told, with its size."""
+    for by_s in (100.0, -100.0):
+        one = step_of(by_s, "a")
+        assert "time_stepped" in whats(one)
+        assert error_s(one, 600) == pytest.approx(by_s, abs=0.01)
+
+
+def test_an_absurd_one_needs_three_sources() -> None:
+    """Otherwise it is an alarm, and time is held with a bound that says how wrong it may be."""
+    one = step_of(3600.0, "a")
+    assert "panic" in whats(one)
+    assert abs(error_s(one, 600)) < 1
+    reading = one.at(RawNs(seconds(600)), NOBODY)
+    assert reading.state == "degraded"
+    assert reading.error_ns is not None
+    assert reading.error_ns > seconds(3590)
+    three = step_of(3600.0, "a", "b", "c")
+    assert "time_stepped" in whats(three)
+    assert error_s(three, 600) == pytest.approx(3600, abs=0.01)
+
+
+def test_other_sources_and_limits_change_nothing_of_what_is_known() -> None:
+    """The estimate goes on."""
+    one = Discipline(Policy(("a",)))
+    feed(one, 1, "a", count=20)
+    before = one.at(RawNs(seconds(50)), NOBODY)
+    one.reconfigure(Policy(("b",), slew_max_ppm=1000))
+    after = one.at(RawNs(seconds(50)), NOBODY)
+    assert abs(after.utc - before.utc) <= 1
+    assert list(one.peers) == ["b"]
+    assert one.peers["b"].standing == "new"
+
+
+def test_the_face_of_a_source() -> None:
+    """What is shown of one that answers, one that lies and one that is silent."""
+    one = Discipline(Policy(("a", "b", "c", "d")))
+    for turn in range(5):
+        one.take(sample("a", 1 + 2 * turn))
+        one.take(sample("d", 1.2 + 2 * turn))
+        one.take(sample("b", 1.3 + 2 * turn, off_s=10))
+        one.missed("c")
+    a, b, c, _ = one.sources(RawNs(seconds(20)))
+    assert [(face.standing, face.used) for face in (a, b, c)] == [
+        ("selected", True),
+        ("outvoted", False),
+        ("no_answer", False),
+    ]
+    assert a.offset_ms == pytest.approx(0, abs=0.1)
+    assert b.offset_ms == pytest.approx(-10_000, abs=1)
+    assert (a.delay_ms, a.root_ms, a.age_s, a.reach) == (10, 0.1, 11.0, 0b11111)
+    assert (c.reach, c.offset_ms, c.age_s) == (0, None, None)
+
+
+samples = st.builds(
+    Sample,
+    st.sampled_from(["a", "b", "c", "x"]),
+    st.integers(0, 10**16).map(RawNs),
+    st.integers(0, 1 << 62).map(UtcNs),
+    st.integers(1, 10**10),
+    st.integers(0, 10**10),
+)
+steps = samples | st.sampled_from(["a", "b", "c"]) | st.integers(0, 10**16).map(DurationNs) | st.none()
+
+
+@given(st.lists(steps, max_size=60), st.sampled_from(["auto", "trust", "none"]))
+def test_no_history_breaks_it(history: list[Sample | str | int | None], host: str) -> None:
+    """Whatever servers say, whenever: it always has a time, and what it saves can be read."""
+    one = Discipline(Policy(("a", "b", "c"), host=host))  # type: ignore[arg-type]  # one of them
+    last = 0
+    for step in history:
+        if isinstance(step, Sample):
+            one.take(step)
+            last = max(last, step.raw)
+        elif isinstance(step, str):
+            one.missed(step)
+        elif step is None:
+            one.host(Sample(HOST, RawNs(last), UtcNs(EPOCH), 0, 5))
+        else:
+            one.suspended(DurationNs(step))
+        reading = one.at(RawNs(last), NOBODY)
+        assert reading.error_ns is None or reading.error_ns >= 0
+        one.sources(RawNs(last))
+        saved = one.snapshot(RawNs(last))
+        assert saved is None or saved.error_ns >= 0

@@ -1,0 +1,32 @@
+"""Tests of ``core/host_vote.py``."""
+
+from __future__ import annotations
+
+import pytest
+
+from edge_agent.core.host_vote import host_vote
+from edge_agent.core.timebase import RawNs, WallNs
+
+AT = (RawNs(7), WallNs(10**18))
+
+
+@pytest.mark.parametrize(
+    ("state", "status", "max_error_us", "root_ns"),
+    [
+        (0, 0, 500, 1_500_000),
+        (1, 0x2001, 99_999, 100_999_000),
+        (5, 0, 500, None),  # TIME_ERROR
+        (0, 0x40, 500, None),  # STA_UNSYNC
+        (0, 0, 100_000, None),  # nobody has corrected it for long
+        (0, 0, 16_000_000, None),
+        (0, 0, -1, None),
+    ],
+)
+def test_only_a_clock_that_somebody_keeps_right_has_a_vote(
+    state: int, status: int, max_error_us: int, root_ns: int | None
+) -> None:
+    """Its bound is the kernel's, and a millisecond."""
+    vote = host_vote("host", state=state, status=status, max_error_us=max_error_us, at=AT)
+    assert (None if vote is None else vote.root_ns) == root_ns
+    if vote is not None:
+        assert (vote.source, vote.raw, vote.utc, vote.delay_ns) == ("host", 7, 10**18, 0)
