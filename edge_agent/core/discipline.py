@@ -256,7 +256,7 @@ class Discipline:
         lag = self._estimate.at(raw) - self._clock.at(raw)
         if abs(lag) > self._policy.step_above_ns:
             lag = 0  # until the step is confirmed
-        self._clock.steer(raw, error_ns=lag, rate=self._estimate.rate)
+        self._clock.steer(raw, error_ns=lag, rate=self._estimate.rate_at(raw))
         self._steered = raw
 
     # -- out

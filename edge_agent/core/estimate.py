@@ -8,7 +8,7 @@ from __future__ import annotations
 from math import sqrt
 from typing import Final
 
-from edge_agent.core.kalman import PPM, UNKNOWN_RATE, Oscillator
+from edge_agent.core.kalman import PPM, SPREAD, UNKNOWN_RATE, Oscillator
 from edge_agent.core.peer import PHI, Peer
 from edge_agent.core.sample import Sample
 from edge_agent.core.saved_clock import SavedClock
@@ -115,7 +115,7 @@ class Estimate:
         """Believe in larger excursions while samples contradict the estimate more than their noise."""
         self._strain += 0.05 * (min(strain, 9.0) - self._strain)
         growth = 1 + 0.05 * share if self._strain > 1.5 else 0.995
-        self.oscillator.spread = max(PPM, self.oscillator.spread * growth)
+        self.oscillator.spread = max(SPREAD, self.oscillator.spread * growth)
 
     # -- out
 
@@ -132,7 +132,7 @@ class Estimate:
 
     @property
     def rate(self) -> float:
-        """How much faster than the counter true time runs, seconds per second minus one."""
+        """How much faster than the counter true time ran at the last sample, seconds per second minus one."""
         return self.oscillator.rate + self.oscillator.excursion
 
     @property
@@ -162,8 +162,12 @@ class Estimate:
     def at(self, raw: RawNs) -> UtcNs:
         """Return true time at a reading of the counter."""
         assert self._base is not None, "there was a sample"
-        offset_ns = round(self.oscillator.offset_s * NANOSECONDS_PER_SECOND + self.rate * (raw - self._raw))
-        return UtcNs(self._base + raw + offset_ns)
+        offset_s, _ = self.oscillator.ahead((raw - self._raw) / NANOSECONDS_PER_SECOND)
+        return UtcNs(self._base + raw + round(offset_s * NANOSECONDS_PER_SECOND))
+
+    def rate_at(self, raw: RawNs) -> float:
+        """Return how much faster than the counter true time runs by then, seconds per second minus one."""
+        return self.oscillator.ahead((raw - self._raw) / NANOSECONDS_PER_SECOND)[1]
 
     def bound_ns(self, raw: RawNs) -> int:
         """Return the bound of its error at a reading of the counter, without what the sources' paths may hide."""

@@ -15,8 +15,11 @@ PPM: Final = 1e-6
 WANDER: Final = 1e-9**2
 """Variance that the slow frequency gains per second: a random walk of 1 ppb per square root of a second."""
 
-TAU_S: Final = 7200.0
+TAU_S: Final = 14_400.0
 """Within such a time a temperature excursion is forgotten."""
+
+SPREAD: Final = 2 * PPM
+"""How large excursions are until samples say that they are larger: a crystal indoors, in a case with some sun."""
 
 UNKNOWN_RATE: Final = 500 * PPM
 """How wrong an oscillator may be that was never measured: what NTP takes for the worst (RFC 5905 §11.3)."""
@@ -37,7 +40,7 @@ class Oscillator:
     offset_s: float = 0.0
     rate: float = 0.0
     excursion: float = 0.0
-    spread: float = PPM
+    spread: float = SPREAD
     tt: float = 0.0
     ty: float = 0.0
     td: float = 0.0
@@ -49,13 +52,18 @@ class Oscillator:
         if self.dd < 0:
             self.dd = self.spread**2
 
+    def ahead(self, span_s: float) -> tuple[float, float]:
+        """Return the offset, and its change per second, after some seconds without a comparison; or before, if < 0."""
+        a = exp(-max(span_s, -TAU_S) / TAU_S)
+        return self.offset_s + self.rate * span_s + self.excursion * TAU_S * (1 - a), self.rate + self.excursion * a
+
     def advance(self, span_s: float) -> None:
         """Let time pass, as a counter that nobody compared."""
         a = exp(-span_s / TAU_S)
         b = TAU_S * (1 - a)
         x = span_s / TAU_S
         spread = self.spread**2
-        self.offset_s += self.rate * span_s + self.excursion * b
+        self.offset_s, _ = self.ahead(span_s)
         self.excursion *= a
         self.tt = self.offset_variance(span_s)
         self.ty += span_s * self.yy + b * self.yd + WANDER * span_s**2 / 2

@@ -13,6 +13,9 @@ from tests.support.agents import agent, config_text
 from tests.support.brokers import free_port
 from tests.support.chrony import chronyd, free_udp_port
 
+SYNC_S = 30
+"""A server that is absent is waited for three times before the other one is believed alone; then four samples."""
+
 
 def settings(*servers: str) -> str:
     """Return a configuration with these time servers, without a broker."""
@@ -24,7 +27,7 @@ async def test_it_shows_what_is_known_from_whom_and_how_well(tmp_path: Path) -> 
     async with chronyd(tmp_path) as server:
         absent = f"127.0.0.1:{free_udp_port()}"
         async with agent(tmp_path, settings(server, absent)) as process:
-            await process.logged("clock_event")
+            await process.logged("clock_event", within_s=SYNC_S)
             code, out, _ = await edge_agent(process, "clock", "--json")
             assert code == 0
             report = json.loads(out)
@@ -55,7 +58,7 @@ async def test_a_trace_is_recorded_and_replayed(tmp_path: Path) -> None:
     """The replay ends with the state and about the bound that the device had."""
     trace = tmp_path / "trace.ndjson"
     async with chronyd(tmp_path) as server, agent(tmp_path, settings(server)) as process:
-        await process.logged("clock_event")
+        await process.logged("clock_event", within_s=SYNC_S)
         recorder = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "edge_agent", "clock", "--trace", str(trace), "--config", str(process.config)),
             stderr=asyncio.subprocess.PIPE,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edge_agent.core.estimate import CONTRADICTIONS, SETTLED, Estimate
+from edge_agent.core.kalman import SPREAD
 from edge_agent.core.peer import Peer
 from edge_agent.core.sample import Sample
 from edge_agent.core.saved_clock import SavedClock
@@ -130,8 +131,8 @@ def test_restlessness_is_learned_and_forgotten() -> None:
     """A counter whose rate jumps about gets a larger spread; a quiet one keeps the smallest."""
     bench = Bench()
     bench.feed(100)
-    assert bench.estimate.oscillator.spread == pytest.approx(1e-6)
+    assert bench.estimate.oscillator.spread == pytest.approx(SPREAD)
     for turn in range(100):
         bench.ahead += seconds((-1) ** turn * 0.002)
         bench.feed(1)
-    assert bench.estimate.oscillator.spread > 1.1e-6
+    assert bench.estimate.oscillator.spread > 1.1 * SPREAD
