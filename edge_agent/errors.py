@@ -5,6 +5,7 @@ EdgeAgentError            something outside is wrong, and the message says what 
 ├── UsageError            the command line asks for something that does not exist
 ├── UnreachableError      the broker or the daemon cannot be reached
 ├── StoreError            the file behind the outbox fails
+├── JobError              a run failed for a reason outside
 ├── OutboxError           a record was not accepted
 │   └── SubmissionError       what a program handed in is not valid
 └── LinkError             the MQTT connection
@@ -82,6 +83,10 @@ class StoreFault(Enum):
     IO = "io_error"  # also: it cannot be opened, or somebody else has it open
     DAMAGED = "damaged"  # it has to be replaced
     NEWER = "newer_version"  # it is put aside for the version that wrote it
+
+
+class JobError(EdgeAgentError):
+    """A run of a job failed for a reason outside of the agent; the message says which, and what to do."""
 
 
 class StoreError(EdgeAgentError):

@@ -1,0 +1,94 @@
+"""What a job kind is, and what a run of it is given: never the agent itself."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from edge_agent.core.config_jobs import Endpoint, Folder, Program
+from edge_agent.core.config_types import Section
+from edge_agent.core.timebase import UtcNs
+from edge_agent.errors import JobError
+from edge_agent.ports import Clock
+
+
+@dataclass(frozen=True, slots=True)
+class Locals:
+    """What local files allow jobs to touch, by name."""
+
+    programs: Mapping[str, Program]
+    folders: Mapping[str, Folder]
+    endpoints: Mapping[str, Endpoint]
+
+    def folder(self, name: str, need: Literal["read", "delete"]) -> Path:
+        """Return a folder's path; an absolute path stands for itself, as only local files may say it.
+
+        Raises:
+            JobError: there is no such folder, or that must not be done in it.
+        """
+        if name.startswith("/"):
+            return Path(name)
+        folder = self.folders.get(name)
+        if folder is None:
+            raise JobError(f"no folder {name!r}; add a table [folders.{name}] with its path")
+        if need not in folder.may:
+            raise JobError(f'folders.{name}.may does not allow it; add "{need}"')
+        return Path(folder.path)
+
+
+class Publish(Protocol):
+    """The way into the outbox for a run, on the job's own channel ``data/<job>``."""
+
+    async def __call__(self, data: bytes, *, key: str | None = None) -> str:
+        """Hand in a record (one JSON value) with the job's priority, durability and keep; return its id once durable.
+
+        The same key twice is one record, also across a crash.
+
+        Raises:
+            OutboxError: it was not accepted; the message says why.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a run is given.
+
+    Attributes:
+        job: the job's name.
+        slot: the instant at which it was due, in true time.
+        trace: its trace id, 32 hexadecimal digits (W3C Trace Context).
+        locals: what local files allow it to touch.
+        publish: hands in a record.
+        clock: the device's clocks.
+        folder: of the job's own, for what has to survive; it may not exist yet.
+        grace_ns: how long it may take to end when it is cancelled.
+    """
+
+    job: str
+    slot: UtcNs
+    trace: str
+    locals: Locals
+    publish: Publish
+    clock: Clock
+    folder: Path
+    grace_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of job.
+
+    Attributes:
+        name: what ``kind`` of a job says.
+        options: the model of the job's ``options``.
+        run: does it once, on the loop, and never blocks it; returns a small summary (JSON) for the history.
+            Raises ``JobError`` if it failed for a reason outside; anything else is a bug of the kind's, and fails this
+            run alone. When it is cancelled (timeout, cancel, stop), it has ``grace_ns`` to end what it began.
+    """
+
+    name: str
+    options: type[Section]
+    run: Callable[[Context, Any], Awaitable[Mapping[str, object] | None]]
