@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from edge_agent.adapters.store import Store
-from edge_agent.adapters.store_ledgers import gap_from_row
+from edge_agent.adapters.store_ledgers import gap_from_row, intact_notes
 from edge_agent.adapters.store_rows import COLUMNS, WRONG_TYPE, from_row, lenient
 from edge_agent.adapters.store_schema import BALLAST_BYTES, MIGRATIONS
 from edge_agent.core.batch import DeadLetter, Identity, Salvaged
@@ -165,6 +165,7 @@ class StoreFile:
                         with contextlib.suppress(sqlite3.Error, *WRONG_TYPE):
                             known = _identity(_read_meta(db)).name
                         rescue = _Rescue(db)
+                        yield Salvaged(known, notes=rescue.notes())  # first: there is little of it, and others wait
                         for records in rescue.records():
                             yield Salvaged(known, records)
                         yield rescue.ledgers(known)  # last: what is broken off before, is not repeated
@@ -185,6 +186,10 @@ class _Rescue:
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
         self._failed_reads = 0
+
+    def notes(self) -> dict[str, bytes]:
+        """Return the notes of other parts as far as they are intact."""
+        return intact_notes(self._table("SELECT * FROM note"))
 
     def ledgers(self, outbox: str) -> Salvaged:
         """Return the small tables as far as they can be read."""

@@ -1,9 +1,10 @@
-"""The small tables beside the records: numbers that will not come, dead letters, and keys that were seen."""
+"""The small tables beside the records: gaps, dead letters, keys that were seen, and the notes of other parts."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from edge_agent.core.batch import Batch
@@ -132,3 +133,22 @@ class SeenKeys:
             if row is not None:
                 found[key] = row[0]
         return found
+
+
+def write_notes(db: sqlite3.Connection, notes: Mapping[str, bytes | None]) -> None:
+    """Replace notes, or forget them."""
+    for name, text in notes.items():
+        if text is None:
+            db.execute("DELETE FROM note WHERE name = ?", (name,))
+        else:
+            crc = zlib.crc32(text, zlib.crc32(name.encode()))
+            db.execute("INSERT OR REPLACE INTO note VALUES (?,?,?)", (name, text, crc))
+
+
+def intact_notes(rows: Iterable[Sequence[Any]]) -> dict[str, bytes]:
+    """Return those of some rows (name, text, crc) that are as they were written."""
+    return {
+        name: text
+        for name, text, crc in rows
+        if isinstance(name, str) and isinstance(text, bytes) and crc == zlib.crc32(text, zlib.crc32(name.encode()))
+    }

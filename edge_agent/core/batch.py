@@ -43,6 +43,7 @@ class Batch:
         doomed: keys of records that have to go, by reason.
         meta: facts about the outbox.
         seen: keys given by programs, and the records' ids.
+        notes: what other parts write down, by name; ``None`` = no longer.
         gaps: further numbers to be named.
         gone: gaps that were delivered.
         dead: records for the list of dead letters.
@@ -59,6 +60,7 @@ class Batch:
     doomed: Mapping[str, Sequence[int]] = field(default_factory=dict)
     meta: Mapping[str, object] = field(default_factory=dict)
     seen: Sequence[tuple[bytes, str]] = ()
+    notes: Mapping[str, bytes | None] = field(default_factory=dict)
     gaps: Sequence[Gap] = ()
     gone: Sequence[int] = ()
     dead: Sequence[DeadLetter] = ()
@@ -71,12 +73,12 @@ class Batch:
     def is_empty(self) -> bool:
         """Return whether there is nothing to do."""
         return not any((self.records, self.deletes, self.doomed, self.meta, self.seen, self.gaps)) and not any(
-            (self.gone, self.dead, self.undead)
+            (self.gone, self.dead, self.undead, self.notes)
         )
 
     def is_durable(self) -> bool:
         """Return whether it has to be on the disk when it returns: deletions may be repeated after a power cut."""
-        return bool(self.records or self.meta or self.seen or self.gaps or self.dead or self.doomed)
+        return bool(self.records or self.meta or self.seen or self.gaps or self.dead or self.doomed or self.notes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,7 @@ class StoreFacts:
         boot_base: the outbox's age when the counter of that boot was zero, in nanoseconds.
         age: the outbox's age when it was last written, at least.
         boots: what is known of true time, see ``core.placing``.
+        notes: what other parts have written down, by name.
         state: what it holds.
     """
 
@@ -122,6 +125,7 @@ class StoreFacts:
     boot_base: int
     age: int
     boots: Sequence[Boot]
+    notes: Mapping[str, bytes]
     state: Committed
 
 
@@ -146,6 +150,7 @@ class Salvaged:
 
     outbox: str
     records: Sequence[Record] = ()
+    notes: Mapping[str, bytes] = field(default_factory=dict)
     gaps: Sequence[Gap] = ()
     seen: Sequence[tuple[bytes, str]] = ()
     dead: Sequence[DeadLetter] = ()

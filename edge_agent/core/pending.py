@@ -25,6 +25,7 @@ class Pending:
         latest: per priority and channel, the key of the unsent record that a newer one replaces.
         seen: per key of a record that is not written yet, the keys that programs gave it.
         seen_on_their_way: keys of programs whose records the broker had before the disk.
+        notes: what other parts have written down, by name; ``None`` = no longer.
         replaced: keys of stored records that were replaced.
         lost: numbers to be named.
         dead: records for the dead letters; what is written of one, its waiter may know.
@@ -42,6 +43,7 @@ class Pending:
         self.latest: dict[tuple[Priority, str], int] = {}
         self.seen: dict[int, list[bytes]] = {}
         self.seen_on_their_way: list[tuple[bytes, str]] = []
+        self.notes: dict[str, bytes | None] = {}
         self.replaced: set[int] = set()
         self.lost: list[Gap] = []
         self.dead: list[DeadLetter] = []
@@ -54,7 +56,9 @@ class Pending:
         """Whether there is something that has to be on the disk soon, beside records."""
         flying = [lane.flying for lane in self.lanes.values()]
         doomed = any(keys.difference(*flying) for keys in self.doomed.values())
-        return bool(self.lost or self.dead or self.undead or doomed or self.gone or self.seen_on_their_way)
+        return bool(
+            self.lost or self.dead or self.undead or doomed or self.gone or self.seen_on_their_way or self.notes
+        )
 
     @property
     def wants_numbers(self) -> bool:
@@ -180,6 +184,7 @@ class Pending:
             meta=self.meta | self._numbers(settled),
             seen=self.seen_on_their_way
             + [(key, self.id_of(r.key)) for r in chosen for key in self.seen.get(r.key, ())],
+            notes=dict(self.notes),
             gaps=tuple(self.lost),
             gone=tuple(self.gone),
             dead=tuple(self.dead),
@@ -201,6 +206,9 @@ class Pending:
         self._stored(batch, durable)
         for key in batch.meta:
             self.meta.pop(key, None)
+        for name, text in batch.notes.items():
+            if self.notes.get(name, b"") is text:
+                del self.notes[name]
         self.doomed = {r: left for r, keys in self.doomed.items() if (left := keys - {*batch.doomed.get(r, ())})}
         grown = self.lost[len(batch.gaps) - 1 : len(batch.gaps)] if batch.gaps else []
         del self.lost[: len(batch.gaps)], self.gone[: len(batch.gone)], self.undead[: len(batch.undead)]

@@ -70,6 +70,7 @@ class Outbox:
         came: called with each record put online that is not critical; ``moved``: when there may be something to send.
         said: called whenever ``conditions`` changes.
         bytes_sent: payload bytes that brokers have acknowledged since the start.
+        notes: what other parts have written down, by name.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class Outbox:
         self.unsaid: list[tuple[int, Gap]] = []
         self._condition: StoreFault | None = None
         self.pending = Pending("", {})
+        self.notes: dict[str, bytes] = {}
         self.dropped: Counter[str] = Counter()
         self.came: Callable[[], None] = lambda: None
         self.moved: Callable[[], None] = lambda: None
@@ -127,6 +129,7 @@ class Outbox:
         """Begin without a store, under a name that is never used again: so all its numbers may be used."""
         self.state, self.past = Committed(), Past((), since=self.age_base)
         self.pending = Pending(self._new_name(), {p: Lane(p, used=0, first=None) for p in Priority})
+        self.pending.notes |= self.notes
         for lane in self.lanes.values():
             lane.reserved = SEQ_MASK
 
@@ -138,8 +141,23 @@ class Outbox:
         if facts.boot != self._boot_id:
             self.age_base = facts.age
             self.pending.meta = {"boot": self._boot_id, "boot_base": self.age_base}
+        self.recall(facts.notes)
         self.past = Past(facts.boots, since=self.age_base)
         self.pending.meta["boots"] = self.past.dump()
+
+    def note(self, name: str, text: bytes | None) -> None:
+        """Write something down for another part, or forget it; ``written`` tells when it is durable."""
+        if text is None:
+            self.notes.pop(name, None)
+        else:
+            self.notes[name] = text
+        self.pending.notes[name] = text
+        self.due.set()
+
+    def recall(self, notes: Mapping[str, bytes]) -> None:
+        """Take up what a store has written down; what is known already is newer, and goes into this one."""
+        self.pending.notes = {**notes, **self.notes, **self.pending.notes}
+        self.notes = {name: text for name, text in self.pending.notes.items() if text is not None}
 
     @property
     def lanes(self) -> dict[int, Lane]:

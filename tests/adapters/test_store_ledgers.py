@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.adapters.store_ledgers import MAX_DEAD, MAX_GAPS, MAX_SEEN, DeadLetters, GapLedger, SeenKeys
+from edge_agent.adapters.store_ledgers import (
+    MAX_DEAD,
+    MAX_GAPS,
+    MAX_SEEN,
+    DeadLetters,
+    GapLedger,
+    SeenKeys,
+    intact_notes,
+    write_notes,
+)
 from edge_agent.adapters.store_rows import to_row
 from edge_agent.adapters.store_schema import connect
 from edge_agent.core.batch import Batch, DeadLetter
@@ -65,3 +74,12 @@ def test_the_newest_keys_are_remembered(db: sqlite3.Connection) -> None:
     seen = SeenKeys(db)
     seen.add([(b"%d" % number, str(number)) for number in range(MAX_SEEN + 1500)])
     assert seen.find([b"0", b"1500", b"21499"]) == {b"1500": "1500", b"21499": "21499"}
+
+
+def test_a_note_is_as_it_was_written_or_not_there(db: sqlite3.Connection) -> None:
+    """Replaced, forgotten, and left out where it is damaged, also under another's name."""
+    write_notes(db, {"job/a": b"1", "job/b": b"2", "job/c": b"3", "job/d": b"4"})
+    write_notes(db, {"job/a": b"one", "job/b": None})
+    db.execute("UPDATE note SET text = x'00' WHERE name = 'job/c'")
+    db.execute("UPDATE note SET name = 'job/e' WHERE name = 'job/d'")
+    assert intact_notes(db.execute("SELECT * FROM note")) == {"job/a": b"one"}

@@ -16,7 +16,7 @@ def test_a_store_is_made_with_every_migration_once(tmp_path: Path) -> None:
         db = connect(tmp_path / "outbox.db")
         assert db.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)
         names = {row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        assert names == {"meta", "q", "gap", "dead", "seen"}
+        assert names == {"meta", "q", "gap", "dead", "seen", "note"}
         db.close()
 
 

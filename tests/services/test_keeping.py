@@ -189,3 +189,31 @@ async def test_numbers_given_while_a_damaged_store_is_replaced_wait_until_they_a
         lane.next_seq = known.reserved[Priority.NORMAL] + 10
         flow.upkeep._write_anew()
         assert lane.reserved == known.reserved[Priority.NORMAL]
+
+
+async def test_notes_of_other_parts_outlive_a_stop_and_a_damaged_store(tmp_path: Path) -> None:
+    """They are in the fresh store before anything else is."""
+    async with running(tmp_path, broker=FakeBroker(up=False)) as one:
+        one.outbox.note("job/kept", b"1")
+        one.outbox.note("job/changed", b"1")
+        await one.outbox.written()
+        one.outbox.note("job/changed", b"2")
+        one.outbox.note("job/forgotten", b"3")
+        await one.outbox.written()
+        one.outbox.note("job/forgotten", None)
+    async with running(tmp_path, broker=FakeBroker(up=False)) as one:
+        assert one.outbox.notes == {"job/kept": b"1", "job/changed": b"2"}
+
+
+@pytest.mark.usefixtures("looked_after_often")
+async def test_notes_are_in_the_fresh_store_that_replaces_a_damaged_one(tmp_path: Path) -> None:
+    """What was written long ago as well as what was not yet."""
+    async with running(tmp_path, broker=FakeBroker(up=False)) as one:
+        one.outbox.note("job/old", b"1")
+        await one.outbox.written()
+        one.keeping.fault = StoreFault.DAMAGED
+        one.outbox.note("job/new", b"2")
+        await one.until(lambda: not one.outbox.conditions())
+    assert (tmp_path / "quarantine" / "outbox.db").exists()
+    async with running(tmp_path, broker=FakeBroker(up=False)) as one:
+        assert one.outbox.notes == {"job/old": b"1", "job/new": b"2"}
