@@ -211,7 +211,7 @@ async def test_notes_are_in_the_fresh_store_that_replaces_a_damaged_one(tmp_path
     async with running(tmp_path, broker=FakeBroker(up=False)) as one:
         one.outbox.note("job/old", b"1")
         await one.outbox.written()
-        one.keeping.fault = StoreFault.DAMAGED
+        one.keeping.fault, one.keeping._failed = StoreFault.DAMAGED, True
         one.outbox.note("job/new", b"2")
         await one.until(lambda: not one.outbox.conditions())
     assert (tmp_path / "quarantine" / "outbox.db").exists()
