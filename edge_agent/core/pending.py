@@ -204,11 +204,8 @@ class Pending:
             if isinstance(reserved, int):
                 lane.reserved = reserved
         self._stored(batch, durable)
-        for key in batch.meta:
-            self.meta.pop(key, None)
-        for name, text in batch.notes.items():
-            if self.notes.get(name, b"") is text:
-                del self.notes[name]
+        self.meta = {key: value for key, value in self.meta.items() if key not in batch.meta}
+        self.notes = {n: text for n, text in self.notes.items() if n not in batch.notes or batch.notes[n] is not text}
         self.doomed = {r: left for r, keys in self.doomed.items() if (left := keys - {*batch.doomed.get(r, ())})}
         grown = self.lost[len(batch.gaps) - 1 : len(batch.gaps)] if batch.gaps else []
         del self.lost[: len(batch.gaps)], self.gone[: len(batch.gone)], self.undead[: len(batch.undead)]
