@@ -1,0 +1,92 @@
+"""What is remembered of a job across restarts: which slots were decided and are owed, and what was changed meanwhile.
+
+A slot is decided when its instant has passed: then it is owed, or was skipped. With ``at_most_once`` it is owed until
+the run begins, with ``at_least_once`` until it has ended. So after a crash exactly what the guarantee promises is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+import orjson
+
+from edge_agent.core.config_jobs import Job
+from edge_agent.core.timebase import NANOSECONDS_PER_SECOND, DurationNs, UtcNs
+
+VERSION: Final = 1
+MAX_OWED: Final = 100
+LONG: Final = DurationNs(3600 * NANOSECONDS_PER_SECOND)
+"""Jobs that run as seldom as that are remembered in any case: a restart must not lose a run for an hour."""
+
+
+@dataclass(slots=True)
+class JobMemory:
+    """What is remembered of one job.
+
+    Attributes:
+        last: the newest slot that was decided; ``None`` = none was.
+        owed: slots whose run is still to come, the oldest first.
+        begun: the slot whose run has begun and not ended.
+        put_at: when the job was first seen: ``after`` counts from there.
+        paused: whether somebody has paused it.
+        deleted: whether somebody has deleted it: what the files say of it does not count.
+        job: what somebody has put in its place, as a document; ``None`` = what the files say counts.
+        breaker: the state of its breaker, as a document.
+    """
+
+    last: UtcNs | None = None
+    owed: list[UtcNs] = field(default_factory=list)
+    begun: UtcNs | None = None
+    put_at: UtcNs | None = None
+    paused: bool = False
+    deleted: bool = False
+    job: Mapping[str, Any] | None = None
+    breaker: Mapping[str, Any] | None = None
+
+    def dump(self) -> bytes | None:
+        """Return it as JSON; ``None`` = there is nothing to remember."""
+        changed = {key: value for key, value in asdict(self).items() if value not in (None, False, [])}
+        return orjson.dumps({"version": VERSION, **changed}) if changed else None
+
+    def decide(self, last: UtcNs, owed: tuple[UtcNs, ...]) -> None:
+        """Take note of slots that were decided."""
+        self.last = last
+        self.owed = [*self.owed, *owed][-MAX_OWED:]
+
+    def begin(self, slot: UtcNs, *, at_least_once: bool) -> None:
+        """Take note that a run begins; on the disk before it does."""
+        self.begun = slot
+        if not at_least_once and slot in self.owed:
+            self.owed.remove(slot)
+
+    def end(self, slot: UtcNs) -> None:
+        """Take note that a run has ended."""
+        if self.begun == slot:
+            self.begun = None
+        if slot in self.owed:
+            self.owed.remove(slot)
+
+
+def load(text: bytes) -> JobMemory:
+    """Return what ``dump`` returned; nothing of it if it is damaged or of another version."""
+    try:
+        found: Any = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return JobMemory()
+    match found:
+        case {"version": 1, **rest}:
+            known: dict[str, Any] = {key: value for key, value in rest.items() if key in JobMemory.__dataclass_fields__}
+            return JobMemory(**known)
+    return JobMemory()
+
+
+def is_remembered(job: Job, period: DurationNs | None) -> bool:
+    """Return whether the slots of a job are written down; of others only what somebody has changed is.
+
+    Args:
+        job: the job.
+        period: the time between its slots, about; ``None`` = there is but one.
+    """
+    return period is None or period >= LONG or job.misfire != "skip" or job.guarantee == "at_least_once"
