@@ -72,14 +72,12 @@ class JobMemory:
 def load(text: bytes) -> JobMemory:
     """Return what ``dump`` returned; nothing of it if it is damaged or of another version."""
     try:
-        found: Any = orjson.loads(text)
+        found = orjson.loads(text)
     except orjson.JSONDecodeError:
         return JobMemory()
-    match found:
-        case {"version": 1, **rest}:
-            known: dict[str, Any] = {key: value for key, value in rest.items() if key in JobMemory.__dataclass_fields__}
-            return JobMemory(**known)
-    return JobMemory()
+    if not isinstance(found, dict) or found.get("version") != VERSION:
+        return JobMemory()
+    return JobMemory(**{key: value for key, value in found.items() if key in JobMemory.__dataclass_fields__})
 
 
 def is_remembered(job: Job, period: DurationNs | None) -> bool:
