@@ -1,0 +1,124 @@
+"""Runs of jobs: what one is, how it ended, and what is remembered of the last ones."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Any, Final, Literal, NamedTuple
+
+import orjson
+
+from edge_agent.core.timebase import UtcNs
+
+Cause = Literal["schedule", "catch_up", "manual", "fallback"]
+Status = Literal["succeeded", "failed", "timed_out", "cancelled", "interrupted", "skipped"]
+
+FAILURES: Final = frozenset({"failed", "timed_out"})
+KEPT: Final = 10
+"""Outcomes that are remembered of a job."""
+
+MAX_RESULT: Final = 4096
+MAX_REASON: Final = 500
+
+
+class Run(NamedTuple):
+    """A job that is to run once.
+
+    Attributes:
+        job: its name.
+        slot: when it is due, in true time.
+        trace: 32 hexadecimal digits that whatever comes of it can be found by (W3C Trace Context).
+        cause: why it runs.
+        attempt: which try this is, from 1.
+    """
+
+    job: str
+    slot: UtcNs
+    trace: str
+    cause: Cause = "schedule"
+    attempt: int = 1
+
+
+class Outcome(NamedTuple):
+    """How a run ended; every run has exactly one.
+
+    Attributes:
+        status: ``interrupted`` if the agent stopped, ``skipped`` if it never began.
+        started: when its first attempt began, in true time; ``None`` = it never did.
+        finished: when it ended, in true time.
+        duration_ms: from the first attempt to the end, pauses between attempts included, suspend not.
+        lateness_ms: from the slot to the first attempt; ``None`` = it never began.
+        reason: why it did not succeed, in one line.
+        result: what the job says of a run that succeeded.
+    """
+
+    status: Status
+    started: UtcNs | None
+    finished: UtcNs
+    duration_ms: float = 0.0
+    lateness_ms: float | None = None
+    reason: str | None = None
+    result: Mapping[str, Any] | None = None
+
+
+class Past:
+    """What is remembered of one job.
+
+    Attributes:
+        last: the last runs and their outcomes, the oldest first.
+        counts: how many runs ended how, since the agent started.
+        streak: successes in a row, or failures in a row as a negative number; no other end changes it.
+    """
+
+    __slots__ = ("counts", "last", "streak")
+
+    def __init__(self, kept: int) -> None:
+        self.last: deque[tuple[Run, Outcome]] = deque(maxlen=kept)
+        self.counts: dict[Status, int] = {}
+        self.streak = 0
+
+
+class History:
+    """What is remembered of all jobs.
+
+    Attributes:
+        jobs: by name; what is forgotten is taken out of it.
+        counts: how many runs ended how, since the agent started, those of forgotten jobs included.
+    """
+
+    def __init__(self, kept: int = KEPT) -> None:
+        self._kept = kept
+        self.jobs: dict[str, Past] = {}
+        self.counts: dict[Status, int] = {}
+
+    def note(self, run: Run, outcome: Outcome) -> None:
+        """Remember how a run ended."""
+        status = outcome.status
+        past = self.jobs.get(run.job)
+        if past is None:
+            past = self.jobs[run.job] = Past(self._kept)
+        past.last.append((run, outcome))
+        for counts in (past.counts, self.counts):
+            counts[status] = counts.get(status, 0) + 1
+        if status == "succeeded":
+            past.streak = max(past.streak, 0) + 1
+        elif status in FAILURES:
+            past.streak = min(past.streak, 0) - 1
+
+
+def summary(result: object) -> Mapping[str, Any] | None:
+    """Return a result as it can be kept; one that is too large, or no JSON object, is replaced by saying so."""
+    if result is None:
+        return None
+    try:
+        size = len(orjson.dumps(result))
+    except (orjson.JSONEncodeError, RecursionError) as error:
+        return {"omitted": f"no JSON: {error}"[:MAX_REASON]}
+    if not isinstance(result, Mapping):
+        return {"omitted": f"no JSON object but {type(result).__name__}"}
+    return result if size <= MAX_RESULT else {"omitted": f"{size} bytes; {MAX_RESULT} are kept"}
+
+
+def one_line(text: str) -> str:
+    """Return the first line of a text, and not too much of it."""
+    return text.lstrip().partition("\n")[0][:MAX_REASON].rstrip()

@@ -1,0 +1,30 @@
+"""Begins the work of a run: finds the job's kind, reads its options, and gives it what it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+
+from edge_agent.core.config_jobs import Job
+from edge_agent.core.runs import Run
+from edge_agent.errors import JobError
+from edge_agent.job_ports import Context, Kind
+
+
+class Kinds:
+    """The kinds of job that there are, by name."""
+
+    def __init__(self, kinds: Mapping[str, Kind], context: Callable[[Run, Job], Context]) -> None:
+        self._kinds = kinds
+        self._context = context
+
+    def begin(self, run: Run, job: Job) -> Awaitable[Mapping[str, object] | None]:
+        """Return the work of a run, to be awaited.
+
+        Raises:
+            JobError: there is no such kind.
+        """
+        kind = self._kinds.get(job.kind)
+        if kind is None:
+            known = ", ".join(sorted(self._kinds)) or "none"
+            raise JobError(f"no kind {job.kind!r} (known: {known}); install the package that brings it")
+        return kind.run(self._context(run, job), kind.options.model_validate(job.options))

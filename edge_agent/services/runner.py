@@ -1,0 +1,361 @@
+"""Runs what is due, so many at a time, and lets nothing that one job does touch another.
+
+Here a task is not spawned in a TaskGroup: that would wait for ever for a run that cannot be ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import traceback
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Any, Final, Literal, TypeAlias
+
+from edge_agent.core.backoff import Uniform, full_jitter
+from edge_agent.core.breaker import Breaker
+from edge_agent.core.config_jobs import Job
+from edge_agent.core.config_jobs import Runner as Limits
+from edge_agent.core.runs import FAILURES, History, Outcome, Run, Status, one_line, summary
+from edge_agent.core.timebase import (
+    NANOSECONDS_PER_MILLISECOND,
+    DurationNs,
+    MonotonicNs,
+    UtcNs,
+    elapsed,
+    rfc3339,
+    seconds,
+    to_seconds,
+)
+from edge_agent.core.waiting_line import WaitingLine
+from edge_agent.errors import JobError, OutboxError
+from edge_agent.ports import Clock
+
+log = logging.getLogger(__name__)
+runs_log: Final = logging.getLogger(f"{__name__}.runs")
+"""One line per run; its own logger, so that it can be silenced alone."""
+
+LONGEST_PAUSE: Final = seconds(3600)
+"""Between two attempts, unless the job's own ``backoff`` is longer."""
+
+KILLING: Final = seconds(1)
+"""What a run has beyond its grace, to end for good what did not end within it."""
+
+Result: TypeAlias = Mapping[str, object] | None
+Work: TypeAlias = Callable[[Run, Job], Awaitable[Result]]
+
+
+class _Active:
+    """A run under way: in the line, at work, in its grace, or in the pause before another attempt."""
+
+    __slots__ = (
+        "begun",
+        "fallback",
+        "final",
+        "follower",
+        "job",
+        "over",
+        "reason",
+        "run",
+        "started",
+        "task",
+        "timer",
+        "verdict",
+    )
+
+    def __init__(self, run: Run, job: Job, fallback: Job | None) -> None:
+        self.run = run
+        self.job = job
+        self.fallback = fallback
+        self.task: asyncio.Task[Result] | None = None  # while it is at work or in its grace
+        self.timer: asyncio.TimerHandle | None = None  # what ends this stage of it
+        self.started: UtcNs | None = None
+        self.begun = MonotonicNs(0)
+        self.verdict: tuple[Status, str] | None = None  # how this attempt was ended early
+        self.final = False  # no other attempt follows
+        self.reason: str | None = None  # why the last attempt failed
+        self.follower: _Active | None = None  # the job's next run, which waits for the end of this one
+        self.over = False
+
+
+class Runner:
+    """Runs jobs; all of it on the loop's thread.
+
+    Of one job there is one run at a time, from its first attempt to its outcome, and at most one that follows it.
+
+    Attributes:
+        limits: how many run and wait; the number that run is never cut down at once.
+        history: how the last runs ended.
+        breakers: the state of each job's breaker; whoever keeps it over a restart puts it in before the first run.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        work: Work,
+        clock: Clock,
+        uniform: Uniform,
+        ended: Callable[[Run, Outcome], None],
+        host: str,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            limits: how many run and wait.
+            work: begins the work of a run; whatever it raises fails this run alone.
+            clock: where the time comes from.
+            uniform: the source of jitter.
+            ended: called once for every run.
+            host: the device's name in the log.
+        """
+        self.limits = limits
+        self.history = History()
+        self.breakers: dict[str, Breaker] = {}
+        self._work = work
+        self._clock = clock
+        self._uniform = uniform
+        self._ended = ended
+        self._host = host
+        self._active: dict[str, _Active] = {}
+        self._line: WaitingLine[_Active] = WaitingLine()
+        self._at_work = 0
+        self._abandoned: dict[str, _Active] = {}
+        self._stopping = False
+        self._idle = asyncio.Event()
+
+    # ---------------------------------------------------------------- what others ask of it
+    def submit(self, run: Run, job: Job, fallback: Job | None = None) -> None:
+        """Run a job now, as soon as there is a place, or not at all; ``ended`` says which, perhaps before this returns.
+
+        Args:
+            run: which.
+            job: its configuration.
+            fallback: that of the job that ``job.fallback`` names.
+        """
+        self._offer(_Active(run, job, fallback))
+
+    def cancel(self, job: str, reason: str = "it was cancelled") -> bool:
+        """End a job's run and take out the one that follows it; return whether there was one."""
+        return self._call_off(job, "cancelled", reason)
+
+    def state(self, job: str) -> Literal["idle", "waiting", "running", "pausing", "abandoned"]:
+        """Return what a job does; ``pausing`` before another attempt, ``abandoned`` if it cannot be ended."""
+        active = self._active.get(job)
+        if active is None:
+            return "abandoned" if job in self._abandoned else "idle"
+        if active.task is not None:
+            return "running"
+        return "waiting" if active.timer is None else "pausing"
+
+    async def stop(self) -> None:
+        """Take in nothing more, give what runs its grace, and return when every run has its outcome."""
+        self._stopping = True
+        for job in list(self._active):
+            self._call_off(job, "interrupted", "the agent stops")
+        if self._active:
+            await self._idle.wait()
+
+    # ---------------------------------------------------------------- from the slot to a place
+    def _offer(self, new: _Active) -> None:
+        current = self._active.get(new.run.job)
+        if self._stopping:
+            self._report(new, "interrupted", "the agent stops")
+        elif current is not None:
+            self._overlap(current, new)
+        elif new.run.job in self._abandoned:  # or each slot would leave one more behind
+            self._report(new, "skipped", "an earlier run of it has not ended yet, and could not be ended")
+        elif self._breaker_allows(new):
+            self._active[new.run.job] = new
+            self._enter(new)
+
+    def _overlap(self, current: _Active, new: _Active) -> None:
+        policy = new.job.overlap
+        if policy == "cancel":
+            self._cut(current, "cancelled", "the next run took its place", follower=new)
+        elif policy == "queue" and current.started is not None and current.follower is None:
+            current.follower = new
+        else:
+            self._report(new, "skipped", "the run before it has not ended" if policy == "skip" else "one waits already")
+
+    def _breaker_allows(self, new: _Active) -> bool:
+        run, job = new.run, new.job
+        if job.breaker is None or run.cause == "manual":  # who runs it by hand wants to see
+            return True
+        fallback = None if run.cause == "fallback" else new.fallback  # fallbacks might go round in a circle
+        breaker = self.breakers.setdefault(run.job, Breaker())
+        advice = breaker.advise(job.breaker, self._clock.now().time, fallback=fallback is not None)
+        if advice == "run":
+            return True
+        if fallback is None or job.fallback is None:
+            self._report(new, "skipped", "its breaker is open")
+        else:
+            self._report(new, "skipped", f"its breaker is open; {job.fallback} runs instead")
+            self.submit(Run(job.fallback, run.slot, run.trace, "fallback"), fallback)
+        return False
+
+    def _enter(self, active: _Active) -> None:
+        active.timer = None
+        if self._at_work < self.limits.max_concurrent:
+            self._begin(active)
+            return
+        refused = self._line.join(active, active.job.priority, limit=self.limits.max_waiting)
+        if refused is not None:
+            why = f"no place in the waiting line; runner.max_waiting is {self.limits.max_waiting}"
+            if refused.started is None:
+                self._settle(refused, "skipped", why)
+            else:
+                self._settle(refused, "failed", f"{refused.reason}; for another attempt {why}")
+
+    def _fill(self) -> None:
+        while self._at_work < self.limits.max_concurrent and (active := self._line.take()) is not None:
+            self._begin(active)
+
+    # ---------------------------------------------------------------- one attempt
+    def _begin(self, active: _Active) -> None:
+        loop = asyncio.get_running_loop()
+        self._at_work += 1
+        if active.started is None:
+            active.started, active.begun = self._clock.now().time, self._clock.monotonic()
+        else:
+            active.run = active.run._replace(attempt=active.run.attempt + 1)
+        active.task = loop.create_task(self._attempt(active.run, active.job), name=active.run.job)
+        active.task.add_done_callback(partial(self._attempted, active))
+        timeout = active.job.timeout
+        if timeout is not None:
+            active.timer = loop.call_later(to_seconds(timeout), self._time_out, active)
+
+    async def _attempt(self, run: Run, job: Job) -> Result:
+        try:
+            return await self._work(run, job)
+        except SystemExit as error:  # the loop would let it end the agent
+            raise RuntimeError("a job must not end the process") from error
+
+    def _time_out(self, active: _Active) -> None:
+        self._interrupt(active, "timed_out", f"it ran longer than {to_seconds(active.job.timeout):g} s")
+
+    def _interrupt(self, active: _Active, status: Status, reason: str) -> None:
+        """Have an attempt end within its grace; the first reason counts."""
+        assert active.task is not None, "only what is at work can be interrupted"
+        if active.verdict is None and not active.task.done():
+            active.verdict = status, reason
+            if active.timer is not None:
+                active.timer.cancel()
+            patience = DurationNs(active.job.grace + KILLING)
+            active.timer = asyncio.get_running_loop().call_later(to_seconds(patience), self._abandon, active)
+            active.task.cancel()
+
+    def _abandon(self, active: _Active) -> None:
+        assert active.task is not None, "it is in its grace"
+        assert active.verdict is not None, "it is in its grace"
+        if active.task.done():
+            return
+        status, reason = active.verdict
+        self._abandoned[active.run.job] = active
+        log.error("job_abandoned", extra=self._who(active.run) | {"reason": reason})
+        self._at_work -= 1
+        self._fill()
+        self._settle(active, status, f"{reason}, and did not end in its grace")
+
+    def _attempted(self, active: _Active, task: asyncio.Task[Result]) -> None:
+        if active.timer is not None:
+            active.timer.cancel()
+        status, reason, result = self._judge(active, task)
+        if active.over:
+            del self._abandoned[active.run.job]
+            log.warning("job_ended_late", extra=self._who(active.run))
+            return
+        active.task = active.timer = active.verdict = None
+        self._at_work -= 1
+        self._fill()
+        retry = active.job.retry
+        if status in FAILURES and active.run.attempt < retry.attempts and not active.final:
+            active.reason = reason
+            pause = full_jitter(
+                active.run.attempt - 1,
+                base=retry.backoff,
+                cap=max(retry.backoff, LONGEST_PAUSE),
+                uniform=self._uniform,
+            )
+            log.info("job_pauses", extra=self._who(active.run) | {"reason": reason, "pause_s": to_seconds(pause)})
+            active.timer = asyncio.get_running_loop().call_later(to_seconds(pause), self._enter, active)
+        else:
+            self._settle(active, status, reason, summary(result))
+
+    def _judge(self, active: _Active, task: asyncio.Task[Result]) -> tuple[Status, str | None, Result]:
+        """Return how an attempt ended, why, and what it returned."""
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, JobError | OutboxError | asyncio.CancelledError):
+            log.error("job_crashed", exc_info=error, extra=self._who(active.run))
+        if active.verdict is not None:
+            return *active.verdict, None
+        if error is None:
+            return "succeeded", None, task.result()
+        if isinstance(error, asyncio.CancelledError):
+            return "failed", "it was cancelled, but not by the agent", None
+        if isinstance(error, JobError | OutboxError):
+            return "failed", one_line(str(error)), None
+        return "failed", one_line("".join(traceback.format_exception_only(error))), None
+
+    # ---------------------------------------------------------------- the end
+    def _call_off(self, job: str, status: Status, reason: str) -> bool:
+        active = self._active.get(job)
+        if active is None:
+            return False
+        self._cut(active, status, reason, follower=None)
+        return True
+
+    def _cut(self, active: _Active, status: Status, reason: str, *, follower: _Active | None) -> None:
+        """End a run for good, wherever it is, and let another one follow it."""
+        replaced, active.follower, active.final = active.follower, follower, True
+        if active.task is not None:
+            self._interrupt(active, status, reason)
+        else:
+            self._line.leave(active, active.job.priority)
+            if active.timer is not None:
+                active.timer.cancel()
+            self._settle(active, status, reason)
+        if replaced is not None:
+            self._report(replaced, status, reason)
+
+    def _settle(self, active: _Active, status: Status, reason: str | None, result: Result = None) -> None:
+        active.over = True
+        del self._active[active.run.job]
+        if active.job.breaker is not None:
+            breaker = self.breakers.setdefault(active.run.job, Breaker())
+            breaker.ended(active.job.breaker, status, self._clock.now().time)
+        self._report(active, status, reason, result)
+        if active.follower is not None:
+            self._offer(active.follower)
+        if self._stopping and not self._active:
+            self._idle.set()
+
+    def _report(self, active: _Active, status: Status, reason: str | None, result: Result = None) -> None:
+        run, started, now = active.run, active.started, self._clock.now().time
+        if started is None:
+            outcome = Outcome(status, None, now, reason=reason)
+        else:
+            lasted = elapsed(active.begun, self._clock.monotonic()) / NANOSECONDS_PER_MILLISECOND
+            late = (started - run.slot) / NANOSECONDS_PER_MILLISECOND
+            outcome = Outcome(status, started, now, lasted, late, reason, result)
+        self.history.note(run, outcome)
+        level = logging.WARNING if status in FAILURES else logging.INFO
+        if runs_log.isEnabledFor(level):
+            self._tell(level, run, outcome)
+        self._ended(run, outcome)
+
+    def _tell(self, level: int, run: Run, outcome: Outcome) -> None:
+        fields: dict[str, Any] = self._who(run) | {
+            "status": outcome.status,
+            "duration_ms": outcome.duration_ms,
+            "host": self._host,
+            "slot": rfc3339(run.slot),
+            "lateness_ms": outcome.lateness_ms,
+            "cause": run.cause,
+        }
+        if outcome.reason is not None:
+            fields["reason"] = outcome.reason
+        runs_log.log(level, "job_run", extra=fields)
+
+    def _who(self, run: Run) -> dict[str, Any]:
+        return {"task_name": run.job, "trace_id": run.trace, "attempt": run.attempt}
