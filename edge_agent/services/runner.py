@@ -135,6 +135,10 @@ class Runner:
         """
         self._offer(_Active(run, job, fallback))
 
+    def give_up(self, run: Run, job: Job, status: Status, reason: str) -> None:
+        """Report how a run ended that does not begin here."""
+        self._report(_Active(run, job, None), status, reason)
+
     def cancel(self, job: str, reason: str = "it was cancelled") -> bool:
         """End a job's run and take out the one that follows it; return whether there was one."""
         return self._call_off(job, "cancelled", reason)
