@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 
 from edge_agent.core.config_jobs import Endpoint, Folder, Program
 from edge_agent.core.config_types import Section
+from edge_agent.core.submission import Submission
 from edge_agent.core.timebase import UtcNs
 from edge_agent.errors import JobError
 from edge_agent.ports import Clock
@@ -48,6 +49,31 @@ class Publish(Protocol):
 
         Raises:
             OutboxError: it was not accepted; the message says why.
+        """
+        ...
+
+
+class Notebook(Protocol):
+    """What outlives a crash: the outbox, as the scheduler sees it."""
+
+    @property
+    def notes(self) -> Mapping[str, bytes]:
+        """What was noted down, by name."""
+        ...
+
+    def note(self, name: str, text: bytes | None) -> None:
+        """Note something down, or with ``None`` forget it."""
+        ...
+
+    async def written(self) -> None:
+        """Return once all is durable that was noted down; at once while the disk fails."""
+        ...
+
+    def put(self, submission: Submission) -> object:
+        """Take a record in.
+
+        Raises:
+            OutboxError: it was not accepted.
         """
         ...
 

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, TypeAlias
 from edge_agent.core.config_jobs import Job
 from edge_agent.core.job_memory import JobMemory, load
 from edge_agent.errors import EdgeAgentError
-from edge_agent.services.outbox import Outbox
+from edge_agent.job_ports import Notebook
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ _PREFIX: Final = "job/"
 class JobBook:
     """The jobs, and what is remembered of each."""
 
-    def __init__(self, outbox: Outbox) -> None:
+    def __init__(self, outbox: Notebook) -> None:
         self._outbox = outbox
         self._files: Mapping[str, Job] = {}
         self._read: ReadJob = lambda _name, document: Job.model_validate(document)

@@ -9,7 +9,7 @@ from typing import Any, Final
 from edge_agent.core.config_jobs import Job
 from edge_agent.core.config_types import NAME_PATTERN
 from edge_agent.core.runs import Outcome, Run
-from edge_agent.core.timebase import rfc3339
+from edge_agent.core.timebase import DurationNs, rfc3339
 from edge_agent.core.units import format_duration
 from edge_agent.errors import JobError
 from edge_agent.services.control import Method
@@ -96,7 +96,7 @@ class JobTools:
         past = self._runner.history.jobs.get(entry.name)
         breaker = self._runner.breakers.get(entry.name)
         due = self._scheduler.next_due(entry.name)
-        state = self._runner.state(entry.name)
+        state: str = self._runner.state(entry.name)
         if state == "idle" and (entry.memory.paused or not entry.job.enabled):
             state = "paused" if entry.memory.paused else "disabled"
         return {
@@ -119,7 +119,7 @@ def schedule(job: Job) -> str:
         return f"every {format_duration(job.every)}"
     if job.cron is not None:
         return f"cron {job.cron}"
-    return f"at {rfc3339(job.at)}" if job.at is not None else f"after {format_duration(job.after or 0)}"
+    return f"at {rfc3339(job.at)}" if job.at is not None else f"after {format_duration(job.after or DurationNs(0))}"
 
 
 def _told(run: Run, outcome: Outcome) -> dict[str, Any]:

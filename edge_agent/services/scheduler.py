@@ -29,9 +29,9 @@ from edge_agent.core.submission import Submission
 from edge_agent.core.timebase import DurationNs, RawNs, UtcNs, later, rfc3339, seconds
 from edge_agent.core.triggers import At, Trigger, own_part, trigger
 from edge_agent.errors import JobError, OutboxError
+from edge_agent.job_ports import Notebook
 from edge_agent.ports import Clock
 from edge_agent.services.job_book import JobBook, Origin, ReadJob
-from edge_agent.services.outbox import Outbox
 from edge_agent.services.runner import Runner
 from edge_agent.services.timers import Timers
 
@@ -99,7 +99,7 @@ class Scheduler:
     """
 
     def __init__(
-        self, timers: Timers, runner: Runner, outbox: Outbox, *, clock: Clock, new_trace: Callable[[], str]
+        self, timers: Timers, runner: Runner, outbox: Notebook, *, clock: Clock, new_trace: Callable[[], str]
     ) -> None:
         """Prepare.
 
@@ -234,13 +234,12 @@ class Scheduler:
                 run = Run(entry.name, memory.begun, self._new_trace())
                 self._runner.give_up(run, entry.job, "interrupted", "the agent ended during the run")
             memory.begun = None
-        for slot in list(memory.owed):
-            if now - slot <= entry.job.misfire_window:
-                self._catch_up(entry, slot)
-            else:
-                memory.end(slot)
-                self._pass_over(entry, 1)
+        for slot in [slot for slot in memory.owed if now - slot > entry.job.misfire_window]:
+            memory.end(slot)
+            self._pass_over(entry, 1)
         self.book.save(entry.name)
+        if memory.owed:
+            self._catch_up_later(entry)
 
     def _plan_all(self) -> None:
         for entry in self.entries.values():
@@ -259,10 +258,12 @@ class Scheduler:
         """Decide about the slots that have come."""
         job, now = entry.job, self._now()
         on_time = ON_TIME if job.every is None else min(ON_TIME, job.every - 1)
-        misfire = Misfire(job.misfire, job.misfire_window, DurationNs(on_time), MAX_CAUGHT_UP)
+        is_booked = entry.is_booked and (self._is_known or entry.is_once)
+        rule = job.misfire if is_booked else "skip"  # what is owed must be written down
+        misfire = Misfire(rule, job.misfire_window, DurationNs(on_time), MAX_CAUGHT_UP)
         decision = decide(entry.trigger, misfire, last=entry.last, now=now)
         entry.last = decision.last
-        if entry.is_booked and (self._is_known or entry.is_once):
+        if is_booked:
             entry.memory.decide(decision.last, decision.run)
             self.book.save(entry.name)
         if decision.next is not None:
@@ -273,14 +274,17 @@ class Scheduler:
             if now - slot <= on_time:
                 self._begin(entry, slot, "schedule")
             else:
-                self._catch_up(entry, slot)
+                self._catch_up_later(entry)
 
-    def _catch_up(self, entry: Entry, slot: UtcNs) -> None:
+    def _catch_up_later(self, entry: Entry) -> None:
         assert self._place is not None, "it was configured"
         wait = own_part(self._place.device, f"{entry.name}@", CATCH_UP_WITHIN)
-        self._timers.put(
-            f"{entry.name}@{slot}", UtcNs(self._now() + wait), partial(self._begin, entry, slot, "catch_up")
-        )
+        self._timers.put(f"{entry.name}@", UtcNs(self._now() + wait), partial(self._catch_up, entry))
+
+    def _catch_up(self, entry: Entry) -> None:
+        """Begin the oldest run that is owed; those after it follow when it has ended."""
+        if entry.memory.owed and entry.memory.begun is None and self._runner.state(entry.name) == "idle":
+            self._begin(entry, entry.memory.owed[0], "catch_up")
 
     def _begin(self, entry: Entry, slot: UtcNs, cause: Cause) -> None:
         if self.entries.get(entry.name) is not entry:  # deleted or replaced meanwhile
@@ -316,6 +320,8 @@ class Scheduler:
             memory.end(run.slot)
         self._keep_breaker(entry)
         self.book.save(entry.name)
+        if memory.owed and self._group is not None and self._timers.due(f"{entry.name}@") is None:
+            self._timers.put(f"{entry.name}@", self._now(), partial(self._catch_up, entry))
         failing = outcome.status in FAILURES or (entry.is_failing and outcome.status != "succeeded")
         if failing != entry.is_failing:
             entry.is_failing = failing

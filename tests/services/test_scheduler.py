@@ -1,0 +1,211 @@
+"""Jobs fire at their slots, whatever happens to the clock, the device and the configuration; in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from edge_agent.core.config_jobs import Job
+from edge_agent.core.timebase import seconds
+from edge_agent.services.scheduler import CATCH_UP_WITHIN
+from tests.support.schedules import Device
+
+pytestmark = pytest.mark.virtual
+
+MINUTELY = {"every": "1m", "splay": "0s"}
+HOURLY = {"cron": "0 * * * *"}
+CATCH_UP_S = CATCH_UP_WITHIN / 1e9
+
+
+async def test_a_job_runs_at_each_of_its_slots() -> None:
+    """An interval on its grid, a cron expression by the calendar, others once."""
+    device = Device(
+        often=MINUTELY,
+        rarely=HOURLY,
+        later={"after": "90s"},
+        fixed={"at": "2027-01-15T00:30:00Z"},
+        off={**MINUTELY, "enabled": False},
+    )
+    async with device.up():
+        await asyncio.sleep(3 * 3600 + 1)
+    assert device.runs["often"] == [60.0 * n for n in range(1, 181)]
+    assert device.runs["rarely"] == [3600.0, 7200.0, 10_800.0]
+    assert device.runs["later"] == [90.0]
+    assert device.runs["fixed"] == [1800.0]
+    assert device.runs["off"] == []
+    assert device.statuses() == {"succeeded": 185}
+
+
+async def test_a_frequent_job_costs_no_write_and_a_rare_one_does() -> None:
+    """Flash is spared."""
+    device = Device(often=MINUTELY, rarely=HOURLY)
+    async with device.up():
+        await asyncio.sleep(3601)
+        assert [*device.notebook.notes] == ["job/rarely"]
+
+
+async def test_until_time_is_known_what_has_a_date_waits_and_what_has_an_interval_runs() -> None:
+    """The first synchronisation is no reason to catch up with anything, and no slot counts as missed."""
+    device = Device(often={**MINUTELY, "misfire": "run_all"}, rarely=HOURLY, later={"after": "700s"})
+    device.clock.state = "unsynced"
+    device.wait_s = 86_400
+    async with device.up():
+        await asyncio.sleep(301)
+        assert len(device.runs["often"]) == 5
+        device.clock.utc_offset = device.clock.utc_offset + seconds(10 * 86_400)
+        device.clock.state = "synced"
+        device.scheduler.time_changed()
+        await asyncio.sleep(3600)
+        assert len(device.runs["often"]) == 65
+        assert device.runs["rarely"] == [10 * 86_400 + 3600.0]
+        assert len(device.runs["later"]) == 1
+    assert not device.said
+
+
+async def test_when_time_is_not_to_be_had_what_has_a_date_runs_all_the_same() -> None:
+    """After ``first_sync_wait``, by what the clock says."""
+    device = Device(rarely=HOURLY)
+    device.clock.state = "unsynced"
+    device.wait_s = 5000
+    async with device.up():
+        await asyncio.sleep(5 * 3600)
+    assert device.runs["rarely"] == [7200.0, 10_800.0, 14_400.0]
+
+
+@pytest.mark.parametrize(
+    ("misfire", "expected"), [("skip", []), ("run_once", [4 * 3600.0]), ("run_all", [3600.0 * n for n in (2, 3, 4)])]
+)
+async def test_what_was_missed_while_the_agent_was_stopped_follows_misfire(misfire: str, expected: list[float]) -> None:
+    """The rest is counted and said; what is caught up with is so within half a minute."""
+    device = Device(rarely={**HOURLY, "misfire": misfire, "misfire_window": "1d", "overlap": "queue"})
+    async with device.up():
+        await asyncio.sleep(3700)
+    await asyncio.sleep(3 * 3600)
+    async with device.up():
+        await asyncio.sleep(CATCH_UP_S + 10)
+        assert device.runs["rarely"] == [3600.0, *expected]
+        missed = sum(one["count"] for one in device.notebook.said if one["what"] == "missed")
+        assert missed == 3 - len(expected) == device.scheduler.measure().missed
+        await asyncio.sleep(3600)
+        assert device.runs["rarely"][len(expected) + 1 :] == [5 * 3600.0]
+
+
+@pytest.mark.parametrize(("guarantee", "again"), [("at_most_once", 0), ("at_least_once", 1)])
+async def test_a_run_that_a_crash_cuts_off_comes_again_only_if_that_was_promised(guarantee: str, again: int) -> None:
+    """Otherwise it is told that it was interrupted."""
+    device = Device(rarely={**HOURLY, "guarantee": guarantee, "timeout": "1m"})
+    device.takes_s = 20
+    async with device.up(crash=True):
+        await asyncio.sleep(3610)
+    async with device.up():
+        await asyncio.sleep(CATCH_UP_S + 30)
+    assert device.runs["rarely"] == [3600.0] * (1 + again)
+    assert device.statuses() == ({"succeeded": 1} if again else {"interrupted": 1})
+    async with device.up():
+        await asyncio.sleep(60)
+    assert len(device.runs["rarely"]) == 1 + again
+
+
+async def test_a_crash_before_the_books_are_written_comes_before_the_run_too() -> None:
+    """What was not begun is decided again after the restart."""
+    device = Device(rarely={**HOURLY, "misfire": "run_once"})
+    async with device.up(crash=True):
+        await asyncio.sleep(3600.005)
+        assert device.runs["rarely"] == []
+    async with device.up():
+        await asyncio.sleep(CATCH_UP_S + 1)
+    assert device.runs["rarely"] == [3600.0]
+
+
+@pytest.mark.parametrize("by_s", [-3600.0, 3600.0, -86_400.0 * 400])
+async def test_a_step_of_true_time_doubles_nothing_and_stops_nothing(by_s: float) -> None:
+    """A job with an interval goes on at once, one with a date does not run its slots twice, but for an absurd step."""
+    device = Device(often=MINUTELY, rarely=HOURLY)
+    async with device.up():
+        await asyncio.sleep(2 * 3600 + 10)
+        device.clock.utc_offset = device.clock.utc_offset + seconds(by_s)
+        device.scheduler.time_changed(stepped=True)
+        before = len(device.runs["often"])
+        await asyncio.sleep(3600)
+        assert len(device.runs["often"]) - before == 60 + (by_s > 0)  # the slot ten seconds ago is not too late
+        await asyncio.sleep(3600)
+    rarely = device.runs["rarely"]
+    assert len(rarely) == len(set(rarely))
+    assert len(rarely) == {-3600.0: 3, 3600.0: 5}.get(by_s, 4)
+
+
+async def test_an_edit_leaves_the_others_alone() -> None:
+    """What changed begins anew, what is gone is called off, the rest keeps its phase and its run."""
+    device = Device(same=MINUTELY, changed=MINUTELY, gone=MINUTELY)
+    device.takes_s = 10
+    async with device.up():
+        await asyncio.sleep(65)
+        device.configure(
+            {
+                "same": device.jobs["same"],
+                "changed": Job.model_validate({"kind": "test", "every": "20s", "splay": "0s"}),
+            }
+        )
+        assert device.runner.state("gone") == "running"
+        await asyncio.sleep(60)
+    assert device.runs["same"] == [60.0, 120.0]
+    assert device.runs["gone"] == [60.0]
+    assert device.runs["changed"] == [60.0, 80.0, 100.0, 120.0]
+    assert device.statuses()["cancelled"] == 1
+
+
+async def test_what_is_changed_at_run_time_outlives_a_restart() -> None:
+    """A job that was put, one that was put over the files', one that was deleted, one that pauses."""
+    device = Device(filed=MINUTELY, unwanted=MINUTELY, tired=MINUTELY)
+    document = {"kind": "test", "every": "30s", "splay": "0s"}
+    async with device.up(crash=True) as scheduler:
+        for name in ("filed", "fresh"):
+            scheduler.book.put(name, document)
+        scheduler.book.delete("unwanted")
+        scheduler.pause("tired", paused=True)
+        await scheduler.book.written()
+    async with device.up() as scheduler:
+        await asyncio.sleep(61)
+        assert {name: entry.origin for name, entry in scheduler.entries.items()} == {
+            "filed": "runtime",
+            "fresh": "runtime",
+            "tired": "file",
+        }
+        assert (device.runs["filed"], device.runs["fresh"]) == ([30.0, 60.0], [30.0, 60.0])
+        assert device.runs["unwanted"] == device.runs["tired"] == []
+        scheduler.book.delete("fresh")
+        scheduler.settle("fresh")
+        scheduler.pause("tired", paused=False)
+        await asyncio.sleep(60)
+    assert device.runs["fresh"] == [30.0, 60.0]
+    assert device.runs["tired"] == [120.0]
+
+
+async def test_what_was_put_and_is_valid_no_longer_gives_way_to_the_files() -> None:
+    """It is said in the log, and stays."""
+    device = Device(one=MINUTELY)
+    device.disk = {"job/one": b'{"version":1,"job":{"kind":"test","every":"never"}}'}
+    async with device.up() as scheduler:
+        assert scheduler.entries["one"].origin == "file"
+        await asyncio.sleep(61)
+    assert device.runs["one"] == [60.0]
+
+
+async def test_a_job_that_begins_to_fail_is_told_once_and_so_is_its_breaker() -> None:
+    """And that it runs again; the breaker survives a restart."""
+    device = Device(
+        shaky={**MINUTELY, "timeout": "1s", "breaker": {"failures": 3, "cooldown": "10m"}, "fallback": "calm"},
+        calm={"every": "10d"},
+    )
+    device.takes_s = 2
+    async with device.up():
+        await asyncio.sleep(4 * 60 + 10)
+    assert [one["what"] for one in device.said] == ["failing", "breaker_opened"]
+    assert len(device.runs["shaky"]) == 3
+    async with device.up():
+        device.takes_s = 0.5
+        await asyncio.sleep(20 * 60)
+    assert [one["what"] for one in device.said] == ["failing", "breaker_opened", "breaker_closed"]
+    assert len(device.runs["calm"]) >= 8
+    assert 3 + 6 <= len(device.runs["shaky"]) <= 3 + 12
