@@ -82,6 +82,10 @@ class DropFolder:
         finally:
             os.close(folder)
 
+    def is_writable(self) -> bool:
+        """Return whether files may be taken out."""
+        return os.access(self._path, os.W_OK | os.X_OK)
+
     # -- files
 
     def names(self, last: str) -> list[str]:

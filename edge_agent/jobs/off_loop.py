@@ -33,4 +33,5 @@ async def off_loop(ctx: Context, work: Callable[[], T]) -> T:
         return await in_daemon_thread(then_free, name=f"job-{ctx.job}", late=lambda: None)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        raise JobError(f"{where}{error.strerror or error}") from error
+        fix = "; let the agent's user use it" if isinstance(error, PermissionError) else ""
+        raise JobError(f"{where}{error.strerror or error}{fix}") from error
