@@ -11,7 +11,7 @@ from typing_extensions import override
 from edge_agent.errors import JobError
 from edge_agent.job_ports import Kind
 
-BUILT_IN: Final = ("system", "exec", "files")
+BUILT_IN: Final = ("system", "exec", "files", "prune", "http")
 GROUP: Final = "edge_agent.jobs"
 """The entry points of other packages that bring kinds."""
 

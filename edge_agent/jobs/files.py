@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from edge_agent.adapters.drop_folder import DropFolder
 from edge_agent.core.config_kinds import FolderName, May, Reference
-from edge_agent.core.config_types import Section, duration, matching
+from edge_agent.core.config_types import FileGlob, Section, duration
 from edge_agent.core.timebase import DurationNs, later
 from edge_agent.core.units import parse_duration
 from edge_agent.errors import JobError, OutboxError
@@ -47,9 +47,7 @@ class Options(Section):
     mode: Literal["spool", "tail"] = Field(
         "spool", description="spool: each file once, then it is removed; tail: new lines of growing files."
     )
-    pattern: Annotated[str, matching(r"[^/\x00-\x1f\x7f]{1,255}", 'a pattern of file names like "*.json"')] = Field(
-        "*", description="Names of the files."
-    )
+    pattern: FileGlob = Field("*", description="Names of the files.")
     format: Form = Field(
         "text",
         description='What files hold: {"file", "text"}; a JSON value; a JSON value per line; {"file", "base64"}.',

@@ -61,7 +61,7 @@ class Writer:
         self.written = self.rotations = 0
 
     def is_seen(self) -> bool:
-        """Return whether the tail has begun to read this file; of one that comes and goes between runs it cannot know."""
+        """Return whether the tail has begun to read this file; one that comes and goes between runs it cannot know."""
         with suppress(FileNotFoundError, JobError):
             inode, content = self.log.stat().st_ino, self.log.read_bytes()
             for place in load(self.own).places:
