@@ -8,8 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from edge_agent.core.config import HostFacts, parse
+from edge_agent.core.config_document import Source
 from edge_agent.errors import JobError
 from edge_agent.jobs import BUILT_IN, kinds
+
+ROOT = Path(__file__).parents[2]
 
 
 def brings(folder: Path, monkeypatch: pytest.MonkeyPatch, **points: str) -> None:
@@ -28,6 +32,24 @@ def test_each_kind_that_is_built_in_describes_itself(name: str) -> None:
     kind = kinds()[name]
     assert kind.name == name
     assert all(field.description for field in kind.options.model_fields.values())
+
+
+def test_the_jobs_of_the_reference_suit_their_kinds() -> None:
+    """With its examples uncommented, and nothing of them is called unused."""
+    lines = (ROOT / "config/edge-agent.toml").read_text().splitlines()
+    text = "\n".join(line.removeprefix("#: ") for line in lines if not line.startswith("#: id ="))
+    loaded = parse([Source("edge-agent.toml", text.encode())], HostFacts(machine_id="0" * 32), kinds=kinds())
+    assert set(loaded.config.jobs) == {"uptime", "load"}
+    assert not {"jobs", "programs", "folders", "endpoints", "runner"} & {key.partition(".")[0] for key in loaded.unused}
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_each_option_is_described_in_the_documentation(name: str) -> None:
+    """In the table of its kind, with its default."""
+    page = (ROOT / "docs/jobs.md").read_text()
+    table = page.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+    for option in kinds()[name].options.model_fields:
+        assert f"| `{option}` |" in table, f"{name}.{option}"
 
 
 def test_a_kind_is_imported_when_it_is_asked_for() -> None:
