@@ -23,6 +23,28 @@ class Locals:
     folders: Mapping[str, Folder]
     endpoints: Mapping[str, Endpoint]
 
+    def program(self, name: str) -> Program:
+        """Return a program.
+
+        Raises:
+            JobError: there is none of that name.
+        """
+        if name not in self.programs:
+            raise JobError(f"no program {name!r}; add a table [programs.{name}] with its argv")
+        return self.programs[name]
+
+    def url(self, endpoint: str) -> str:
+        """Return an endpoint's URL; a URL stands for itself, as only local files may say it.
+
+        Raises:
+            JobError: there is no such endpoint.
+        """
+        if "://" in endpoint:
+            return endpoint
+        if endpoint not in self.endpoints:
+            raise JobError(f"no endpoint {endpoint!r}; add a table [endpoints.{endpoint}] with its url")
+        return self.endpoints[endpoint].url
+
     def folder(self, name: str, need: Literal["read", "delete"]) -> Path:
         """Return a folder's path; an absolute path stands for itself, as only local files may say it.
 
@@ -88,6 +110,7 @@ class Context:
         trace: its trace id, 32 hexadecimal digits (W3C Trace Context).
         locals: what local files allow it to touch.
         publish: hands in a record.
+        max_record: bytes of the largest record.
         clock: the device's clocks.
         folder: of the job's own, for what has to survive; it may not exist yet.
         grace_ns: how long it may take to end when it is cancelled.
@@ -98,6 +121,7 @@ class Context:
     trace: str
     locals: Locals
     publish: Publish
+    max_record: int
     clock: Clock
     folder: Path
     grace_ns: int
@@ -111,8 +135,9 @@ class Kind:
         name: what ``kind`` of a job says.
         options: the model of the job's ``options``.
         run: does it once, on the loop, and never blocks it; returns a small summary (JSON) for the history.
-            Raises ``JobError`` if it failed for a reason outside; anything else is a bug of the kind's, and fails this
-            run alone. When it is cancelled (timeout, cancel, stop), it has ``grace_ns`` to end what it began.
+            Raises ``JobError`` if it failed for a reason outside, and lets ``OutboxError`` pass; anything else is a bug
+            of the kind's, and fails this run alone. When it is cancelled (timeout, cancel, stop), it has ``grace_ns``
+            to end what it began.
     """
 
     name: str

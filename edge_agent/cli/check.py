@@ -18,6 +18,7 @@ from edge_agent.adapters.config_files import read_secret
 from edge_agent.cli.loading import load
 from edge_agent.core.config_models import Config
 from edge_agent.errors import ConfigError
+from edge_agent.jobs import kinds
 
 
 def describe(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
         _print(schema())
         return 0
     try:
-        loaded = load(args.config, os.environ)
+        loaded = load(args.config, os.environ, kinds=kinds())
         secret = loaded.config.mqtt.password_file
         if secret is not None and "/" in secret:  # a credential's name means something only where the service runs
             read_secret(secret, environ=os.environ, key="mqtt.password_file")

@@ -7,12 +7,21 @@ from collections.abc import Mapping
 from edge_agent.adapters.config_files import default_path, read_sources
 from edge_agent.adapters.host import common_name, read_facts
 from edge_agent.core.config import Loaded, parse
+from edge_agent.core.config_kinds import Described
 
 
-def load(args_config: str | None, environ: Mapping[str, str]) -> Loaded:
+def load(
+    args_config: str | None, environ: Mapping[str, str], *, kinds: Mapping[str, Described] | None = None
+) -> Loaded:
     """Return the configuration that ``--config``, the environment or the default path names.
+
+    Args:
+        args_config: what ``--config`` says, if anything.
+        environ: where ``EDGE_AGENT_CONFIG`` stands.
+        kinds: of job; ``None`` for a verb to which jobs do not matter.
 
     Raises:
         ConfigError: with every problem found.
     """
-    return parse(read_sources(default_path(args_config, environ)), read_facts(), common_name=common_name)
+    sources = read_sources(default_path(args_config, environ))
+    return parse(sources, read_facts(), common_name=common_name, kinds=kinds)

@@ -7,6 +7,7 @@ import asyncio
 import logging
 import os
 import signal
+from functools import partial
 from typing import Any
 
 from edge_agent.adapters import logs
@@ -14,6 +15,7 @@ from edge_agent.adapters.system_clock import SystemClock
 from edge_agent.agent import Agent
 from edge_agent.cli.lean import spare_heap
 from edge_agent.cli.loading import load
+from edge_agent.jobs import kinds
 
 log = logging.getLogger(__name__)
 
@@ -26,10 +28,11 @@ def describe(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run until a signal says otherwise; return 0 after a graceful stop, 1 after a bug of ours."""
-    loaded = load(args.config, os.environ)
+    read = partial(load, args.config, os.environ, kinds=kinds())
+    loaded = read()
     logs.configure(loaded.config.log.level, loaded.config.log.format)
     spare_heap()
-    agent = Agent(loaded, load=lambda: load(args.config, os.environ), clocks=SystemClock(), environ=os.environ)
+    agent = Agent(loaded, load=read, clocks=SystemClock(), environ=os.environ)
     try:
         asyncio.run(_run(agent))
     except Exception:

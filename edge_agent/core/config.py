@@ -12,15 +12,12 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from types import UnionType
-from typing import Any, Final, TypeAlias, get_args, get_origin
-
-from pydantic import ValidationError
-from pydantic_core import ErrorDetails
+from typing import Any, Final, TypeAlias
 
 from edge_agent.core.config_document import Path, Source, Table, lay_over, merge
+from edge_agent.core.config_findings import validated
+from edge_agent.core.config_kinds import Described, check_jobs
 from edge_agent.core.config_models import Config
-from edge_agent.core.config_types import kind_of
 from edge_agent.core.units import quoted
 from edge_agent.errors import ConfigError, ConfigProblem
 
@@ -36,6 +33,11 @@ _BUILT: Final = (
     "log",
     "operator",
     "time",
+    "programs",
+    "folders",
+    "endpoints",
+    "runner",
+    "jobs",
 )
 _NOT_YET: Final = ("device.labels", "device.timezone", "time.first_sync_wait")
 _METERED: Final = {
@@ -77,13 +79,20 @@ class Loaded:
     sources: tuple[str, ...]
 
 
-def parse(sources: Sequence[Source], facts: HostFacts, *, common_name: CommonName | None = None) -> Loaded:
+def parse(
+    sources: Sequence[Source],
+    facts: HostFacts,
+    *,
+    common_name: CommonName | None = None,
+    kinds: Mapping[str, Described] | None = None,
+) -> Loaded:
     """Return the configuration that files make up, the later over the earlier.
 
     Args:
         sources: the files in order.
         facts: what templates may use.
         common_name: reads the common name out of a certificate file; asked only if a template needs it.
+        kinds: of job, by name; ``None`` = the jobs' kinds and options are not looked at.
 
     Raises:
         ConfigError: with all problems found, in file order.
@@ -91,13 +100,11 @@ def parse(sources: Sequence[Source], facts: HostFacts, *, common_name: CommonNam
     merged, origins = merge(sources)
     data = _with_profile(merged)
     found = list(_fill_templates(data, facts, common_name))
-    config = None
-    try:
-        config = Config.model_validate(data)
-    except ValidationError as invalid:
-        found += [(_path(error), _reason(error)) for error in invalid.errors(include_url=False) if not _echo(error)]
+    config, wrong = validated(Config, data)
+    found += wrong
     if config is not None:
         found += _dangling(config)
+        found += () if kinds is None else check_jobs(config, kinds)
     if config is None or found:
         order = {source.name: index for index, source in enumerate(sources)}
         main = sources[0].name if sources else ""
@@ -203,70 +210,3 @@ def _dangling(config: Config) -> Iterator[tuple[Path, str]]:
 def _origin(path: Path, origins: Mapping[Path, str], main: str) -> str:
     """Return the file that set a key last, or the nearest table around it, or else the main file."""
     return next((origins[path[:end]] for end in range(len(path), 0, -1) if path[:end] in origins), main)
-
-
-def _path(error: ErrorDetails) -> Path:
-    return tuple(part for part in error["loc"] if part != "[key]")  # what pydantic adds where a dict's key is wrong
-
-
-def _echo(error: ErrorDetails) -> bool:
-    """Whether a list is called too short only because an entry of it was wrong, which is said already."""
-    return error["type"] == "too_short" and len(error["input"]) >= error["ctx"]["min_length"]
-
-
-_NEEDED: Final = {
-    "model_type": "a table is needed",
-    "dict_type": "a table is needed",
-    "tuple_type": "an array is needed",
-    "int_type": "a whole number is needed",
-    "bool_type": "true or false is needed",
-    "literal_error": "{expected} is allowed",
-    "greater_than_equal": "at least {ge} is allowed",
-    "less_than_equal": "at most {le} is allowed",
-    "too_short": "at least {min_length} entries are needed",
-    "too_long": "at most {max_length} entries are allowed",
-}
-_SHOWN: Final = {"literal_error", "greater_than_equal", "less_than_equal"}  # where the value cannot be a secret
-
-
-def _reason(error: ErrorDetails) -> str:
-    """Return pydantic's finding in plain words: what was found, what is allowed."""
-    match error["type"]:
-        case "value_error":
-            return str(error["ctx"]["error"])
-        case "extra_forbidden":
-            return _unknown_key(error["loc"])
-        case "missing":
-            return "this key is needed"
-        case kind if kind in _NEEDED:
-            needed = _NEEDED[kind].format(**error.get("ctx", {})).replace("'", '"')
-            return f"found {_found(kind, error['input'])}; {needed}"
-        case _:  # pragma: no cover - nothing that the models produce today
-            return error["msg"]
-
-
-def _found(kind: str, value: Any) -> str:  # noqa: ANN401
-    if kind in {"too_short", "too_long"}:
-        return f"{len(value)} entries"
-    if kind in _SHOWN and isinstance(value, str):
-        return quoted(value)
-    return str(value) if kind in _SHOWN and type(value) is int else kind_of(value)
-
-
-def _unknown_key(path: Path) -> str:
-    import difflib  # noqa: PLC0415  # needed only for a message: 0.1 MiB
-
-    key, known = str(path[-1]), list(_model_at(path[:-1]).model_fields)
-    nearest = difflib.get_close_matches(key[:64], known, n=1)
-    hint = f"did you mean '{nearest[0]}'?" if nearest else f"known here: {', '.join(known)}"
-    return f"unknown key '{quoted(key)[1:-1]}'; {hint}"
-
-
-def _model_at(path: Path) -> type[Config]:
-    """Return the model whose table stands at a path."""
-    kind: Any = Config
-    for part in path:
-        kind = get_args(kind)[1] if get_origin(kind) is dict else kind.model_fields[part].annotation
-        if get_origin(kind) is UnionType:
-            kind = get_args(kind)[0]
-    return kind  # type: ignore[no-any-return]

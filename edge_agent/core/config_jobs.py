@@ -62,8 +62,12 @@ class Program(Section):
     argv: Listed[Annotated[str, _ARGUMENT]] = Field(
         min_length=1, max_length=256, description="The program and its arguments; no shell."
     )
-    env: dict[Annotated[str, _VARIABLE], Annotated[str, _VALUE]] = Field({}, description="Environment, added to ours.")
-    cwd: AbsolutePath | None = Field(None, description="Where it runs; default: the state directory.")
+    env: dict[Annotated[str, _VARIABLE], Annotated[str, _VALUE]] = Field(
+        {}, description="Its environment, with PATH and LANG; it has nothing of ours."
+    )
+    cwd: AbsolutePath | None = Field(
+        None, description="Where it runs; default: the job's own folder below the state directory."
+    )
     timeout: Annotated[DurationNs, duration("100ms", "7d")] | None = Field(
         None, description="Longest run; default: the job's or command's; duration, 100ms to 7d."
     )

@@ -241,6 +241,7 @@ def parse_http_url(text: str) -> str:
 
 Name = Annotated[str, matching(NAME_PATTERN, "a name of 1 to 64 of A-Z a-z 0-9 _ : -")]
 Glob = Annotated[str, matching(r"[A-Za-z0-9_:*?-]{1,64}", 'a name or a pattern like "job-*"')]
+FileGlob = Annotated[str, matching(r"[^/\x00-\x1f\x7f]{1,255}", 'a pattern of file names like "*.json"')]
 DeviceId = Annotated[str, FromText(_parse_device_id, "a name")]
 Prefix = Annotated[str, FromText(_parse_prefix, "topic levels")]
 Broker = Annotated[BrokerUrl, FromText(parse_broker_url, "a URL", pattern="^(mqtt|mqtts|ws|wss)://.+$")]

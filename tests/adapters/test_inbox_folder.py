@@ -13,10 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from edge_agent.adapters.drop_folder import MAX_BATCH, MAX_BATCH_BYTES, MAX_LISTED
 from edge_agent.adapters.inbox_folder import (
-    MAX_BATCH,
-    MAX_BATCH_BYTES,
-    MAX_LISTED,
     MAX_REJECTED,
     MAX_REJECTED_BYTES,
     InboxFolder,

@@ -23,7 +23,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from typing_extensions import override
 
-from edge_agent.adapters.inbox_folder import MAX_BATCH, InboxFolder
+from edge_agent.adapters.drop_folder import MAX_BATCH
+from edge_agent.adapters.inbox_folder import InboxFolder
 from edge_agent.adapters.system_clock import SystemClock
 from edge_agent.core.records import Priority
 from edge_agent.core.submission import Submission
@@ -237,7 +238,7 @@ async def test_a_bad_file_is_put_aside_with_the_reason_and_the_others_are_taken_
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "socket"))
     async with intake(folder(tmp_path), outbox):
-        await until(lambda: not left(tmp_path))
+        await until(lambda: any(record.message == "inbox_rejected" for record in logged(caplog)))
     reasons = rejected(tmp_path)
     assert len(outbox.records) == 1
     assert reasons.pop("channel") == "channel 'status': data/NAME or event/NAME is needed"

@@ -1,0 +1,93 @@
+"""What the options of a job may name, and whether every job suits its kind."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Protocol, TypeAlias
+
+from edge_agent.core.config_document import Path
+from edge_agent.core.config_findings import nearest, validated
+from edge_agent.core.config_models import Config
+from edge_agent.core.config_types import NAME_PATTERN, FromText, Name, Section, matching, parse_http_url
+from edge_agent.core.units import quoted
+from edge_agent.errors import JobError
+
+May: TypeAlias = Literal["read", "delete"]
+
+
+class Described(Protocol):
+    """A kind of job, as far as its options go."""
+
+    @property
+    def options(self) -> type[Section]:
+        """The model of them."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Marks an option that names an entry of a table of the local files.
+
+    Attributes:
+        table: which.
+        needs: what has to be allowed in a folder, given all the options.
+    """
+
+    table: Literal["programs", "folders", "endpoints"]
+    needs: Callable[[Any], tuple[May, ...]] = lambda _options: ()
+
+
+def _parse_endpoint(text: str) -> str:
+    return text if re.fullmatch(NAME_PATTERN, text) else parse_http_url(text)
+
+
+_FOLDER = matching(rf"{NAME_PATTERN}|/[^\x00-\x1f\x7f]{{0,1000}}", "the name of a folder or an absolute path")
+
+ProgramName = Annotated[Name, Reference("programs")]
+FolderName = Annotated[str, _FOLDER]
+"""To be marked with the ``Reference`` that says what has to be allowed there."""
+EndpointName = Annotated[str, FromText(_parse_endpoint, "the name of an endpoint or a URL"), Reference("endpoints")]
+
+
+def check_jobs(config: Config, kinds: Mapping[str, Described]) -> Iterator[tuple[Path, str]]:
+    """Yield what is wrong with the kinds and options of the jobs, and where.
+
+    Args:
+        config: valid but for that.
+        kinds: by name; raises ``JobError`` for one that is there and cannot be used.
+    """
+    for name, job in config.jobs.items():
+        at = ("jobs", name)
+        try:
+            kind = kinds.get(job.kind)
+        except JobError as unusable:
+            yield (*at, "kind"), str(unusable)
+            continue
+        if kind is None:
+            yield (*at, "kind"), f"unknown kind '{job.kind}'; {nearest(job.kind, sorted(kinds))}"
+            continue
+        options, found = validated(kind.options, job.options)
+        found += [] if options is None else _dangling(options, config)
+        yield from (((*at, "options", *path), reason) for path, reason in found)
+
+
+def _dangling(options: Section, config: Config) -> Iterator[tuple[Path, str]]:
+    """Yield the names in options that no table has, and folders in which too little is allowed."""
+    for key, field in type(options).model_fields.items():
+        for mark in field.metadata:
+            if isinstance(mark, Reference):
+                reason = _unresolved(mark, getattr(options, key), options, config)
+                if reason:
+                    yield (key,), reason
+
+
+def _unresolved(mark: Reference, name: str, options: Section, config: Config) -> str:
+    if not re.fullmatch(NAME_PATTERN, name):  # a path or a URL stands for itself
+        return ""
+    known: Mapping[str, object] = getattr(config, mark.table)
+    if name not in known:
+        return f"found {quoted(name)}; there is no [{mark.table}.{name}]; {nearest(name, list(known))}"
+    missing = [need for need in mark.needs(options) if need not in config.folders[name].may]
+    return f'folders.{name}.may does not allow it; add "{missing[0]}"' if missing else ""

@@ -1,0 +1,78 @@
+"""The kind ``exec``: runs a program of the table ``[programs]`` and publishes what it prints."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Mapping
+from typing import Final, Literal
+
+import orjson
+from pydantic import Field
+
+from edge_agent.adapters.program import Ended, run_program
+from edge_agent.core.config_kinds import ProgramName
+from edge_agent.core.config_types import Section
+from edge_agent.core.timebase import DurationNs, to_seconds
+from edge_agent.core.units import format_duration, format_size
+from edge_agent.errors import JobError
+from edge_agent.job_ports import Context, Kind
+from edge_agent.jobs.json_value import json_value
+
+MAX_SHOWN: Final = 500  # characters of the end of what it said
+
+
+class Options(Section):
+    """What is run, and what is made of its output."""
+
+    program: ProgramName = Field(description="Name of a table below [programs].")
+    output: Literal["text", "json", "lines"] = Field(
+        "text", description='One record {"text": …}; one record, the JSON that it prints; a record per line of JSON.'
+    )
+
+
+async def run(ctx: Context, options: Options) -> Mapping[str, object]:
+    """Run the program to its end, then publish what it has printed; a bad line keeps back none of the others."""
+    name, limit = f"programs.{options.program}", format_size(ctx.locals.program(options.program).max_output)
+    ended = await _ended(ctx, options.program)
+    if options.output == "text":
+        data: dict[str, object] = {"text": ended.output.decode(errors="backslashreplace")}
+        await ctx.publish(orjson.dumps(data | ({"truncated": True} if ended.truncated else {})))
+        return {"records": 1}
+    wrong: list[str] = []
+    values = [ended.output]
+    if options.output == "lines":
+        whole = ended.output.rpartition(b"\n")[0] if ended.truncated else ended.output
+        values = [line for line in whole.split(b"\n") if line.strip()]
+    if ended.truncated:
+        wrong.append(f"{name} printed more than {limit}, and the rest is lost; raise {name}.max_output")
+        values = values if options.output == "lines" else []
+    for number, value in enumerate(values, start=1):
+        try:
+            await ctx.publish(json_value(value, of=f"value {number} of what {name} printed"))
+        except JobError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise JobError(wrong[0] + (f"; {len(wrong) - 1} more like it" if wrong[1:] else ""))
+    return {"records": len(values)}
+
+
+async def _ended(ctx: Context, name: str) -> Ended:
+    """Run the program to a good end."""
+    program = ctx.locals.program(name)
+    try:
+        async with asyncio.timeout(None if program.timeout is None else to_seconds(program.timeout)):
+            ended = await run_program(program, cwd=ctx.folder, grace=DurationNs(ctx.grace_ns), clock=ctx.clock)
+    except TimeoutError:
+        assert program.timeout is not None, "nothing else times out"
+        raise JobError(f"programs.{name} ran longer than its timeout, {format_duration(program.timeout)}") from None
+    except JobError as error:
+        raise JobError(f"programs.{name}: {error}") from None
+    if ended.code:
+        how = f"exit code {ended.code}" if ended.code > 0 else f"signal {-ended.code} ({signal.strsignal(-ended.code)})"
+        said = (ended.errors or ended.output).decode(errors="backslashreplace").strip()[-MAX_SHOWN:]
+        raise JobError(f"programs.{name} ended with {how}" + (f": {said}" if said else " and said nothing"))
+    return ended
+
+
+KIND: Final = Kind("exec", Options, run)
