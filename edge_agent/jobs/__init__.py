@@ -32,7 +32,7 @@ class _Kinds(Mapping[str, Kind]):
     def __iter__(self) -> Iterator[str]:
         from importlib.metadata import entry_points  # noqa: PLC0415  # 1 MiB that few need
 
-        return iter({*BUILT_IN, *entry_points(group=GROUP).names})
+        return iter(dict.fromkeys((*BUILT_IN, *sorted(entry_points(group=GROUP).names))))
 
     @override
     def __len__(self) -> int:

@@ -13,6 +13,7 @@ from pydantic import Field
 from edge_agent.adapters.program import Ended, run_program
 from edge_agent.core.config_kinds import ProgramName
 from edge_agent.core.config_types import Section
+from edge_agent.core.lines import WIDEST
 from edge_agent.core.timebase import DurationNs, to_seconds
 from edge_agent.core.units import format_duration, format_size
 from edge_agent.errors import JobError
@@ -36,8 +37,11 @@ async def run(ctx: Context, options: Options) -> Mapping[str, object]:
     name, limit = f"programs.{options.program}", format_size(ctx.locals.program(options.program).max_output)
     ended = await _ended(ctx, options.program)
     if options.output == "text":
-        data: dict[str, object] = {"text": ended.output.decode(errors="backslashreplace")}
-        await ctx.publish(orjson.dumps(data | ({"truncated": True} if ended.truncated else {})))
+        text = ended.output.decode(errors="backslashreplace")
+        data = orjson.dumps({"text": text} | ({"truncated": True} if ended.truncated else {}))
+        if len(data) > ctx.max_record:  # JSON has more bytes for what is no plain text
+            data = orjson.dumps({"text": text[: (ctx.max_record - 64) // WIDEST], "truncated": True})
+        await ctx.publish(data)
         return {"records": 1}
     wrong: list[str] = []
     values = [ended.output]

@@ -52,7 +52,7 @@ async def run(ctx: Context, options: Options) -> None:
 
 
 async def _ask(url: str, trust: ssl.SSLContext | bool, max_bytes: int) -> bytes:  # noqa: FBT001  # as httpx has it
-    import httpx  # noqa: PLC0415  # 9 MiB that only jobs of this kind need
+    import httpx  # noqa: PLC0415  # 16 MiB that only jobs of this kind need
 
     logging.getLogger("httpx").setLevel(logging.WARNING)  # below that it logs each URL, with what is secret in it
     headers = {"accept": "application/json", "accept-encoding": "identity"}  # what is packed may grow a thousandfold

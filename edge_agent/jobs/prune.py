@@ -13,7 +13,7 @@ import os
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from functools import partial
@@ -62,17 +62,18 @@ class Options(Section):
         return self
 
 
-@dataclass(slots=True)
+@dataclass
 class _Result:
-    """What was removed, and what is left."""
+    """What was removed, what is left of how many bytes, and what would not go."""
 
+    dry_run: bool
+    age_known: bool
     files: int = 0
     bytes: int = 0
     removed: int = 0
     removed_bytes: int = 0
     names: list[str] = field(default_factory=list)
     failed: int = 0
-    why: str = ""
 
 
 async def run(ctx: Context, options: Options) -> Mapping[str, object]:
@@ -81,20 +82,12 @@ async def run(ctx: Context, options: Options) -> Mapping[str, object]:
     oldest = None if options.max_age is None else _known(ctx.clock)
     if oldest is not None and options.max_age is not None:
         oldest -= options.max_age
-    result = await off_loop(ctx, partial(_prune, path, options, oldest))
-    summary = {
-        "removed": result.removed,
-        "removed_bytes": result.removed_bytes,
-        "files": result.files,
-        "bytes": result.bytes,
-        "dry_run": options.dry_run,
-        "age_known": options.max_age is None or oldest is not None,
-    }
+    result, why = await off_loop(ctx, partial(_prune, path, options, oldest))
     if result.removed:
-        await ctx.publish(orjson.dumps(summary | {"names": result.names}))
-    if result.failed:
-        raise JobError(f"{result.failed} files cannot be removed: {result.why}; let the agent's user write in {path}")
-    return summary
+        await ctx.publish(orjson.dumps(result))
+    if why:
+        raise JobError(f"{result.failed} files cannot be removed: {why}; let the agent's user write in {path}")
+    return asdict(result)
 
 
 def _known(clock: Clock) -> int | None:
@@ -103,18 +96,29 @@ def _known(clock: Clock) -> int | None:
     return min(stamp.time, clock.wall()) if stamp.state in ("synced", "holdover") else None
 
 
-def _prune(path: Path, options: Options, oldest: int | None) -> _Result:
-    """Remove the oldest files until the rest is within the limits, and all that are older than ``oldest``."""
+def _prune(path: Path, options: Options, oldest: int | None) -> tuple[_Result, str]:
+    """Remove the oldest files until the rest is within the limits, and all that are older than ``oldest``.
+
+    Returns:
+        also why some could not be removed; empty = all could.
+    """
+    why = ""
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        result = _Result()
+        result = _Result(options.dry_run, age_known=options.max_age is None or oldest is not None)
         for modified, name, inode in _oldest(directory, options.pattern, result):
             too_old = oldest is not None and NEVER_SET <= modified < oldest
             too_many = options.max_files is not None and result.files > options.max_files
             too_much = options.max_bytes is not None and result.bytes > options.max_bytes
             if too_old or too_many or too_much:
-                _remove(directory, name, (modified, inode), result, dry_run=options.dry_run)
-        return result
+                try:
+                    _remove(directory, name, (modified, inode), result)
+                except FileNotFoundError:
+                    continue
+                except OSError as error:
+                    result.failed += 1
+                    why = why or f"{name}: {error.strerror}"
+        return result, why
     finally:
         os.close(directory)
 
@@ -136,19 +140,12 @@ def _oldest(directory: int, pattern: str, result: _Result) -> list[tuple[int, st
     return heapq.nsmallest(MAX_REMOVED, files())
 
 
-def _remove(directory: int, name: str, identity: tuple[int, int], result: _Result, *, dry_run: bool) -> None:
-    try:
-        status = os.lstat(name, dir_fd=directory)
-        if (status.st_mtime_ns, status.st_ino) != identity:
-            return
-        if not dry_run:
-            os.unlink(name, dir_fd=directory)
-    except FileNotFoundError:
+def _remove(directory: int, name: str, identity: tuple[int, int], result: _Result) -> None:
+    status = os.lstat(name, dir_fd=directory)
+    if (status.st_mtime_ns, status.st_ino) != identity:
         return
-    except OSError as error:
-        result.failed += 1
-        result.why = result.why or f"{name}: {error.strerror}"
-        return
+    if not result.dry_run:
+        os.unlink(name, dir_fd=directory)
     result.removed += 1
     result.removed_bytes += status.st_size
     result.files -= 1

@@ -34,7 +34,7 @@ PASS: Final = 2 << 20
 WINDOW: Final = 1024
 """Bytes by which a file is known again."""
 
-TRIES: Final = 20
+TRIES: Final = 10
 
 log = logging.getLogger(__name__)
 

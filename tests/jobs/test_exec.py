@@ -165,6 +165,15 @@ async def test_of_too_much_text_the_beginning_is_published(tmp_path: Path) -> No
     assert end.exists()
 
 
+async def test_text_that_is_larger_as_json_than_a_record_is_cut_to_fit(tmp_path: Path) -> None:
+    """Control characters take six bytes each."""
+    published = Published()
+    await execute(tmp_path, "import os; os.write(1, bytes(60_000))", published)
+    (data,) = published.records
+    assert data["truncated"]
+    assert 20_000 < len(data["text"]) < 60_000
+
+
 @pytest.mark.parametrize(("output", "records"), [("json", []), ("lines", [1, 1])])
 async def test_too_much_json_is_a_failure(tmp_path: Path, output: str, records: list[int]) -> None:
     """Whole lines of it are published."""
