@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import orjson
 
 from edge_agent.core.jsonrpc import BUSY, Answer, Failure, Request, encode_request, parse_answer
-from edge_agent.errors import UnreachableError
+from edge_agent.errors import EdgeAgentError, UnreachableError
 
 ANSWER_WITHIN_S: Final = 30.0
 _MAX_ANSWER: Final = 16 * 1024 * 1024
@@ -48,6 +48,19 @@ class ControlClient:
     def __exit__(self, *_exception: object) -> None:
         self._answers.close()
         self._socket.close()
+
+    def call(self, method: str, **params: object) -> Any:  # noqa: ANN401  # whatever the daemon answers
+        """Return what a method answers.
+
+        Raises:
+            EdgeAgentError: it says why it does not do it.
+            UnreachableError: no answer came.
+        """
+        self.send(Request(method, params, id=1))
+        result = self.receive().result
+        if isinstance(result, Failure):
+            raise EdgeAgentError(result.message)
+        return result
 
     def send(self, request: Request) -> None:
         """Send a request.

@@ -128,7 +128,7 @@ async def test_a_signal_ends_it_with_the_verdict() -> None:
         out, err = await process.communicate()
     assert (process.returncode, err) == (1, b"")
     assert out.decode() == (
-        "device  stream     delivered  named  missing  duplicates  conflicting  out_of_order\n"
+        "device  stream     delivered  named  missing  duplicates  conflicting  out of order\n"
         "dev-1   0b-normal  2          0      2        1           0            0\n"
         "missing: dev-1 0b-normal 2 of 2-3\n"
         "NOT OK: 4 messages, 1 unreadable\n"
@@ -261,8 +261,8 @@ async def test_an_interrupt_ends_a_pipe_that_does_not() -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--file", "/none"], "--file /none: No such file or directory"),
-        (["--file", "/"], "--file /: Is a directory"),
+        (["--file", "/none"], "/none: No such file or directory"),
+        (["--file", "/"], "/: Is a directory"),
         (["--file", "-", "--filter", "x"], "--file does not go with"),
         (["--file", "-", "--seconds", "0"], "--file does not go with"),
         (["--broker", "x"], "--broker: found"),
