@@ -128,15 +128,12 @@ class Child:
         return None if self.process is None else self.process.poll()
 
     async def end(self, number: signal.Signals) -> None:
-        """Send a signal, if need be SIGKILL after a while, and reap it."""
+        """Send a signal and reap it; what is not gone after a while ends with this process."""
         process, self.process = self.process, None
         if process is not None:
             process.send_signal(number)
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 await asyncio.to_thread(process.wait, STOP_WITHIN_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
 
 
 class Demo:
@@ -156,10 +153,9 @@ class Demo:
         self._view = make_view(self._target.title, fleet, self._clock, self._over.set)
         self._watcher = self._target.watcher(Watcher, fleet, self._clock, self._tell)
         self._heartbeat = asyncio.Event()
-        self._broker_answers = asyncio.Event()
         self._waits_for = "no heartbeat came"  # what is wrong if this is the end
         self._finished = False
-        self._failure: tuple[str, Child] | None = None
+        self._failure: EdgeAgentError | None = None
 
     async def run(self, seconds_: float | None) -> None:
         """Run until told to stop.
@@ -167,9 +163,10 @@ class Demo:
         Raises:
             EdgeAgentError: something failed; the end of its log is on stderr.
         """
+        await self._start_broker()
         async with asyncio.TaskGroup() as group:
             acting = [group.create_task(self._story()), group.create_task(self._guard())]
-            seeing = [group.create_task(self._view.run()), group.create_task(self._watch())]
+            seeing = [group.create_task(self._view.run()), group.create_task(self._watcher.run())]
             try:
                 if not await until(self._over, seconds_) and self._waits_for:
                     self._fail(f"{self._waits_for} in {seconds_:g} s", self._agent)
@@ -179,13 +176,9 @@ class Demo:
                 await _end(seeing)
                 await self._broker.end(signal.SIGKILL)
         if self._failure is not None:
-            text, child = self._failure
-            words = child.log.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:]
-            sys.stderr.writelines(f"{child.name}: {printable(line)}\n" for line in words)
-            raise EdgeAgentError(f"{text}; {'above is the end of its log' if words else 'its log is empty'}")
+            raise self._failure
 
     async def _story(self) -> None:
-        await self._start_broker()
         pid = self._agent.start()
         self.say(f"broker: {self._target.broker}; agent {DEVICE}: process {pid}, a heartbeat every 2 s")
         self.say(f"the agent's log: {self._agent.log}")
@@ -214,13 +207,9 @@ class Demo:
             with contextlib.suppress(OSError):
                 _, writer = await asyncio.open_connection(self._target.broker.host, self._target.broker.port)
                 writer.close()
-                return self._broker_answers.set()
+                return
             await self._pause(PROBE_EVERY_S)
-        return self._fail("the broker did not answer", self._broker)
-
-    async def _watch(self) -> None:
-        await self._broker_answers.wait()
-        await self._watcher.run()
+        self._fail("the broker did not answer", self._broker)
 
     async def _see_heartbeat(self) -> None:
         try:
@@ -258,7 +247,9 @@ class Demo:
         self._view.show(happening)
 
     def _fail(self, text: str, child: Child) -> None:
-        self._failure = self._failure or (text, child)
+        words = child.log.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:]
+        sys.stderr.writelines(f"{child.name}: {printable(line)}\n" for line in words)
+        self._failure = EdgeAgentError(f"{text}; {'above is the end of its log' if words else 'its log is empty'}")
         self._over.set()
 
     def _since(self, instant: MonotonicNs) -> float:

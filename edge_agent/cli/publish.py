@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from io import BufferedReader
 from itertools import chain
 from pathlib import Path
@@ -14,8 +15,9 @@ from typing import Any, Final, cast
 import orjson
 
 from edge_agent.adapters.control_client import ControlClient, UnansweredError, leave
-from edge_agent.adapters.places import find_inbox, find_socket
+from edge_agent.adapters.places import find_inbox
 from edge_agent.adapters.system_clock import SystemClock
+from edge_agent.cli.asking import daemon
 from edge_agent.cli.loading import load
 from edge_agent.cli.options import ASKING, add, opened
 from edge_agent.cli.printing import say
@@ -49,20 +51,22 @@ def describe(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Publish; return 0 if every record is safe, 1 if one was refused."""
-    config, report = _config(args.config), _Report(as_json=args.json, lines=args.lines)
+    config, report = _config(args.config), _Report(args)
     common = {name: value for name in ("channel", "priority", "keep", "time", "key") if (value := getattr(args, name))}
     try:
         parse_submission(common | {"data": {}}, max_record=config.outbox.max_record)
         orjson.dumps(common)
     except (SubmissionError, orjson.JSONEncodeError) as error:
         raise UsageError(str(error)) from None
-    path = Path(args.socket) if args.socket else find_socket(config.control.socket, os.environ)
     inbox = find_inbox(config.state.dir, os.environ)
     with opened(args.file, "rb") as stream:
         batches = _batches(stream, common, report, max_record=config.outbox.max_record)
-        for number, outcome in _deliver(batches, path, inbox, keyed="key" in common):
-            report.add(number, outcome)
-    return report.finish()
+        for number, outcome in _deliver(batches, partial(daemon, args, config=config), inbox, keyed="key" in common):
+            report.tell(number, outcome)
+    if report.left:
+        what = f"{report.left} records" if args.lines else "the record"
+        sys.stderr.write(f"edge-agent: the daemon cannot be reached; {what} left in {inbox} for it\n")
+    return 1 if report.refused else 0
 
 
 def _config(option: str | None) -> Config:
@@ -73,6 +77,31 @@ def _config(option: str | None) -> Config:
         if option or os.environ.get("EDGE_AGENT_CONFIG"):
             raise
         return Config()
+
+
+class _Report:
+    """Says what became of the records."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self._json = args.json
+        self.lines: bool = args.lines
+        self.refused = self.left = 0
+
+    def tell(self, number: int, outcome: Params | EdgeAgentError) -> None:
+        """Say what became of a record: the daemon's result, or the file in its inbox, or why it is not accepted.
+
+        Raises:
+            EdgeAgentError: the last, if it is the only record.
+        """
+        if isinstance(outcome, EdgeAgentError):
+            if not self.lines:
+                raise outcome
+            sys.stderr.write(f"edge-agent: line {number}: {outcome}\n")
+            outcome = {"error": str(outcome)}
+        self.refused += "error" in outcome
+        self.left += "file" in outcome
+        if self._json:
+            say(orjson.dumps(({"line": number} if self.lines else {}) | outcome).decode())
 
 
 # ---------------------------------------------------------------- what is to be published
@@ -88,7 +117,7 @@ def _batches(stream: BufferedReader, common: Params, report: _Report, *, max_rec
             try:
                 batch.append((number, _params(text, common | key, max_record)))
             except SubmissionError as error:
-                report.refuse(number, str(error), UsageError)
+                report.tell(number, UsageError(str(error)))
         yield batch
 
 
@@ -120,77 +149,37 @@ def _lines(stream: BufferedReader, limit: int) -> Iterator[list[bytes]]:
 
 
 # ---------------------------------------------------------------- delivery
-def _deliver(batches: Iterator[Batch], path: Path, inbox: Path | None, *, keyed: bool) -> Iterator[tuple[int, object]]:
-    """Yield what became of each record: the daemon's result, a ``Failure``, or the file in its inbox.
+def _deliver(
+    batches: Iterator[Batch], connect: Callable[[], ControlClient], inbox: Path | None, *, keyed: bool
+) -> Iterator[tuple[int, Params | EdgeAgentError]]:
+    """Yield what became of each record.
 
     Raises:
         UnreachableError: there is no daemon and no inbox, or nobody knows what became of some.
     """
     pending: dict[int, Params] = {}
     try:
-        with ControlClient(path) as client:
+        with connect() as client:
             for batch in batches:
                 pending.update(batch)
                 for number, params in batch:
                     client.send(Request("publish", params, number))
                 while pending:
                     answer = client.receive()
-                    number = cast("int", answer.id)
+                    number, result = cast("int", answer.id), answer.result
                     pending.pop(number, None)
-                    yield number, answer.result
+                    yield (
+                        number,
+                        EdgeAgentError(result.message) if isinstance(result, Failure) else cast("Params", result),
+                    )
             return
     except UnreachableError as error:
         if isinstance(error, UnansweredError) and not keyed:
             which = "the record" if len(pending) == 1 else f"some of the lines {min(pending)} to {max(pending)}"
-            raise UnreachableError(
-                f"{error}; {which} may or may not be accepted: with --key it is safe to publish again"
-            ) from None
+            why = f"{error}; {which} may or may not be accepted: with --key it is safe to publish again"
+            raise UnreachableError(why) from None
         if inbox is None:
             raise
     now = SystemClock().wall()
     for number, params in chain(pending.items(), chain.from_iterable(batches)):
-        yield number, leave(inbox, params, name=f"{now}-{os.getpid()}-{number:09}.json")
-
-
-class _Report:
-    """Says what became of the records."""
-
-    def __init__(self, *, as_json: bool, lines: bool) -> None:
-        self.lines = lines
-        self._json = as_json
-        self._refused = 0
-        self._left: list[Path] = []
-
-    def add(self, number: int, outcome: object) -> None:
-        """Say what became of a record; one that is refused as ``refuse`` does it."""
-        if isinstance(outcome, Failure):
-            self.refuse(number, outcome.message, EdgeAgentError)
-        elif isinstance(outcome, Path):
-            self._left.append(outcome)
-            self._print(number, {"id": None, "file": str(outcome)})
-        else:
-            self._print(number, cast("Params", outcome))
-
-    def refuse(self, number: int, reason: str, kind: type[EdgeAgentError]) -> None:
-        """Say that a line is not accepted; the others go on.
-
-        Raises:
-            EdgeAgentError: of this kind, where it is the only record.
-        """
-        if not self.lines:
-            raise kind(reason)
-        self._refused += 1
-        sys.stderr.write(f"edge-agent: line {number}: {reason}\n")
-        self._print(number, {"error": reason})
-
-    def finish(self) -> int:
-        """Say what there is to say at the end, and return the exit code."""
-        if self._left:
-            what = f"{len(self._left)} records" if self.lines else "the record"
-            where = self._left[0].parent
-            sys.stderr.write(f"edge-agent: the daemon cannot be reached; {what} left in {where} for it\n")
-        return 1 if self._refused else 0
-
-    def _print(self, number: int, members: Params) -> None:
-        if self._json:
-            say(orjson.dumps(({"line": number} if self.lines else {}) | members).decode())
+        yield number, {"id": None, "file": str(leave(inbox, params, name=f"{now}-{os.getpid()}-{number:09}.json"))}

@@ -151,9 +151,6 @@ def said_by_check(error: BaseException, config: Path, monkeypatch: pytest.Monkey
         raise error
 
     monkeypatch.setattr("edge_agent.cli.check.load", load)
-    if isinstance(error, ConfigError):  # check reports these itself; the dispatcher is asked for here
-        monkeypatch.setattr("edge_agent.cli.run.load", load)
-        return cli.main(["run", "--config", str(config)])
     return cli.main(["check", "--config", str(config)])
 
 
