@@ -13,16 +13,15 @@ import sys
 import tempfile
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from edge_agent.adapters import embedded_broker
 from edge_agent.adapters.system_clock import SystemClock
 from edge_agent.cli.fleet_view import make_view
-from edge_agent.cli.operating import Target, clean_login, until
+from edge_agent.cli.operating import find_target, until
 from edge_agent.cli.options import add
-from edge_agent.core.config_types import BrokerUrl
 from edge_agent.core.fleet import Change, Fleet, printable
-from edge_agent.core.timebase import MonotonicNs, elapsed, later, seconds, to_seconds
+from edge_agent.core.timebase import elapsed, later, seconds, to_seconds
 from edge_agent.errors import EdgeAgentError
 from edge_agent.services.watcher import Happening, Watcher
 
@@ -48,7 +47,7 @@ control.socket = "{folder}/control.sock"
 """
 _HINTS: Final = """\
 now try, in another terminal:
-  edge-agent watch --broker {url} --prefix {prefix}
+  edge-agent watch --broker {broker} --prefix {prefix}
   mosquitto_sub -V 5 -p {port} -t '{prefix}/#' -v
   echo '{{"c": 21.5}}' | edge-agent publish data/t --socket {folder}/control.sock
   kill -9 {pid}    # the broker publishes the agent's Will: offline
@@ -140,18 +139,22 @@ class Demo:
     """The broker, the agent, what is seen of them, and the story."""
 
     def __init__(self, port: int, folder: Path) -> None:
-        self._clock = SystemClock()
-        self._over = asyncio.Event()
-        broker = BrokerUrl("mqtt", embedded_broker.LISTEN, port)
-        self._folder = folder
+        self._clock, self._over, fleet = SystemClock(), asyncio.Event(), Fleet()
+        url = f"mqtt://{embedded_broker.LISTEN}:{port}"
+        self._facts: dict[str, Any] = {
+            "device": DEVICE,
+            "broker": url,
+            "port": port,
+            "prefix": PREFIX,
+            "folder": folder,
+        }
         config = folder / "edge-agent.toml"
-        config.write_text(_CONFIG.format(device=DEVICE, broker=broker, prefix=PREFIX, folder=folder))
+        config.write_text(_CONFIG.format(**self._facts))
         self._broker = Child("broker", folder, "edge_agent.adapters.embedded_broker", str(port))
         self._agent = Child("agent", folder, "edge_agent", "run", "--config", str(config))
-        self._target = Target(broker, PREFIX, clean_login("demo"), reconnect_max=seconds(1))
-        fleet = Fleet()
-        self._view = make_view(self._target.title, fleet, self._clock, self._over.set)
-        self._watcher = self._target.watcher(Watcher, fleet, self._clock, self._tell)
+        target = find_target(argparse.Namespace(broker=url, prefix=PREFIX), {}, verb="demo")
+        self._view = make_view(f"{url} {PREFIX}/", fleet, self._clock, self._over.set)
+        self._watcher = target.watcher(Watcher, fleet, self._clock, self._tell)
         self._heartbeat = asyncio.Event()
         self._waits_for = "no heartbeat came"  # what is wrong if this is the end
         self._finished = False
@@ -180,7 +183,7 @@ class Demo:
 
     async def _story(self) -> None:
         pid = self._agent.start()
-        self.say(f"broker: {self._target.broker}; agent {DEVICE}: process {pid}, a heartbeat every 2 s")
+        self.say(f"broker: {self._facts['broker']}; agent {DEVICE}: process {pid}, a heartbeat every 2 s")
         self.say(f"the agent's log: {self._agent.log}")
         await self._see_heartbeat()
         await self._pause(BEFORE_OUTAGE_S)
@@ -194,10 +197,10 @@ class Demo:
         self.say("broker is back on the same port, and remembers nothing")
         back = self._clock.monotonic()
         await self._see_heartbeat()
-        self.say(f"recovered after {self._since(begun):.1f} s, {self._since(back):.1f} s after the broker was back")
+        whole, rest = (to_seconds(elapsed(instant, self._clock.monotonic())) for instant in (begun, back))
+        self.say(f"recovered after {whole:.1f} s, {rest:.1f} s after the broker was back")
         self._finished = True
-        facts = {"url": self._target.broker, "port": self._target.broker.port, "prefix": PREFIX, "pid": pid}
-        for line in _HINTS.format(folder=self._folder, **facts).splitlines():
+        for line in _HINTS.format(pid=pid, **self._facts).splitlines():
             self.say(line)
 
     async def _start_broker(self) -> None:
@@ -205,11 +208,10 @@ class Demo:
         self._broker.start()
         for _ in range(BROKER_PROBES):
             with contextlib.suppress(OSError):
-                _, writer = await asyncio.open_connection(self._target.broker.host, self._target.broker.port)
-                writer.close()
-                return
+                _, writer = await asyncio.open_connection(embedded_broker.LISTEN, self._facts["port"])
+                return writer.close()
             await self._pause(PROBE_EVERY_S)
-        self._fail("the broker did not answer", self._broker)
+        return self._fail("the broker did not answer", self._broker)
 
     async def _see_heartbeat(self) -> None:
         try:
@@ -251,9 +253,6 @@ class Demo:
         sys.stderr.writelines(f"{child.name}: {printable(line)}\n" for line in words)
         self._failure = EdgeAgentError(f"{text}; {'above is the end of its log' if words else 'its log is empty'}")
         self._over.set()
-
-    def _since(self, instant: MonotonicNs) -> float:
-        return to_seconds(elapsed(instant, self._clock.monotonic()))
 
     async def _pause(self, seconds_: float) -> None:
         await self._clock.sleep_until(later(self._clock.monotonic(), seconds(seconds_)))

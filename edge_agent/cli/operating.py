@@ -23,7 +23,7 @@ from edge_agent.core.config_models import Operator, Tls
 from edge_agent.core.config_types import BrokerUrl
 from edge_agent.core.connection import ConnectionPolicy
 from edge_agent.core.fleet import Fleet
-from edge_agent.core.timebase import DurationNs, seconds
+from edge_agent.core.timebase import seconds
 from edge_agent.core.topics import fleet_filters
 from edge_agent.errors import UnreachableError, UsageError
 from edge_agent.ports import Clock
@@ -31,7 +31,7 @@ from edge_agent.services.watcher import Happening, Watcher
 
 W = TypeVar("W", bound=Watcher)
 
-RECONNECT_MAX: Final = seconds(10)
+RECONNECT_MAX: Final = seconds(2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +41,6 @@ class Target:
     broker: BrokerUrl
     prefix: str
     login: Login
-    reconnect_max: DurationNs = RECONNECT_MAX
-
-    @property
-    def title(self) -> str:
-        """The broker and the prefix, to be shown."""
-        return f"{self.broker} {self.prefix}/"
 
     def watcher(
         self, kind: type[W], fleet: Fleet, clock: Clock, tell: Callable[[Happening], None], filters: Sequence[str] = ()
@@ -55,7 +49,7 @@ class Target:
         # what is logged by the parts would tear a table; what a person has to know is told
         logging.getLogger("edge_agent").addHandler(logging.NullHandler())
         uniform = random.SystemRandom().random
-        policy = ConnectionPolicy((self.broker,), protocol=None, reconnect_max=self.reconnect_max, uniform=uniform)
+        policy = ConnectionPolicy((self.broker,), protocol=None, reconnect_max=RECONNECT_MAX, uniform=uniform)
         connector, topics = MqttConnector(self.login, clock=clock), (self.prefix, filters or fleet_filters(self.prefix))
         return kind(connector, policy, clock=clock, fleet=fleet, topics=topics, tell=tell)
 
@@ -63,6 +57,8 @@ class Target:
 # ---------------------------------------------------------------- where to
 def find_target(args: argparse.Namespace, environ: Mapping[str, str], *, verb: str) -> Target:
     """Return the broker that the options name, without a login, or else the configuration's.
+
+    The session is a clean one, under a client id that no one else has.
 
     Raises:
         UsageError: an option is wrong, or neither names a broker.
@@ -76,8 +72,9 @@ def find_target(args: argparse.Namespace, environ: Mapping[str, str], *, verb: s
         raise UsageError(f"--{wrong['loc'][-1]}: {wrong['ctx']['error']}") from None
     chosen = options if args.broker else _configured(args.config, environ)
     assert chosen.broker is not None, "the options or the configuration name one"
-    password = None if chosen.password_file is None else read_secret(chosen.password_file, environ=environ)
-    login = clean_login(verb, tls=chosen.tls, username=chosen.username, password=password)
+    password = chosen.password_file and read_secret(chosen.password_file, environ=environ)
+    client_id, keepalive, none = f"edge-agent-{verb}-{secrets.token_hex(4)}", seconds(30), seconds(0)
+    login = Login(client_id, keepalive, none, none, chosen.tls, chosen.username, lambda: password)
     return Target(chosen.broker, options.prefix or chosen.prefix or "edge", login)
 
 
@@ -91,14 +88,6 @@ def _configured(path: str | None, environ: Mapping[str, str]) -> Operator:
     tls = operator.tls if operator.broker or operator.tls != Tls() else Tls(ca=mqtt.tls.ca)
     broker, prefix = operator.broker or mqtt.brokers[0], operator.prefix or mqtt.prefix
     return operator.model_copy(update={"broker": broker, "prefix": prefix, "tls": tls})
-
-
-def clean_login(
-    verb: str, *, tls: Tls | None = None, username: str | None = None, password: str | None = None
-) -> Login:
-    """Return a login without a session, under a client id that no one else has."""
-    client_id = f"edge-agent-{verb}-{secrets.token_hex(4)}"
-    return Login(client_id, seconds(30), seconds(0), seconds(0), tls or Tls(), username, lambda: password)
 
 
 # ---------------------------------------------------------------- until when

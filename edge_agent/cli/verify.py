@@ -11,7 +11,6 @@ from dataclasses import asdict
 from functools import partial
 from typing import Final
 
-import orjson
 from typing_extensions import override
 
 from edge_agent.adapters.system_clock import SystemClock
@@ -26,7 +25,7 @@ from edge_agent.ports import Delivery
 from edge_agent.services.watcher import Happening, Link, Watcher
 
 GIVE_UP_AFTER: Final = 3  # attempts, without a first connection
-MAX_LINE: Final = 4 * MAX_MESSAGE  # as text within JSON a message is longer
+MAX_LINE: Final = MAX_MESSAGE + 2
 SHOWN: Final = 20
 _COLUMNS: Final = ("device", "stream", "delivered", "named", "missing", "duplicates", "conflicting", "out_of_order")
 
@@ -40,9 +39,7 @@ def describe(parser: argparse.ArgumentParser) -> None:
         "judges what is put from then on, as soon as two or three heartbeats have come."
     )
     parser.add_argument("--filter", metavar="F", action="append", help="subscribe to this; default: PREFIX/+/up/#")
-    parser.add_argument(
-        "--file", metavar="FILE", help="read JSON lines (- = stdin): events, arrays of them, or mosquitto_sub -F %%j"
-    )
+    parser.add_argument("--file", metavar="FILE", help="read messages, one a line; - = stdin, as of mosquitto_sub")
     parser.add_argument("--from-start", action="store_true", help="all since the first number is to be there")
     add(parser, *OPERATING)
 
@@ -69,7 +66,7 @@ class _Ear(Watcher):
 
     @override
     def _hear(self, delivery: Delivery) -> None:
-        self.verification.take(delivery.payload, delivery.topic, now=self._clock.monotonic())
+        self.verification.take(delivery.payload, self._clock.monotonic())
 
 
 def _listen(args: argparse.Namespace, verification: Verification) -> None:
@@ -107,19 +104,8 @@ def _read_file(name: str, verification: Verification) -> None:
     """Take in all of a file; SIGINT ends it early, as for a pipe that does not end."""
     with opened(name, "rb") as file, contextlib.suppress(KeyboardInterrupt):
         for line in iter(partial(file.readline, MAX_LINE), b""):
-            if line.strip():
-                _take_line(line, verification)
-
-
-def _take_line(line: bytes, verification: Verification) -> None:
-    """Take in an event, an array of them, or either as a payload beside its topic."""
-    with contextlib.suppress(orjson.JSONDecodeError):
-        parsed = orjson.loads(line)
-        if isinstance(parsed, dict) and "payload" in parsed:
-            payload = parsed["payload"]
-            line = payload.encode() if isinstance(payload, str) else orjson.dumps(payload)
-            return verification.take(line, str(parsed.get("topic")))
-    return verification.take(line)
+            if line := line.strip():
+                verification.take(line)
 
 
 # ---------------------------------------------------------------- what is said

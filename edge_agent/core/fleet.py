@@ -7,7 +7,6 @@ printed without driving a terminal, and the number of devices is bounded.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -164,15 +163,12 @@ def _learn(known: _Known, kind: str, payload: bytes, now: MonotonicNs) -> bool:
     event = decode(payload)
     if event is None or event["type"] != _TYPES.get(kind):
         return False
-    data = event["data"]
     if kind == "health":
-        known.row = _with_health(known.row, data)
-        return True
-    known.beat_at = known.heard_at = now
-    known.interval_s = max(_number(data, "interval_s") or 0, 0)
-    # Some brokers refuse retained messages: then only this tells a newcomer that the device is there.
-    status = "offline" if known.row.status == "offline" else "online"
-    known.row = replace(_with_beat(known.row, data), status=status)
+        known.row = _with_health(known.row, event["data"])
+    else:  # it also says "online": some brokers refuse retained messages
+        known.row = _with_beat(known.row, event["data"])
+        known.beat_at = known.heard_at = now
+        known.interval_s = max(_number(event["data"], "interval_s") or 0, 0)
     return True
 
 
@@ -180,6 +176,7 @@ def _with_beat(row: Row, data: Mapping[str, Any]) -> Row:
     agent, clock, outbox = _table(data, "agent"), _table(data, "clock"), _table(data, "outbox")
     return replace(
         row,
+        status="offline" if row.status == "offline" else "online",
         uptime_s=_count(data, "uptime_s"),
         clock=_text(clock, "state"),
         offset_ms=_number(clock, "offset_ms"),
@@ -208,9 +205,8 @@ def _text(data: Mapping[str, Any], key: str) -> str | None:
 
 def _number(data: Mapping[str, Any], key: str) -> float | None:
     value = data.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return value if abs(value) <= MAX_NUMBER else None
+    sound = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MAX_NUMBER  # nan is not
+    return value if sound else None
 
 
 def _count(data: Mapping[str, Any], key: str) -> int | None:

@@ -91,15 +91,14 @@ class Verification:
         self._recent: dict[tuple[str, str, int], int] = {}
         self._messages = self._unreadable = self._left_out = self._interruptions = 0
 
-    def take(self, payload: bytes, topic: str = "", *, now: MonotonicNs = _UNKNOWN) -> None:
-        """Take a message in: an event or an array of events.
+    def take(self, payload: bytes, now: MonotonicNs = _UNKNOWN) -> None:
+        """Take a message in: an event or an array of events; a status is passed over.
 
         Args:
             payload: as it arrived.
-            topic: where; empty = unknown.
             now: when; without, only a device on which nothing waits shows that all from before is gone.
         """
-        if topic.endswith("/up/status"):
+        if payload in (b"online", b"offline"):
             return
         try:
             parsed = orjson.loads(payload) if len(payload) <= MAX_MESSAGE else None
@@ -121,12 +120,9 @@ class Verification:
 
     def report(self) -> Report:
         """Return what is known by now."""
-        streams = (
-            stream.report()
-            for _, device in sorted(self._devices.items())
-            for _, stream in sorted(device.streams.items())
-        )
-        return Report(self._messages, self._unreadable, self._left_out, self._interruptions, tuple(streams))
+        reports = [stream.report() for device in self._devices.values() for stream in device.streams.values()]
+        reports.sort(key=lambda report: (report.device, report.stream))
+        return Report(self._messages, self._unreadable, self._left_out, self._interruptions, tuple(reports))
 
     def _take_event(self, event: Mapping[str, Any], now: MonotonicNs) -> bool:
         """Take note of an event; return whether it is one."""
@@ -134,12 +130,10 @@ class Verification:
         found = _SOURCE.fullmatch(source) if isinstance(source, str) else None
         if found is None or not isinstance(number, str) or not isinstance(data, dict):
             return False
-        device = self._devices.get(found[1])
-        if device is None:
-            if len(self._devices) >= self._max_devices:
-                self._left_out += 1
-                return True
-            device = self._devices[found[1]] = _Device(found[1], self._from_start)
+        if found[1] not in self._devices and len(self._devices) >= self._max_devices:
+            self._left_out += 1
+            return True
+        device = self._devices.setdefault(found[1], _Device(found[1], self._from_start))
         if event.get("type") == HEARTBEAT:
             return self._take_heartbeat(device, number, data.get("outbox"), now)
         record = _ID.fullmatch(number)

@@ -30,7 +30,7 @@ Params = Mapping[str, Any]
 # ---------------------------------------------------------------- what is read from the store
 def _page(store: Store, encoder: Encoder, params: Params) -> dict[str, Any]:
     """Return records as events, and the keys of damaged ones; ``next`` is where to go on."""
-    records, damaged, following = store.peek(params.get("after", 0), rows=max(params.get("limit", PAGE), 1))
+    records, damaged, following = store.peek(params.get("after", 0), rows=PAGE)
     sizes = accumulate(len(record.body) for record in records)
     some = [record for record, size in zip(records, sizes, strict=True) if size <= PAGE_BYTES] or records[:1]
     events = [orjson.Fragment(encoder.encode(record)) for record in some]
@@ -40,9 +40,7 @@ def _page(store: Store, encoder: Encoder, params: Params) -> dict[str, Any]:
 def _dead(store: Store, encoder: Encoder, _params: Params) -> dict[str, Any]:
     """Return the dead letters: the broker's reason code (0: it closes the connection), and the event."""
     letters = store.dead_letters()
-    return {
-        "dead": [{"reason": one.reason, "record": orjson.Fragment(encoder.encode(one.record))} for one in letters],
-    }
+    return {"dead": [{"reason": one.reason, "record": orjson.Fragment(encoder.encode(one.record))} for one in letters]}
 
 
 def _structure(store: Store, _encoder: Encoder, _params: Params) -> dict[str, Any]:
@@ -114,7 +112,7 @@ class QueueTools:
 
     async def _read(self, method: str, params: object) -> object:
         """Return what is in the store, without touching it."""
-        given = _given(params, *(("after", "limit") if method == "queue-peek" else ()))
+        given = _given(params, *(["after"] if method == "queue-peek" else []))
         if not given.get("after"):
             await self._outbox.written()
         encoder = Encoder(self._device, self._outbox.pending.name)
@@ -163,9 +161,9 @@ class QueueTools:
 
 
 # ---------------------------------------------------------------- params
-def _number(name: str, most: int, value: object) -> int:
-    if not isinstance(value, int) or not 0 <= value <= most:
-        raise SubmissionError(f"{name}: a number from 0 to {most} is needed")
+def _key(value: object) -> int:
+    if not isinstance(value, int) or not 0 <= value < 1 << 62:
+        raise SubmissionError("after: what the last answer has as next is needed, or 0")
     return value
 
 
@@ -177,8 +175,7 @@ def _priority(value: object) -> Priority:
 
 
 _PARAMS: Final[Mapping[str, Callable[[Any], object]]] = {
-    "after": partial(_number, "after", 1 << 62),
-    "limit": partial(_number, "limit", PAGE),
+    "after": _key,
     "priority": _priority,
     "channel": parse_channel,
     "dead": bool,

@@ -29,7 +29,10 @@ def test_without_a_broker_and_a_configuration_it_says_what_to_give(tmp_path: Pat
 def test_a_broker_in_the_options_is_all_that_is_used() -> None:
     """The configuration, with its login, is not read then; the client id is no one else's."""
     found = target("--broker", "mqtts://h", "--prefix", "x/y", "--config", "/none")
-    assert (found.title, found.login.username, found.login.password()) == ("mqtts://h:8883 x/y/", None, None)
+    assert (str(found.broker), found.prefix, found.login.username, found.login.password()) == (
+        *("mqtts://h:8883", "x/y"),
+        *(None, None),
+    )
     assert re.fullmatch(r"edge-agent-watch-[0-9a-f]{8}", found.login.client_id)
     assert found.login.session_expiry == 0
     assert found.login.client_id != target("--broker", "mqtt://h").login.client_id
@@ -45,8 +48,9 @@ def test_the_configuration_names_the_operators_broker(tmp_path: Path) -> None:
         f'password_file = "{tmp_path}/secret"\n'
     )
     found = target(EDGE_AGENT_CONFIG=str(file))
-    assert (found.title, found.login.username, found.login.password()) == ("mqtt://op:1883 p/", "op", "hunter2")
-    assert target("--config", str(file), "--prefix", "q").title == "mqtt://op:1883 q/"
+    assert (str(found.broker), found.prefix) == ("mqtt://op:1883", "p")
+    assert (found.login.username, found.login.password()) == ("op", "hunter2")
+    assert target("--config", str(file), "--prefix", "q").prefix == "q"
 
 
 def test_without_an_operators_broker_it_is_the_devices_first(tmp_path: Path) -> None:
@@ -57,7 +61,7 @@ def test_without_an_operators_broker_it_is_the_devices_first(tmp_path: Path) -> 
         '[mqtt.tls]\nca = "/ca.pem"\ncert = "/c.pem"\nkey = "/k.pem"\n'
     )
     found = target("--config", str(file))
-    assert (found.title, found.login.username) == ("mqtts://one:8883 edge/", None)
+    assert (str(found.broker), found.prefix, found.login.username) == ("mqtts://one:8883", "edge", None)
     assert (found.login.tls.ca, found.login.tls.cert) == ("/ca.pem", None)
 
 

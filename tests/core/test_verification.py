@@ -67,13 +67,8 @@ def heard(history: Sequence[Event | None], *, from_start: bool = True) -> Verifi
         if event is None:
             heard_by.disconnected()
         else:
-            heard_by.take(orjson.dumps(event), topic_of(event), now=MonotonicNs(now_s * 10**9))
+            heard_by.take(orjson.dumps(event), MonotonicNs(now_s * 10**9))
     return heard_by
-
-
-def topic_of(event: Event) -> str:
-    """Return where an event is published."""
-    return f"edge/d/up/data/{event['subject']}" if event["type"] == "edge.data.v1" else "edge/d/up/x"
 
 
 def stream_of(report: Report, name: str = NORMAL) -> StreamReport:
@@ -267,7 +262,7 @@ def test_nonsense_is_counted(event: object) -> None:
 def test_bytes_that_are_no_event_are_counted(payload: bytes) -> None:
     """Once each."""
     verification_ = Verification(from_start=True)
-    verification_.take(payload, "edge/d/up/data/x")
+    verification_.take(payload)
     assert verification_.report().unreadable == 1
 
 
@@ -287,16 +282,16 @@ def test_a_gap_that_cannot_be_names_nothing(entry: Event) -> None:
 def test_what_is_not_in_the_outbox_is_not_judged() -> None:
     """A session's stream, and the status, which is no event."""
     verification_ = heard([record(5, stream="session", type="edge.health.v1"), record(9, stream="session")])
-    verification_.take(b"online", "edge/d/up/status")
+    verification_.take(b"online")
     report = verification_.report()
     assert (report.messages, report.unreadable, report.streams) == (2, 0, ())
 
 
 def test_an_array_is_taken_one_by_one() -> None:
-    """The topic tells the channel; what is no event in it is counted."""
+    """What is no event in it is counted."""
     verification_ = Verification(from_start=True)
     hold = said(1, held=[{"stream": NORMAL, "topic": "data/a/b", "first": 1, "reason": "x"}])
-    verification_.take(orjson.dumps([hold, *records(1, 3, 2), 7]), "a/up/d/up/data/a/b")
+    verification_.take(orjson.dumps([hold, *records(1, 3, 2), 7]))
     report = verification_.report()
     assert (counts(report), report.messages, report.unreadable) == ({}, 4, 1)
 
