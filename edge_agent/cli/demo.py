@@ -30,7 +30,6 @@ PREFIX: Final = "edge"
 USUAL_PORT: Final = 1883
 BEFORE_OUTAGE_S: Final = 8.0
 OUTAGE_S: Final = 6.0
-HEARTBEAT_WITHIN_S: Final = 30.0
 BROKER_PROBES: Final = 500
 AGENT_BACK_AFTER_S: Final = 5.0
 STOP_WITHIN_S: Final = 5.0
@@ -110,6 +109,7 @@ class Child:
 
     def start(self) -> int:
         """Start it, in a session of its own so that Ctrl-C is for this process alone; return its process id."""
+        libc = ctypes.CDLL(None)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(  # noqa: S603  # this very program
                 self._argv,
@@ -118,7 +118,7 @@ class Child:
                 stderr=log,
                 cwd=self.log.parent,
                 start_new_session=True,
-                preexec_fn=partial(ctypes.CDLL(None).prctl, _PR_SET_PDEATHSIG, signal.SIGKILL),  # noqa: PLW1509  # no threads yet
+                preexec_fn=partial(libc.prctl, _PR_SET_PDEATHSIG, signal.SIGKILL),  # noqa: PLW1509  # calls C alone
             )
         return self.process.pid
 
@@ -214,12 +214,7 @@ class Demo:
         return self._fail("the broker did not answer", self._broker)
 
     async def _see_heartbeat(self) -> None:
-        try:
-            async with asyncio.timeout(HEARTBEAT_WITHIN_S):
-                await self._heartbeat.wait()
-        except TimeoutError:
-            self._fail(f"{self._waits_for} in {HEARTBEAT_WITHIN_S:g} s", self._agent)
-            await asyncio.Event().wait()  # until this is cancelled
+        await self._heartbeat.wait()
         self._waits_for = ""
 
     async def _guard(self) -> None:

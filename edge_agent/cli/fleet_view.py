@@ -45,12 +45,8 @@ class Lines:
     def show(self, happening: Happening) -> None:
         """Print it; of attempts that fail for one reason, only the first."""
         if self._json:
-            change = (
-                {"event": happening.kind, **asdict(happening.row)}
-                if isinstance(happening, Change)
-                else asdict(happening)
-            )
-            self._print(orjson.dumps({"time": rfc3339(self._clock.now().time)} | change).decode())
+            fields = {"time": rfc3339(self._clock.now().time)} | _fields(happening)
+            self._print(orjson.dumps(fields).decode())
         elif happening != self._last or isinstance(happening, Change):
             self.say(_sentence(happening))
         self._last = happening
@@ -141,6 +137,12 @@ _COLUMNS: Final[Mapping[str, Callable[[Row], object]]] = {
     "protocol": lambda row: row.protocol,
     "version": lambda row: row.version,
 }
+
+
+def _fields(happening: Happening) -> dict[str, object]:
+    if isinstance(happening, Link):
+        return asdict(happening)
+    return {"event": happening.kind, **asdict(happening.row)}
 
 
 def _sentence(happening: Happening) -> str:
