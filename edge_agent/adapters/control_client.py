@@ -1,4 +1,4 @@
-"""Another process's ways to the daemon: its control socket, and the folder in which it finds what was left for it."""
+"""Another process's end of the daemon's control socket."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import os
 import socket
 from pathlib import Path
 from typing import Any, Final, Self
-
-import orjson
 
 from edge_agent.core.jsonrpc import BUSY, Answer, Failure, Request, encode_request, parse_answer
 from edge_agent.errors import EdgeAgentError, UnreachableError
@@ -90,28 +88,3 @@ class ControlClient:
             refused = UnreachableError if answer.result.code == BUSY else UnansweredError
             raise refused(f"the daemon ended the connection: {answer.result.message}")
         return answer
-
-
-def leave(inbox: Path, params: object, *, name: str) -> Path:
-    """Leave a record for the daemon, as a file that is whole and on the disk once it is seen; return the file.
-
-    Raises:
-        OSError: it could not be written; nothing is left.
-    """
-    unfinished, finished = inbox / f".{name}", inbox / name
-    try:
-        with unfinished.open("xb") as file:
-            os.fchmod(file.fileno(), 0o644)  # the daemon is another user; who comes into the folder, its mode says
-            file.write(orjson.dumps(params))
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.rename(finished)
-    except OSError:
-        unfinished.unlink(missing_ok=True)
-        raise
-    folder = os.open(inbox, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-    return finished

@@ -14,7 +14,8 @@ from typing import Any, Final, cast
 
 import orjson
 
-from edge_agent.adapters.control_client import ControlClient, UnansweredError, leave
+from edge_agent.adapters.control_client import ControlClient, UnansweredError
+from edge_agent.adapters.durable_file import put_file
 from edge_agent.adapters.places import find_inbox
 from edge_agent.adapters.system_clock import SystemClock
 from edge_agent.cli.asking import daemon
@@ -182,4 +183,6 @@ def _deliver(
             raise
     now = SystemClock().wall()
     for number, params in chain(pending.items(), chain.from_iterable(batches)):
-        yield number, {"id": None, "file": str(leave(inbox, params, name=f"{now}-{os.getpid()}-{number:09}.json"))}
+        file = inbox / f"{now}-{os.getpid()}-{number:09}.json"
+        put_file(file, orjson.dumps(params), mode=0o644)  # the daemon is another user; the folder's mode protects it
+        yield number, {"id": None, "file": str(file)}
