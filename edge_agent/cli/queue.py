@@ -91,10 +91,10 @@ def _export(args: argparse.Namespace, ask: Ask) -> int:
 
 
 def _check(args: argparse.Namespace, ask: Ask) -> int:
-    structure, damaged = ask("queue-check")["structure"], list[int]()
+    structure, damaged = ask("queue-check")["structure"], set[int]()
     count = sum(1 for _ in counted(_records(ask, damaged), "checked"))
     ok = structure == "ok" and not damaged
-    found = {"ok": ok, "structure": structure, "records": count, "damaged": damaged}
+    found = {"ok": ok, "structure": structure, "records": count, "damaged": sorted(damaged)}
     line = f"{'ok' if ok else 'damaged'}: structure {structure}, {count} records intact, {len(damaged)} damaged"
     show(found, [line], as_json=args.json)
     return 0 if ok else 1
@@ -108,15 +108,15 @@ def _change(args: argparse.Namespace, ask: Ask) -> int:
 
 
 def _chosen(args: argparse.Namespace, ask: Ask) -> Iterator[Any]:
-    return iter(ask("queue-dead")["dead"]) if args.dead else _records(ask, [])
+    return iter(ask("queue-dead")["dead"]) if args.dead else _records(ask, set())
 
 
-def _records(ask: Ask, damaged: list[int]) -> Iterator[Any]:
+def _records(ask: Ask, damaged: set[int]) -> Iterator[Any]:
     """Yield all records; the keys of those that cannot be read are added to ``damaged``."""
     after: int | None = 0
     while after is not None:
         page = ask("queue-peek", after=after)
-        damaged += page["damaged"]
+        damaged.update(page["damaged"])
         after = page["next"]
         yield from page["records"]
 
