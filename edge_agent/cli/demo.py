@@ -97,61 +97,19 @@ def choose_port(asked: int | None) -> int:
         return int(probe.getsockname()[1])
 
 
-class Child:
-    """A process that ends with this one, however this one ends, and writes to a file."""
-
-    def __init__(self, name: str, folder: Path, *argv: str) -> None:
-        self.name = name
-        self.log = folder / f"{name}.log"
-        self.log.touch()
-        self._argv = [sys.executable, "-m", *argv]
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> int:
-        """Start it, in a session of its own so that Ctrl-C is for this process alone; return its process id."""
-        libc = ctypes.CDLL(None)
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(  # noqa: S603  # this very program
-                self._argv,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=self.log.parent,
-                start_new_session=True,
-                preexec_fn=partial(libc.prctl, _PR_SET_PDEATHSIG, signal.SIGKILL),  # noqa: PLW1509  # calls C alone
-            )
-        return self.process.pid
-
-    def ended(self) -> int | None:
-        """Return the exit code (negative: the signal) if it ended by itself."""
-        return None if self.process is None else self.process.poll()
-
-    async def end(self, number: signal.Signals) -> None:
-        """Send a signal and reap it; what is not gone after a while ends with this process."""
-        process, self.process = self.process, None
-        if process is not None:
-            process.send_signal(number)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                await asyncio.to_thread(process.wait, STOP_WITHIN_S)
-
-
 class Demo:
     """The broker, the agent, what is seen of them, and the story."""
 
     def __init__(self, port: int, folder: Path) -> None:
-        self._clock, self._over, fleet = SystemClock(), asyncio.Event(), Fleet()
-        url = f"mqtt://{embedded_broker.LISTEN}:{port}"
-        self._facts: dict[str, Any] = {
-            "device": DEVICE,
-            "broker": url,
-            "port": port,
-            "prefix": PREFIX,
-            "folder": folder,
+        self._clock, self._over, self._folder, fleet = SystemClock(), asyncio.Event(), folder, Fleet()
+        url, config = f"mqtt://{embedded_broker.LISTEN}:{port}", folder / "edge-agent.toml"
+        self._facts: dict[str, Any] = {"broker": url, "port": port, "prefix": PREFIX, "folder": folder}
+        config.write_text(_CONFIG.format(device=DEVICE, **self._facts))
+        self._argv = {
+            "broker": ("edge_agent.adapters.embedded_broker", str(port)),
+            "agent": ("edge_agent", "run", "--config", str(config)),
         }
-        config = folder / "edge-agent.toml"
-        config.write_text(_CONFIG.format(**self._facts))
-        self._broker = Child("broker", folder, "edge_agent.adapters.embedded_broker", str(port))
-        self._agent = Child("agent", folder, "edge_agent", "run", "--config", str(config))
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
         target = find_target(argparse.Namespace(broker=url, prefix=PREFIX), {}, verb="demo")
         self._view = make_view(f"{url} {PREFIX}/", fleet, self._clock, self._over.set)
         self._watcher = target.watcher(Watcher, fleet, self._clock, self._tell)
@@ -172,24 +130,24 @@ class Demo:
             seeing = [group.create_task(self._view.run()), group.create_task(self._watcher.run())]
             try:
                 if not await until(self._over, seconds_) and self._waits_for:
-                    self._fail(f"{self._waits_for} in {seconds_:g} s", self._agent)
+                    self._fail(f"{self._waits_for} in {seconds_:g} s", "agent")
             finally:
-                await _end(acting)
-                await self._agent.end(signal.SIGTERM)  # while its last words can be seen
-                await _end(seeing)
-                await self._broker.end(signal.SIGKILL)
+                await _cancelled(acting)
+                await self._end("agent", signal.SIGTERM)  # while its last words can be seen
+                await _cancelled(seeing)
+                await self._end("broker", signal.SIGKILL)
         if self._failure is not None:
             raise self._failure
 
     async def _story(self) -> None:
-        pid = self._agent.start()
+        pid = self._start("agent")
         self.say(f"broker: {self._facts['broker']}; agent {DEVICE}: process {pid}, a heartbeat every 2 s")
-        self.say(f"the agent's log: {self._agent.log}")
+        self.say(f"the agent's log: {self._folder}/agent.log")
         await self._see_heartbeat()
         await self._pause(BEFORE_OUTAGE_S)
         self.say(f"outage: taking the broker away for {OUTAGE_S:g} s (SIGKILL)")
         begun = self._clock.monotonic()
-        await self._broker.end(signal.SIGKILL)
+        await self._end("broker", signal.SIGKILL)
         await self._pause(OUTAGE_S)
         self._heartbeat.clear()
         self._waits_for = "no heartbeat came after the outage"
@@ -205,32 +163,63 @@ class Demo:
 
     async def _start_broker(self) -> None:
         """Start it, and wait until it answers."""
-        self._broker.start()
+        self._start("broker")
         for _ in range(BROKER_PROBES):
             with contextlib.suppress(OSError):
                 _, writer = await asyncio.open_connection(embedded_broker.LISTEN, self._facts["port"])
                 return writer.close()
             await self._pause(PROBE_EVERY_S)
-        return self._fail("the broker did not answer", self._broker)
+        return self._fail("the broker did not answer", "broker")
 
     async def _see_heartbeat(self) -> None:
         await self._heartbeat.wait()
         self._waits_for = ""
 
+    # -- the children
+
+    def _start(self, name: str) -> int:
+        """Start a child that ends with this process, however this one ends; return its process id."""
+        libc = ctypes.CDLL(None)
+        with (self._folder / f"{name}.log").open("ab") as log:
+            child = self._running[name] = subprocess.Popen(  # noqa: S603  # this very program
+                [sys.executable, "-m", *self._argv[name]],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self._folder,
+                start_new_session=True,  # Ctrl-C is for this process alone
+                preexec_fn=partial(libc.prctl, _PR_SET_PDEATHSIG, signal.SIGKILL),  # noqa: PLW1509  # calls C alone
+            )
+        return child.pid
+
+    async def _end(self, name: str, number: signal.Signals) -> None:
+        """Send a child a signal and reap it; what is not gone after a while ends with this process."""
+        if (child := self._running.pop(name, None)) is not None:
+            child.send_signal(number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                await asyncio.to_thread(child.wait, STOP_WITHIN_S)
+
     async def _guard(self) -> None:
         """See a child that ends by itself: what a person killed after the story comes back, the rest is a failure."""
         while True:
             await self._pause(PROBE_EVERY_S)
-            for child in (self._broker, self._agent):
-                code = child.ended()
+            for name, child in list(self._running.items()):
+                code = child.poll()
                 if code is None:
                     continue
                 how = f"was killed ({signal.Signals(-code).name})" if code < 0 else f"ended with exit code {code}"
-                if not self._finished or child is self._broker or code > 0:
-                    return self._fail(f"the {child.name} {how}", child)
+                if not self._finished or name == "broker" or code > 0:
+                    return self._fail(f"the {name} {how}", name)
                 self.say(f"the agent {how}; it comes back in {AGENT_BACK_AFTER_S:g} s, as under systemd")
                 await self._pause(AGENT_BACK_AFTER_S)
-                self.say(f"the agent is process {child.start()}")
+                self.say(f"the agent is process {self._start(name)}")
+
+    def _fail(self, text: str, name: str) -> None:
+        """End with a failure of a child, and the end of its log."""
+        words = (self._folder / f"{name}.log").read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:]
+        sys.stderr.writelines(f"{name}: {printable(line)}\n" for line in words)
+        self._failure = EdgeAgentError(f"{text}; {'above is the end of its log' if words else 'its log is empty'}")
+        self._over.set()
 
     # -- small things
 
@@ -243,17 +232,11 @@ class Demo:
             self._heartbeat.set()
         self._view.show(happening)
 
-    def _fail(self, text: str, child: Child) -> None:
-        words = child.log.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:]
-        sys.stderr.writelines(f"{child.name}: {printable(line)}\n" for line in words)
-        self._failure = EdgeAgentError(f"{text}; {'above is the end of its log' if words else 'its log is empty'}")
-        self._over.set()
-
     async def _pause(self, seconds_: float) -> None:
         await self._clock.sleep_until(later(self._clock.monotonic(), seconds(seconds_)))
 
 
-async def _end(tasks: list[asyncio.Task[None]]) -> None:
+async def _cancelled(tasks: list[asyncio.Task[None]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
