@@ -60,9 +60,8 @@ class _AsWritten(GenerateJsonSchema):
     @override
     def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
         inner, default = self.generate_inner(schema["schema"]), schema.get("default")
-        if default is None or isinstance(
-            default, BaseModel
-        ):  # TOML has no null; a table's defaults stand in its own schema
+        # TOML has no null; a table's defaults stand in its own schema
+        if default is None or isinstance(default, BaseModel):
             return inner
         written = SchemaSerializer(schema["schema"]).to_python(default, mode="json")
         return cast("JsonSchemaValue", inner | {"default": written})

@@ -35,11 +35,8 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError(f"{device!r} is no device id: 1 to 64 of A-Z a-z 0-9 _ : -")
     clock, fleet, over = SystemClock(), Fleet(), asyncio.Event()
     target = find_target(args, os.environ, verb="watch")
-    view = (
-        Lines(clock, over.set, json=True)
-        if args.json
-        else make_view(f"{target.broker} {target.prefix}/", fleet, clock, over.set)
-    )
+    title = f"{target.broker} {target.prefix}/"
+    view = Lines(clock, over.set, json=True) if args.json else make_view(title, fleet, clock, over.set)
     topics = [Topics(target.prefix, device) for device in args.devices]
     filters = [name for one in topics for name in (one.status, one.health, one.heartbeat)]
     watcher = target.watcher(Watcher, fleet, clock, view.show, filters)

@@ -216,13 +216,12 @@ def _parse(item: object) -> Gap | None:
         return None
     stream, first, why = item.get("stream"), item.get("first"), item.get("reason")
     last = item.get("last", first)
-    if not isinstance(stream, str) or not re.fullmatch(_STREAM, stream):
-        return None
-    if not _is_seq(first) or not _is_seq(last) or not 1 <= first <= last:
+    named = isinstance(stream, str) and re.fullmatch(_STREAM, stream)
+    if not named or not _is_seq(first) or not _is_seq(last) or not 1 <= first <= last:
         return None
     numbers = item.get("count", last - first + 1)
     valid = _is_seq(numbers) and 1 <= numbers <= last - first + 1
-    return Gap(stream, first, last, numbers, str(why)) if valid else None
+    return Gap(str(stream), first, last, numbers, str(why)) if valid else None
 
 
 _NOTES: Final[Mapping[str, Callable[[Gap, Stream], None]]] = {
