@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Final
 
 import orjson
 
+from edge_agent.adapters.durable_file import put_file
 from edge_agent.adapters.threads import in_daemon_thread
 from edge_agent.core.saved_clock import SavedClock, read
 
@@ -41,20 +41,8 @@ class ClockFile:
         Raises:
             OSError: it cannot be written; what was there before still is.
         """
-        await in_daemon_thread(lambda: self._replace(orjson.dumps(saved.document())), name="clock-file", late=_nothing)
-
-    def _replace(self, data: bytes) -> None:
-        fresh = self._path.with_suffix(".new")
-        with fresh.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(self._path)
-        folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        data = orjson.dumps(saved.document())
+        await in_daemon_thread(lambda: put_file(self._path, data), name="clock-file", late=_nothing)
 
 
 def _nothing() -> None:

@@ -1,16 +1,14 @@
-"""Another process's ways to the daemon: its control socket, and the folder in which it finds what was left for it."""
+"""Another process's end of the daemon's control socket."""
 
 from __future__ import annotations
 
 import os
 import socket
 from pathlib import Path
-from typing import Final, Self
-
-import orjson
+from typing import Any, Final, Self
 
 from edge_agent.core.jsonrpc import BUSY, Answer, Failure, Request, encode_request, parse_answer
-from edge_agent.errors import UnreachableError
+from edge_agent.errors import EdgeAgentError, UnreachableError
 
 ANSWER_WITHIN_S: Final = 30.0
 _MAX_ANSWER: Final = 16 * 1024 * 1024
@@ -49,6 +47,19 @@ class ControlClient:
         self._answers.close()
         self._socket.close()
 
+    def call(self, method: str, **params: object) -> Any:  # noqa: ANN401  # whatever the daemon answers
+        """Return what a method answers.
+
+        Raises:
+            EdgeAgentError: it says why it does not do it.
+            UnreachableError: no answer came.
+        """
+        self.send(Request(method, params, id=1))
+        result = self.receive().result
+        if isinstance(result, Failure):
+            raise EdgeAgentError(result.message)
+        return result
+
     def send(self, request: Request) -> None:
         """Send a request.
 
@@ -77,28 +88,3 @@ class ControlClient:
             refused = UnreachableError if answer.result.code == BUSY else UnansweredError
             raise refused(f"the daemon ended the connection: {answer.result.message}")
         return answer
-
-
-def leave(inbox: Path, params: object, *, name: str) -> Path:
-    """Leave a record for the daemon, as a file that is whole and on the disk once it is seen; return the file.
-
-    Raises:
-        OSError: it could not be written; nothing is left.
-    """
-    unfinished, finished = inbox / f".{name}", inbox / name
-    try:
-        with unfinished.open("xb") as file:
-            os.fchmod(file.fileno(), 0o644)  # the daemon is another user; who comes into the folder, its mode says
-            file.write(orjson.dumps(params))
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.rename(finished)
-    except OSError:
-        unfinished.unlink(missing_ok=True)
-        raise
-    folder = os.open(inbox, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-    return finished

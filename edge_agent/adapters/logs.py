@@ -74,12 +74,6 @@ def configure(level: str, form: Literal["json", "console"] | None, *, stream: Te
     """
     terminal = stream.isatty()
     handler = logging.StreamHandler(stream)
-    if (form or ("console" if terminal else "json")) == "console":
-        handler.setFormatter(ConsoleFormatter(colour=terminal))
-    else:
-        handler.setFormatter(JsonFormatter())
-    root = logging.getLogger()
-    for old in list(root.handlers):
-        root.removeHandler(old)
-    root.addHandler(handler)
-    root.setLevel(level.upper())
+    console = terminal if form is None else form == "console"
+    handler.setFormatter(ConsoleFormatter(colour=terminal) if console else JsonFormatter())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import sys
 from dataclasses import asdict
 from typing import Any, cast
 
+import orjson
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import SchemaSerializer, core_schema
@@ -16,6 +15,8 @@ from typing_extensions import override
 
 from edge_agent.adapters.config_files import read_secret
 from edge_agent.cli.loading import load
+from edge_agent.cli.options import add
+from edge_agent.cli.printing import say, say_json, show
 from edge_agent.core.config_models import Config
 from edge_agent.errors import ConfigError
 from edge_agent.jobs import kinds
@@ -23,15 +24,14 @@ from edge_agent.jobs import kinds
 
 def describe(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options to its parser."""
-    parser.add_argument("--config", metavar="PATH", help="configuration file")
     parser.add_argument("--schema", action="store_true", help="print the JSON Schema of the configuration instead")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    add(parser, "--config", "--json")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print what is found; return 0 if the configuration is valid, else 78."""
     if args.schema:
-        _print(schema())
+        say(orjson.dumps(schema(), option=orjson.OPT_INDENT_2).decode())
         return 0
     try:
         loaded = load(args.config, os.environ, kinds=kinds())
@@ -39,18 +39,14 @@ def run(args: argparse.Namespace) -> int:
         if secret is not None and "/" in secret:  # a credential's name means something only where the service runs
             read_secret(secret, environ=os.environ, key="mqtt.password_file")
     except ConfigError as invalid:
-        if args.json:
-            _print({"ok": False, "problems": [asdict(problem) for problem in invalid.problems], "unused": []})
-        else:
-            sys.stderr.writelines(f"{problem}\n" for problem in invalid.problems)
+        if not args.json:
+            raise
+        say_json({"ok": False, "problems": [asdict(problem) for problem in invalid.problems], "unused": []})
         return invalid.exit_code
-    if args.json:
-        _print({"ok": True, "problems": [], "unused": loaded.unused})
-        return 0
-    device = loaded.config.device.id
-    sys.stdout.write(f"ok: {', '.join(loaded.sources)}, device {device}, digest {loaded.digest}\n")
-    if loaded.unused:
-        sys.stdout.write(f"not used yet: {', '.join(loaded.unused)}\n")
+    line = f"ok: {', '.join(loaded.sources)}, device {loaded.config.device.id}, digest {loaded.digest}"
+    unused = f"not used yet: {', '.join(loaded.unused)}"
+    found = {"ok": True, "problems": [], "unused": loaded.unused}
+    show(found, [line, unused] if loaded.unused else [line], as_json=args.json)
     return 0
 
 
@@ -65,13 +61,8 @@ class _AsWritten(GenerateJsonSchema):
     @override
     def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
         inner, default = self.generate_inner(schema["schema"]), schema.get("default")
-        if default is None or isinstance(
-            default, BaseModel
-        ):  # TOML has no null; a table's defaults stand in its own schema
+        # TOML has no null; a table's defaults stand in its own schema
+        if default is None or isinstance(default, BaseModel):
             return inner
         written = SchemaSerializer(schema["schema"]).to_python(default, mode="json")
         return cast("JsonSchemaValue", inner | {"default": written})
-
-
-def _print(value: object) -> None:
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")

@@ -76,10 +76,8 @@ def _whole(name: str) -> Any:  # noqa: ANN401  # whatever the module holds
 class _Deferring:
     """Finds those modules, and as their loader makes them, but runs nothing."""
 
-    def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        spec = PathFinder.find_spec(name, path, target) if name in _UNUSED else None
+    def find_spec(self, name: str, path: Sequence[str] | None = None, *_target: object) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(name, path) if name in _UNUSED else None
         if spec is not None:
             spec.loader, spec.loader_state = cast("Loader", self), spec.loader
         return spec
@@ -93,9 +91,8 @@ class _Deferring:
 
 def defer_unused() -> None:
     """Let those modules be imported only when they are used; to be called before the libraries are imported."""
-    os.environ.setdefault(
-        "PYDANTIC_DISABLE_PLUGINS", "__all__"
-    )  # there are none, and it reads every package's metadata
+    # there are none, and it would read every package's metadata
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     sys.modules.setdefault("_hashlib", cast("ModuleType", None))  # it brings OpenSSL; hashlib has all we use without it
     sys.meta_path.insert(0, _Deferring())
 

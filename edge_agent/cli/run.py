@@ -15,6 +15,7 @@ from edge_agent.adapters.system_clock import SystemClock
 from edge_agent.agent import Agent
 from edge_agent.cli.lean import spare_heap
 from edge_agent.cli.loading import load
+from edge_agent.cli.options import add
 from edge_agent.jobs import kinds
 
 log = logging.getLogger(__name__)
@@ -23,7 +24,7 @@ log = logging.getLogger(__name__)
 def describe(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options to its parser."""
     parser.description = "Run the daemon. SIGTERM and SIGINT stop it gracefully, SIGHUP rereads its configuration."
-    parser.add_argument("--config", metavar="PATH", help="configuration file")
+    add(parser, "--config")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -6,29 +6,26 @@ import argparse
 import asyncio
 import contextlib
 import os
-import sys
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from typing import Final
 
-import orjson
 from typing_extensions import override
 
 from edge_agent.adapters.system_clock import SystemClock
-from edge_agent.cli.publish import open_input
-from edge_agent.cli.watch import add_target_options, connecting, find_target, length, observe
+from edge_agent.cli.operating import find_target, observe
+from edge_agent.cli.options import OPERATING, add, opened
+from edge_agent.cli.printing import show, table
 from edge_agent.core.fleet import Fleet
 from edge_agent.core.topics import Topics
 from edge_agent.core.verification import MAX_MESSAGE, Report, Verification
-from edge_agent.core.verified_stream import StreamReport
 from edge_agent.errors import EdgeAgentError, UsageError
 from edge_agent.ports import Delivery
 from edge_agent.services.watcher import Happening, Link, Watcher
 
 GIVE_UP_AFTER: Final = 3  # attempts, without a first connection
-MAX_LINE: Final = 4 * MAX_MESSAGE  # as text within JSON a message is longer
+MAX_LINE: Final = MAX_MESSAGE + 2
 SHOWN: Final = 20
 _COLUMNS: Final = ("device", "stream", "delivered", "named", "missing", "duplicates", "conflicting", "out_of_order")
 
@@ -41,14 +38,10 @@ def describe(parser: argparse.ArgumentParser) -> None:
         "content), out of order. Exit 0 if nothing is missing, conflicting or out of order, else 1. Joining late, it "
         "judges what is put from then on, as soon as two or three heartbeats have come."
     )
-    add_target_options(parser)
     parser.add_argument("--filter", metavar="F", action="append", help="subscribe to this; default: PREFIX/+/up/#")
-    parser.add_argument(
-        "--file", metavar="FILE", help="read JSON lines (- = stdin): events, arrays of them, or mosquitto_sub -F %%j"
-    )
-    parser.add_argument("--seconds", metavar="N", type=length, help="end after N seconds")
+    parser.add_argument("--file", metavar="FILE", help="read messages, one a line; - = stdin, as of mosquitto_sub")
     parser.add_argument("--from-start", action="store_true", help="all since the first number is to be there")
-    parser.add_argument("--json", action="store_true", help="one JSON object with everything")
+    add(parser, *OPERATING)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -61,10 +54,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         _read_file(args.file, verification)
     report = verification.report()
-    if args.json:
-        sys.stdout.write(orjson.dumps({"ok": report.ok} | asdict(report)).decode() + "\n")
-    else:
-        sys.stdout.writelines(f"{line}\n" for line in _lines(report))
+    show({"ok": report.ok} | asdict(report), _lines(report), as_json=args.json)
     return 0 if report.ok else 1
 
 
@@ -76,7 +66,7 @@ class _Ear(Watcher):
 
     @override
     def _hear(self, delivery: Delivery) -> None:
-        self.verification.take(delivery.payload, delivery.topic, now=self._clock.monotonic())
+        self.verification.take(delivery.payload, self._clock.monotonic())
 
 
 def _listen(args: argparse.Namespace, verification: Verification) -> None:
@@ -88,21 +78,21 @@ def _listen(args: argparse.Namespace, verification: Verification) -> None:
     """
     target = find_target(args, os.environ, verb="verify")
     clock, over = SystemClock(), asyncio.Event()
-    seen: Counter[str] = Counter()
-    refused: list[str] = []
+    failures, refused = 0, list[str]()
 
     def tell(happening: Happening) -> None:
+        nonlocal failures
         assert isinstance(happening, Link), "of the fleet it hears nothing"
-        seen[happening.event] += 1
+        failures += happening.event == "failed"
         if happening.event == "lost":
             verification.disconnected()
         elif happening.event == "refused":
             refused.append(happening.text)
-        if refused or (ear.obstacle and seen["failed"] >= GIVE_UP_AFTER):
+        if refused or (ear.obstacle and failures >= GIVE_UP_AFTER):
             over.set()
 
     filters = args.filter or [Topics(target.prefix, "+").up("#")]
-    ear = _Ear(*connecting(target, clock), clock=clock, fleet=Fleet(), topics=(target.prefix, filters), tell=tell)
+    ear = target.watcher(_Ear, Fleet(), clock, tell, filters)
     ear.verification = verification
     asyncio.run(observe(ear, over=over, seconds_=args.seconds))
     if refused:
@@ -112,47 +102,29 @@ def _listen(args: argparse.Namespace, verification: Verification) -> None:
 # ---------------------------------------------------------------- from a file
 def _read_file(name: str, verification: Verification) -> None:
     """Take in all of a file; SIGINT ends it early, as for a pipe that does not end."""
-    with open_input(name) as file, contextlib.suppress(KeyboardInterrupt):
+    with opened(name, "rb") as file, contextlib.suppress(KeyboardInterrupt):
         for line in iter(partial(file.readline, MAX_LINE), b""):
-            if line.strip():
-                _take_line(line, verification)
-
-
-def _take_line(line: bytes, verification: Verification) -> None:
-    """Take in an event, an array of them, or either as a payload beside its topic."""
-    with contextlib.suppress(orjson.JSONDecodeError):
-        parsed = orjson.loads(line)
-        if isinstance(parsed, dict) and "payload" in parsed:
-            payload = parsed["payload"]
-            line = payload.encode() if isinstance(payload, str) else orjson.dumps(payload)
-            return verification.take(line, str(parsed.get("topic")))
-    return verification.take(line)
+            if line := line.strip():
+                verification.take(line)
 
 
 # ---------------------------------------------------------------- what is said
 def _lines(report: Report) -> Iterator[str]:
     """Yield a table, what is wrong in it, what it does not say, and the verdict."""
     streams = report.streams
-    rows = [_COLUMNS, *(tuple(str(getattr(row, name)) for name in _COLUMNS) for row in streams)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows if streams else ():
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-    details = [detail for stream in streams for detail in _details(stream)]
+    yield from table(_COLUMNS, map(asdict, streams)) if streams else ()
+    details = [
+        *(f"missing: {s.device} {s.stream} {count} of {a}-{b}" for s in streams for a, b, count in s.missing_ranges),
+        *(f"out of order: {s.device} {s.stream} {a}-{b}" for s in streams for a, b in s.out_of_order_ranges),
+    ]
     yield from details[:SHOWN]
     lost, unjudged = report.interruptions, sum(not row.judged for row in streams)
     notes = {
         f"{len(details) - SHOWN} more; --json has all": len(details) > SHOWN,
         "no record was seen": not any(row.delivered for row in streams),
         f"this program's connection was lost {lost}x; what passed meanwhile is not judged": lost,
-        f"{report.left_out} messages or numbers that there is no room for": report.left_out,
+        f"{report.left_out} messages that there is no room for": report.left_out,
         f"{unjudged} streams are not judged yet: until a device says that all it had before is gone": unjudged,
     }
     yield from (f"note: {text}" for text, holds in notes.items() if holds)
     yield f"{'ok' if report.ok else 'NOT OK'}: {report.messages} messages, {report.unreadable} unreadable"
-
-
-def _details(row: StreamReport) -> Iterator[str]:
-    for first, last, numbers in row.missing_ranges:
-        yield f"missing: {row.device} {row.stream} {numbers} of {first}-{last}"
-    for first, last in row.out_of_order_ranges:
-        yield f"out of order: {row.device} {row.stream} {first}-{last}"

@@ -7,11 +7,10 @@ printed without driving a terminal, and the number of devices is bounded.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 from edge_agent.core.config_types import NAME_PATTERN
 from edge_agent.core.events import HEALTH, HEARTBEAT, decode
@@ -25,6 +24,7 @@ MAX_REASONS: Final = 8
 MAX_NUMBER: Final = 1e15
 SILENT_AFTER: Final = 2.5  # intervals: one heartbeat may be lost, and the next be late
 
+_NEVER: Final = MonotonicNs(0)
 _NAME: Final = re.compile(NAME_PATTERN)
 _STATUS: Final[Mapping[bytes, Literal["online", "offline"]]] = {b"online": "online", b"offline": "offline"}
 _TYPES: Final = {"health": HEALTH, "heartbeat": HEARTBEAT}
@@ -65,7 +65,7 @@ class Row:
     version: str | None = None
     broker: str | None = None
     protocol: str | None = None
-    reasons: tuple[str, ...] = ()
+    reasons: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,19 +78,23 @@ class Change:
 
 @dataclass(slots=True)
 class _Known:
-    """A device: all but ``status`` and ``age_s`` of ``row``, and what those follow from."""
+    """A device.
+
+    Attributes:
+        row: all but ``age_s``.
+        beat_at: when its last heartbeat arrived.
+        heard_at: that, or when it came online after it: from then on silence counts.
+        interval_s: between its heartbeats, in seconds; 0 = unknown.
+    """
 
     row: Row
-    status: Literal["online", "offline"] | None = None
-    online_since: MonotonicNs | None = None
     beat_at: MonotonicNs | None = None
-    interval_s: float | None = None
-    silence_told: bool = False
-    health_told: bool = False
+    heard_at: MonotonicNs = _NEVER
+    interval_s: float = 0
 
-    def told(self) -> tuple[object, ...]:
-        """Return what a status or a health may change."""
-        return (self.status, self.health_told, self.row.broker, self.row.protocol, self.row.reasons)
+    def seen(self, now: MonotonicNs) -> Row:
+        age_s = None if self.beat_at is None else max(0.0, to_seconds(elapsed(self.beat_at, now)))
+        return replace(self.row, age_s=age_s)
 
 
 class Fleet:
@@ -116,61 +120,55 @@ class Fleet:
             payload: as it arrived.
             now: when it did.
         """
-        if not _NAME.fullmatch(device):
-            self.nonsense += 1
-            return None
         known = self._devices.get(device) or _Known(Row(device, "unknown"))
-        before = known.told()
-        if not _learn(known, kind, payload, now):
+        before = known.row
+        if not _NAME.fullmatch(device) or not _learn(known, kind, payload, now):
             self.nonsense += 1
             return None
-        if device not in self._devices:
-            if len(self._devices) >= self._max_devices:
-                self.left_out += 1
-                return None
-            self._devices[device] = known
-        if kind == "heartbeat":
-            return Change("heartbeat", _row(known, now))
-        return None if known.told() == before else Change("status" if kind == "status" else "health", _row(known, now))
+        if device not in self._devices and len(self._devices) >= self._max_devices:
+            self.left_out += 1
+            return None
+        self._devices[device] = known
+        changed = kind == "heartbeat" or known.row != before
+        return Change(cast("Kind", kind), known.seen(now)) if changed else None
 
     def silences(self, now: MonotonicNs) -> list[Change]:
         """Return the devices that have fallen silent, each once until it is heard again."""
         found = []
         for known in self._devices.values():
-            if not known.silence_told and _silent(known, now):
-                known.silence_told = True
-                found.append(Change("silence", _row(known, now)))
+            since_s = to_seconds(elapsed(known.heard_at, now))
+            if known.row.status == "online" and known.interval_s and since_s > SILENT_AFTER * known.interval_s:
+                known.row = replace(known.row, status="silent")
+                found.append(Change("silence", known.seen(now)))
         return found
 
     def doubt(self) -> None:
         """Forget who is online: the connection is lost, so that nobody would hear of it; the broker will say again."""
         for known in self._devices.values():
-            known.status, known.silence_told, known.health_told = None, False, False
-            known.row = replace(known.row, broker=None, protocol=None, reasons=())
+            known.row = replace(known.row, status="unknown", broker=None, protocol=None, reasons=None)
 
     def rows(self, now: MonotonicNs) -> list[Row]:
         """Return all that is known, sorted by device."""
-        return [_row(known, now) for _, known in sorted(self._devices.items())]
+        return [known.seen(now) for _, known in sorted(self._devices.items())]
 
 
 def _learn(known: _Known, kind: str, payload: bytes, now: MonotonicNs) -> bool:
     """Take note of a message; return whether it was understood."""
     if kind == "status":
         status = _STATUS.get(payload)
-        if status == "online" and known.status != "online":
-            known.online_since = now
-        known.status = status or known.status
+        if status == "online" and known.row.status != "online":
+            known.heard_at = now
+        known.row = replace(known.row, status=status or known.row.status)
         return status is not None
     event = decode(payload)
     if event is None or event["type"] != _TYPES.get(kind):
         return False
-    known.health_told = known.health_told or kind == "health"
-    known.row = (_with_health if kind == "health" else _with_beat)(known.row, event["data"])
-    if kind == "heartbeat":
-        interval_s = _number(event["data"], "interval_s")
-        known.beat_at, known.interval_s, known.silence_told = now, interval_s if (interval_s or 0) > 0 else None, False
-        # Some brokers refuse retained messages: then only this tells a newcomer that the device is there.
-        known.status = known.status or "online"
+    if kind == "health":
+        known.row = _with_health(known.row, event["data"])
+    else:  # it also says "online": some brokers refuse retained messages
+        known.row = _with_beat(known.row, event["data"])
+        known.beat_at = known.heard_at = now
+        known.interval_s = max(_number(event["data"], "interval_s") or 0, 0)
     return True
 
 
@@ -178,6 +176,7 @@ def _with_beat(row: Row, data: Mapping[str, Any]) -> Row:
     agent, clock, outbox = _table(data, "agent"), _table(data, "clock"), _table(data, "outbox")
     return replace(
         row,
+        status="offline" if row.status == "offline" else "online",
         uptime_s=_count(data, "uptime_s"),
         clock=_text(clock, "state"),
         offset_ms=_number(clock, "offset_ms"),
@@ -194,19 +193,6 @@ def _with_health(row: Row, data: Mapping[str, Any]) -> Row:
     return replace(row, broker=broker, protocol=protocol, reasons=tuple(map(printable, texts)))
 
 
-def _silent(known: _Known, now: MonotonicNs) -> bool:
-    if known.status != "online" or known.beat_at is None or known.interval_s is None:
-        return False
-    since = known.beat_at if known.online_since is None else max(known.beat_at, known.online_since)
-    return to_seconds(elapsed(since, now)) > SILENT_AFTER * known.interval_s
-
-
-def _row(known: _Known, now: MonotonicNs) -> Row:
-    age_s = None if known.beat_at is None else max(0.0, to_seconds(elapsed(known.beat_at, now)))
-    status: Status = "silent" if _silent(known, now) else known.status or "unknown"
-    return replace(known.row, status=status, age_s=age_s)
-
-
 def _table(data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     value = data.get(key)
     return value if isinstance(value, dict) else {}
@@ -219,9 +205,8 @@ def _text(data: Mapping[str, Any], key: str) -> str | None:
 
 def _number(data: Mapping[str, Any], key: str) -> float | None:
     value = data.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return value if abs(value) <= MAX_NUMBER else None
+    sound = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MAX_NUMBER  # nan is not
+    return value if sound else None
 
 
 def _count(data: Mapping[str, Any], key: str) -> int | None:

@@ -74,9 +74,8 @@ def parse_request(line: bytes) -> Request | Answer:
     if not isinstance(message, dict) or message.get("jsonrpc") != "2.0":
         return _invalid('an object with "jsonrpc": "2.0" is needed')
     request_id = message.get("id")
-    if isinstance(request_id, bool) or not (
-        request_id is None or isinstance(request_id, int) or (isinstance(request_id, str) and len(request_id) <= MAX_ID)
-    ):
+    named = isinstance(request_id, str) and len(request_id) <= MAX_ID
+    if not (named or request_id is None or type(request_id) is int):
         return _invalid(f"id must be an integer of 64 bits or a string of at most {MAX_ID} characters")
     if not isinstance(message.get("method"), str):
         return _invalid('method is needed, like "publish"', request_id)

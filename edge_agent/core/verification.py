@@ -1,15 +1,15 @@
 """Finds missing, repeated and disordered records of all devices, from the messages alone.
 
-Nothing that arrives is trusted, and whatever comes the memory is bounded: a stream with too many ranges of numbers is
-judged up to its settled mark, and what was judged is forgotten.
+Nothing that arrives is trusted, and whatever comes the memory is bounded: what there is no room for is counted, and not
+judged.
 """
 
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, TypeGuard
 
 import orjson
@@ -24,14 +24,12 @@ MAX_MESSAGE: Final = 1024 * 1024
 MAX_STREAMS: Final = 24  # of a device: eight incarnations of its outbox
 MAX_RANGES: Final = 1_000_000  # of all streams together; each has its share
 MIN_RANGES: Final = 16
-MAX_REASON: Final = 1000
 RECENT: Final = 100_000  # messages whose content is remembered, to be compared with what comes under the same id
 
 _UNKNOWN: Final = MonotonicNs(0)
 _STREAM: Final = r"[A-Za-z0-9_:-]{1,64}-(?:critical|normal|bulk)"
 _ID: Final = re.compile(rf"({_STREAM})\.([1-9][0-9]{{0,15}})")
 _SOURCE: Final = re.compile(rf"/devices/({NAME_PATTERN})")
-_CHANNEL: Final = re.compile(r"/up/((?:data|event|reply)/.+)")
 
 
 @dataclass(slots=True)
@@ -59,7 +57,7 @@ class Report:
     Attributes:
         messages: CloudEvents that were taken in.
         unreadable: messages, and parts of them, that are not what the contract says.
-        left_out: messages and numbers for which there was no room.
+        left_out: messages for which there was no room.
         interruptions: how often something may have passed unheard.
         streams: sorted by device and stream.
     """
@@ -90,25 +88,24 @@ class Verification:
         self._max_devices = max_devices
         self._devices: dict[str, _Device] = {}
         self._streams = 0
-        self._recent: OrderedDict[tuple[Stream, int], int] = OrderedDict()
+        self._recent: dict[tuple[str, str, int], int] = {}
         self._messages = self._unreadable = self._left_out = self._interruptions = 0
 
-    def take(self, payload: bytes, topic: str = "", *, now: MonotonicNs = _UNKNOWN) -> None:
-        """Take a message in: an event or an array of events.
+    def take(self, payload: bytes, now: MonotonicNs = _UNKNOWN) -> None:
+        """Take a message in: an event or an array of events; a status is passed over.
 
         Args:
             payload: as it arrived.
-            topic: where; empty = unknown.
             now: when; without, only a device on which nothing waits shows that all from before is gone.
         """
-        if topic.endswith("/up/status"):
+        if payload in (b"online", b"offline"):
             return
         try:
             parsed = orjson.loads(payload) if len(payload) <= MAX_MESSAGE else None
         except orjson.JSONDecodeError:
             parsed = None
         for event in parsed if isinstance(parsed, list) else [parsed]:
-            if isinstance(event, dict) and self._take_event(event, topic, now):
+            if isinstance(event, dict) and self._take_event(event, now):
                 self._messages += 1
             else:
                 self._unreadable += 1
@@ -119,34 +116,29 @@ class Verification:
         for device in self._devices.values():
             device.heard, device.all_heard = None, False
             for stream in device.streams.values():
-                stream.blind.add(stream.known.settled + 1, SEQ_MASK)
+                stream.doubt()
 
     def report(self) -> Report:
         """Return what is known by now."""
-        streams = (
-            stream.report()
-            for _, device in sorted(self._devices.items())
-            for _, stream in sorted(device.streams.items())
-        )
-        return Report(self._messages, self._unreadable, self._left_out, self._interruptions, tuple(streams))
+        reports = [stream.report() for device in self._devices.values() for stream in device.streams.values()]
+        reports.sort(key=lambda report: (report.device, report.stream))
+        return Report(self._messages, self._unreadable, self._left_out, self._interruptions, tuple(reports))
 
-    def _take_event(self, event: Mapping[str, Any], topic: str, now: MonotonicNs) -> bool:
+    def _take_event(self, event: Mapping[str, Any], now: MonotonicNs) -> bool:
         """Take note of an event; return whether it is one."""
         source, number, data = event.get("source"), event.get("id"), event.get("data")
         found = _SOURCE.fullmatch(source) if isinstance(source, str) else None
         if found is None or not isinstance(number, str) or not isinstance(data, dict):
             return False
-        device = self._devices.get(found[1])
-        if device is None:
-            if len(self._devices) >= self._max_devices:
-                self._left_out += 1
-                return True
-            device = self._devices[found[1]] = _Device(found[1], self._from_start)
+        if found[1] not in self._devices and len(self._devices) >= self._max_devices:
+            self._left_out += 1
+            return True
+        device = self._devices.setdefault(found[1], _Device(found[1], self._from_start))
         if event.get("type") == HEARTBEAT:
             return self._take_heartbeat(device, number, data.get("outbox"), now)
         record = _ID.fullmatch(number)
         # others are of a session's stream, where a hole means nothing
-        return record is None or self._take_record(device, record[1], int(record[2]), event, topic)
+        return record is None or self._take_record(device, record[1], int(record[2]), event)
 
     def _stream(self, device: _Device, name: str) -> Stream | None:
         """Return what is known of a stream; ``None`` where there is no room for it."""
@@ -184,23 +176,15 @@ class Verification:
         device.heard, device.beat = (device.heard[0] if device.heard else now, now), number
         return True
 
-    def _take_record(self, device: _Device, name: str, seq: int, event: Mapping[str, Any], topic: str) -> bool:
+    def _take_record(self, device: _Device, name: str, seq: int, event: Mapping[str, Any]) -> bool:
         if event.get("sequence") != f"{seq:016d}" or seq > SEQ_MASK:
             return False
-        stream = self._stream(device, name)
-        if stream is None:
-            return True
         kind, subject, data = event.get("type"), event.get("subject"), event["data"]
         digest = hash(orjson.dumps([kind, subject, data], option=orjson.OPT_SORT_KEYS))
-        if stream.see(seq, "".join(_CHANNEL.findall(topic))):
-            self._bound(stream)
-        elif self._recent.get((stream, seq), digest) == digest:
-            stream.known.duplicates += 1
-        else:
-            stream.known.conflicting += 1
-        self._recent.setdefault((stream, seq), digest)
+        conflicting = self._recent.setdefault((device.name, name, seq), digest) != digest
         if len(self._recent) > RECENT:
-            self._recent.popitem(last=False)
+            del self._recent[next(iter(self._recent))]
+        self._note(device, name, lambda stream: stream.see(seq, conflicting=conflicting))
         if kind == "edge.event.v1" and subject == "outbox":
             self._take_outbox_event(device, data)
         return True
@@ -213,33 +197,37 @@ class Verification:
                 gap = _parse(item)
                 if gap is None:
                     self._unreadable += 1
-                elif (stream := self._stream(device, gap.stream)) is not None:
-                    note(stream, gap)
-                    self._bound(stream)
+                else:
+                    self._note(device, gap.stream, partial(note, gap))
 
-    def _bound(self, stream: Stream) -> None:
-        self._left_out += stream.shrink(max(MIN_RANGES, MAX_RANGES // self._streams))
+    def _note(self, device: _Device, name: str, note: Callable[[Stream], None]) -> None:
+        """Take note of something about a stream, if there is room for it."""
+        stream = self._stream(device, name)
+        if stream is not None and stream.size < max(MIN_RANGES, MAX_RANGES // self._streams):
+            note(stream)
+        elif stream is not None:
+            self._left_out += 1
+            stream.doubt()
 
 
 def _parse(item: object) -> Gap | None:
-    """Return what an entry of an outbox event is about, the channel that is held as the reason; ``None`` for none."""
+    """Return what an entry of an outbox event is about; ``None`` for nothing."""
     if not isinstance(item, dict):
         return None
-    stream, first, why = item.get("stream"), item.get("first"), item.get("topic", item.get("reason"))
+    stream, first, why = item.get("stream"), item.get("first"), item.get("reason")
     last = item.get("last", first)
-    if not isinstance(stream, str) or not re.fullmatch(_STREAM, stream):
-        return None
-    if not _is_seq(first) or not _is_seq(last) or not 1 <= first <= last:
+    named = isinstance(stream, str) and re.fullmatch(_STREAM, stream)
+    if not named or not _is_seq(first) or not _is_seq(last) or not 1 <= first <= last:
         return None
     numbers = item.get("count", last - first + 1)
     valid = _is_seq(numbers) and 1 <= numbers <= last - first + 1
-    return Gap(stream, first, last, numbers, str(why)[:MAX_REASON]) if valid else None
+    return Gap(str(stream), first, last, numbers, str(why)) if valid else None
 
 
-_NOTES: Final[Mapping[str, Callable[[Stream, Gap], None]]] = {
-    "gaps": Stream.name,
-    "late": lambda stream, gap: stream.late.add(gap.first, gap.last),
-    "held": lambda stream, gap: stream.hold(gap.reason, gap.first),
+_NOTES: Final[Mapping[str, Callable[[Gap, Stream], None]]] = {
+    "gaps": lambda gap, stream: stream.name(gap),
+    "late": lambda gap, stream: stream.late.add(gap.first, gap.last),
+    "held": lambda gap, stream: stream.late.add(gap.first, SEQ_MASK),  # a channel waits: from there on any may be late
 }
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
-from typing import Any, Final
+from itertools import accumulate
+from typing import Any, Final, TypeVar
 
 import orjson
 
-from edge_agent.core.batch import DeadLetter
-from edge_agent.core.records import Encoder, Priority, Record, stream_name
+from edge_agent.core.records import Encoder, Priority, stream_name
 from edge_agent.core.submission import parse_channel
 from edge_agent.errors import EdgeAgentError, SubmissionError
 from edge_agent.ports import Store
@@ -19,37 +19,46 @@ from edge_agent.services.control import Method
 from edge_agent.services.keeping import Keeping
 from edge_agent.services.outbox import Outbox
 
+T = TypeVar("T")
+
 PAGE: Final = 500
 PAGE_BYTES: Final = 1 << 20
 
+Params = Mapping[str, Any]
 
-def page_of(store: Store, encoder: Encoder, after: int, rows: int) -> dict[str, Any]:
-    """Return records of a store as events, and the keys of damaged ones; ``next`` is where to go on."""
-    records, damaged, following = store.peek(after, rows=rows)
-    size, some = 0, list[Record]()
-    for record in records:
-        if some and size + len(record.body) > PAGE_BYTES:
-            following = some[-1].key
-            break
-        some.append(record)
-        size += len(record.body)
+
+# ---------------------------------------------------------------- what is read from the store
+def _page(store: Store, encoder: Encoder, params: Params) -> dict[str, Any]:
+    """Return records as events, and the keys of damaged ones; ``next`` is where to go on."""
+    records, damaged, following = store.peek(params.get("after", 0), rows=PAGE)
+    sizes = accumulate(len(record.body) for record in records)
+    some = [record for record, size in zip(records, sizes, strict=True) if size <= PAGE_BYTES] or records[:1]
     events = [orjson.Fragment(encoder.encode(record)) for record in some]
-    return {"records": events, "damaged": damaged, "next": following}
+    return {"records": events, "damaged": damaged, "next": following if len(some) == len(records) else some[-1].key}
 
 
-def dead_of(store: Store, encoder: Encoder) -> list[dict[str, Any]]:
-    """Return the dead letters of a store: the broker's reason code (0: it closes the connection), and the event."""
-    return [
-        {"reason": letter.reason, "record": orjson.Fragment(encoder.encode(letter.record))}
-        for letter in store.dead_letters()
-    ]
+def _dead(store: Store, encoder: Encoder, _params: Params) -> dict[str, Any]:
+    """Return the dead letters: the broker's reason code (0: it closes the connection), and the event."""
+    letters = store.dead_letters()
+    return {"dead": [{"reason": one.reason, "record": orjson.Fragment(encoder.encode(one.record))} for one in letters]}
 
 
-def stand_of(store: Store) -> dict[str, Any]:
-    """Return how a store stands that nobody uses."""
+def _structure(store: Store, _encoder: Encoder, _params: Params) -> dict[str, Any]:
+    """Return what is wrong with the file's structure; records are checked as they are read."""
+    return {"structure": store.structure()}
+
+
+_READINGS: Final = {"queue-peek": _page, "queue-dead": _dead, "queue-check": _structure}
+
+
+def answer_from(store: Store, device: str, method: str, **params: object) -> dict[str, Any]:
+    """Answer as the agent would, from a store that no agent uses."""
     facts = store.facts
+    if method != "queue-stat":
+        return _READINGS[method](store, Encoder(device, facts.name), params)
     return {
         "name": facts.name,
+        "running": False,
         "records": facts.state.records,
         "bytes": facts.state.used,
         "dead": facts.state.dead,
@@ -58,6 +67,7 @@ def stand_of(store: Store) -> dict[str, Any]:
     }
 
 
+# ---------------------------------------------------------------- what is asked of the outbox
 class QueueTools:
     """The ``queue-…`` methods of the control socket."""
 
@@ -71,16 +81,14 @@ class QueueTools:
         """Return them by name."""
         return {
             "queue-stat": self.stat,
-            "queue-peek": self.peek,
-            "queue-dead": self.dead,
-            "queue-check": self.check,
             "queue-purge": self.purge,
             "queue-retry": self.retry,
+            **{method: partial(self._read, method) for method in _READINGS},
         }
 
     async def stat(self, params: object) -> object:
         """Return how the outbox stands."""
-        _known(params, ())
+        _given(params)
         outbox = self._outbox
         return asdict(outbox.measure()) | {
             "name": outbox.pending.name,
@@ -102,101 +110,84 @@ class QueueTools:
             },
         }
 
-    async def peek(self, params: object) -> object:
-        """Return some records in sending order, from ``after`` on, without touching them."""
-        given = _known(params, ("after", "limit"))
-        after, limit = _number(given, "after", 0, 1 << 62), _number(given, "limit", PAGE, PAGE)
-        if after == 0:
+    async def _read(self, method: str, params: object) -> object:
+        """Return what is in the store, without touching it."""
+        given = _given(params, *(["after"] if method == "queue-peek" else []))
+        if not given.get("after"):
             await self._outbox.written()
-        return await self._ask(partial(page_of, encoder=self._encoder(), after=after, rows=max(limit, 1)))
-
-    async def dead(self, params: object) -> object:
-        """Return the dead letters."""
-        _known(params, ())
-        return {"dead": await self._ask(partial(dead_of, encoder=self._encoder()))}
-
-    async def check(self, params: object) -> object:
-        """Return what is wrong with the file's structure; records are checked as they are read."""
-        _known(params, ())
-        return {"structure": await self._ask(_structure)}
+        encoder = Encoder(self._device, self._outbox.pending.name)
+        return await self._ask(lambda store: _READINGS[method](store, encoder, given))
 
     async def purge(self, params: object) -> object:
         """Let go of stored records, each named as a gap; what is on its way at the moment stays."""
+        given, outbox = _given(params, "priority", "channel", "dead"), self._outbox
         async with self._changing:
-            return await self._purge(_known(params, ("priority", "channel", "dead")))
-
-    async def _purge(self, given: Mapping[str, Any]) -> object:
-        priority = given.get("priority")
-        if priority is not None and priority not in (names := [p.name.lower() for p in Priority]):
-            raise SubmissionError(f"priority: one of {', '.join(names)} is needed")
-        channel = None if given.get("channel") is None else parse_channel(given["channel"])
-        outbox = self._outbox
-        if given.get("dead"):
-            letters: list[DeadLetter] = await self._ask(_letters)
-            outbox.pending.undead += [letter.number for letter in letters]
-            await outbox.written()
-            return {"purged": len(letters)}
-        outbox.purging = True
-        try:
-            await outbox.written()
-            wanted = None if priority is None else Priority[str(priority).upper()]
-            keys: list[int] = await self._ask(partial(_choose, wanted, channel))
-            before = outbox.dropped["purged"]
-            outbox.pending.doom(keys, "purged")
-            await outbox.written()
-        finally:
-            outbox.purging = False
-            outbox.moved()
-        return {"purged": outbox.dropped["purged"] - before}
+            if given.get("dead"):
+                letters = await self._ask(lambda store: store.dead_letters())
+                outbox.pending.undead += [letter.number for letter in letters]
+                await outbox.written()
+                return {"purged": len(letters)}
+            outbox.purging = True
+            try:
+                await outbox.written()
+                keys = await self._ask(lambda store: store.choose(given.get("priority"), given.get("channel")))
+                before = outbox.dropped["purged"]
+                outbox.pending.doom(keys, "purged")
+                await outbox.written()
+            finally:
+                outbox.purging = False
+                outbox.moved()
+            return {"purged": outbox.dropped["purged"] - before}
 
     async def retry(self, params: object) -> object:
         """Put the dead letters back into the outbox, under new numbers."""
-        _known(params, ())
+        _given(params)
         async with self._changing:
-            letters: list[DeadLetter] = await self._ask(_letters)
-            again: list[tuple[int, Record]] = []
-            for letter in letters:
-                record = self._outbox.again(letter.record)
+            letters = await self._ask(lambda store: store.dead_letters())
+            again = [(letter.number, self._outbox.again(letter.record)) for letter in letters]
+            for _, record in again:
                 record.always = True  # on disk before its letter is forgotten
-                again.append((letter.number, record))
             await self._outbox.written()
             waiting = {key for lane in self._outbox.lanes.values() for key in lane.fresh}
             self._outbox.pending.undead += [number for number, record in again if record.key not in waiting]
             await self._outbox.written()
         return {"retried": len(letters)}
 
-    async def _ask(self, call: Any) -> Any:  # noqa: ANN401  # whatever the call returns
+    async def _ask(self, call: Callable[[Store], T]) -> T:
         found = await self._keeping.read(call)
         if found is None:
             raise EdgeAgentError("the store cannot be read now; see the agent's log")
         return found
 
-    def _encoder(self) -> Encoder:
-        return Encoder(self._device, self._outbox.pending.name)
 
-
-def _structure(store: Store) -> str:
-    return store.structure()
-
-
-def _letters(store: Store) -> list[DeadLetter]:
-    return store.dead_letters()
-
-
-def _choose(priority: Priority | None, channel: str | None, store: Store) -> list[int]:
-    return store.choose(priority, channel)
-
-
-def _known(params: object, names: tuple[str, ...]) -> Mapping[str, Any]:
-    if params is None:
-        return {}
-    if not isinstance(params, Mapping) or not set(params) <= set(names):
-        raise SubmissionError(f"unknown parameters; known: {', '.join(names) or 'none'}")
-    return params
-
-
-def _number(given: Mapping[str, Any], name: str, default: int, most: int) -> int:
-    value = given.get(name, default)
-    if not isinstance(value, int) or not 0 <= value <= most:
-        raise SubmissionError(f"{name}: a number from 0 to {most} is needed")
+# ---------------------------------------------------------------- params
+def _key(value: object) -> int:
+    if not isinstance(value, int) or not 0 <= value < 1 << 62:
+        raise SubmissionError("after: what the last answer has as next is needed, or 0")
     return value
+
+
+def _priority(value: object) -> Priority:
+    found = next((priority for priority in Priority if priority.name.lower() == value), None)
+    if found is None:
+        raise SubmissionError(f"priority: one of {', '.join(one.name.lower() for one in Priority)} is needed")
+    return found
+
+
+_PARAMS: Final[Mapping[str, Callable[[Any], object]]] = {
+    "after": _key,
+    "priority": _priority,
+    "channel": parse_channel,
+    "dead": bool,
+}
+
+
+def _given(params: object, *names: str) -> dict[str, Any]:
+    """Return the params of a request, of which only these may be there.
+
+    Raises:
+        SubmissionError: there are others, or one is not valid.
+    """
+    if params is not None and not (isinstance(params, Mapping) and set(params) <= set(names)):
+        raise SubmissionError(f"unknown parameters; known: {', '.join(names) or 'none'}")
+    return {name: _PARAMS[name](value) for name, value in (params or {}).items() if value is not None}

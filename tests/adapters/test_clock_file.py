@@ -39,8 +39,8 @@ async def test_one_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> 
     """Here: a folder stands where the new one would be written."""
     file = ClockFile(tmp_path)
     await file.save(SAVED)
-    (tmp_path / "clock.new").mkdir()
-    with pytest.raises(OSError, match=r"clock\.new"):
+    (tmp_path / ".clock.json").mkdir()
+    with pytest.raises(OSError, match=r"\.clock\.json"):
         await file.save(SavedClock("other", RawNs(6), UtcNs(10**18), 1, 0.0, 1e-6))
     assert file.load() == (SAVED, None)
 

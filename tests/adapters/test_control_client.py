@@ -1,11 +1,9 @@
-"""The other end of the control socket, and what is left in the inbox."""
+"""The other end of the control socket."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -14,7 +12,7 @@ from pathlib import Path
 import pytest
 from typing_extensions import override
 
-from edge_agent.adapters.control_client import ControlClient, UnansweredError, leave
+from edge_agent.adapters.control_client import ControlClient, UnansweredError
 from edge_agent.core.jsonrpc import Answer, Failure, Request
 from edge_agent.errors import UnreachableError
 from edge_agent.services.control import Control, publish_method
@@ -135,41 +133,3 @@ def test_a_daemon_that_hangs_is_not_waited_for_for_ever(path: Path) -> None:
             pytest.raises(UnansweredError, match=f"{said}.*: timed out"),
         ):
             asked(client, "x" * size)
-
-
-def test_what_is_left_appears_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the disk before it has its name, and its name on the disk before it is said to be safe."""
-    steps: list[str] = []
-    fsync, rename = os.fsync, Path.rename
-
-    def synced(descriptor: int) -> None:
-        steps.append(f"fsync {Path(f'/proc/self/fd/{descriptor}').readlink().name}")
-        fsync(descriptor)
-
-    def renamed(self: Path, target: Path) -> Path:
-        steps.append(f"rename {self.name} {target.name}")
-        return rename(self, target)
-
-    monkeypatch.setattr(os, "fsync", synced)
-    monkeypatch.setattr(Path, "rename", renamed)
-    before = os.umask(0o077)
-    try:
-        left = leave(tmp_path, {"channel": "data/t", "data": {}}, name="1.json")
-    finally:
-        os.umask(before)
-    assert steps == ["fsync .1.json", "rename .1.json 1.json", f"fsync {tmp_path.name}"]
-    assert json.loads(left.read_bytes()) == {"channel": "data/t", "data": {}}
-    assert left.stat().st_mode & 0o777 == 0o644
-    assert list(tmp_path.iterdir()) == [left]
-
-
-def test_what_cannot_be_left_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A full disk is the caller's to report."""
-
-    def full(_descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        leave(tmp_path, {}, name="1.json")
-    assert list(tmp_path.iterdir()) == []

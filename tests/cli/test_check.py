@@ -11,6 +11,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from edge_agent.cli import main
 from edge_agent.cli.check import describe, run, schema
 
 ROOT = Path(__file__).parents[2]
@@ -43,12 +44,12 @@ def test_a_valid_file_is_ok(config: Path, capsys: pytest.CaptureFixture[str]) ->
 def test_a_bad_file_is_78_and_one_line_per_problem(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """On stderr, with file and key."""
     config.write_text('[heartbeat]\nevery = "5x"\nevry = 1\n')
-    assert check("--config", str(config)) == 78
+    assert main(["check", "--config", str(config)]) == 78
     out, err = capsys.readouterr()
     assert out == ""
     first, second = err.splitlines()
-    assert first.startswith(f'{config}: heartbeat.every: found "5x"; a duration like')
-    assert second == f"{config}: heartbeat.evry: unknown key 'evry'; did you mean 'every'?"
+    assert first.startswith(f'edge-agent: {config}: heartbeat.every: found "5x"; a duration like')
+    assert second == f"edge-agent: {config}: heartbeat.evry: unknown key 'evry'; did you mean 'every'?"
 
 
 def test_the_environment_names_the_file(

@@ -117,7 +117,7 @@ def test_every_option_reaches_the_daemon(running: Place) -> None:
         (["data/t", "--key", "x" * 257], "{}", "a string of 1 to 256 characters"),
         (["data/t", "--key", "\udcff"], "{}", "not valid UTF-8"),
         (["data/t", "--priority", "high"], "{}", "invalid choice: 'high'"),
-        (["data/t", "--file", "/no/such"], "{}", "--file /no/such: No such file or directory"),
+        (["data/t", "--file", "/no/such"], "{}", "/no/such: No such file or directory"),
         (["bad", "--lines"], "{}\n{}\n", "channel 'bad'"),
     ],
 )

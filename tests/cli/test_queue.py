@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 import sys
 from pathlib import Path
@@ -41,7 +42,7 @@ async def test_a_running_agent_s_outbox_can_be_read_exported_and_purged(tmp_path
         assert code == 0
         assert json.loads(out)["records"] == 6
         _, out, _ = await edge_agent(process, "queue", "stat")
-        assert "records        6" in out
+        assert re.search(r"^records +6$", out, re.MULTILINE)
         _, out, _ = await edge_agent(process, "queue", "peek", "-n", "2")
         assert [json.loads(line)["data"] for line in out.splitlines()] == [{"n": 0}, {"n": 1}]
         file = tmp_path / "export.ndjson"
@@ -54,7 +55,7 @@ async def test_a_running_agent_s_outbox_can_be_read_exported_and_purged(tmp_path
         assert (await edge_agent(process, "queue", "retry"))[1] == "retried 0\n"
         assert (await edge_agent(process, "queue", "peek", "-n", "0"))[0] == 64
         code, _, err = await edge_agent(process, "queue", "export", "--file", str(tmp_path / "no" / "where"))
-        assert code == 1
+        assert code == 64
         assert "No such file" in err
 
 
@@ -65,8 +66,8 @@ async def test_a_stopped_agent_s_outbox_can_be_read_but_not_changed(tmp_path: Pa
         process.signal(signal.SIGKILL)
         await process.wait()
         _, out, _ = await edge_agent(process, "queue", "stat")
-        assert "running        false" in out
-        assert "records        6" in out
+        assert re.search(r"^running +no$", out, re.MULTILINE)
+        assert re.search(r"^records +6$", out, re.MULTILINE)
         _, out, _ = await edge_agent(process, "queue", "export")
         assert len(out.splitlines()) == 6
         assert json.loads((await edge_agent(process, "queue", "check", "--json"))[1])["ok"] is True

@@ -191,7 +191,7 @@ class History(RuleBasedStateMachine):
     def the_consumer_is_content(self) -> None:
         """No number is used for two contents, none comes out of order without a word."""
         for message in self.broker.log[self.heard :]:
-            self.verification.take(message.payload, message.topic)
+            self.verification.take(message.payload)
         self.heard = len(self.broker.log)
         for stream in self.verification.report().streams:
             assert not stream.conflicting, stream

@@ -55,7 +55,7 @@ async def test_stat_tells_what_waits_and_what_was_dropped(tmp_path: Path) -> Non
 
 @pytest.mark.virtual
 async def test_peek_pages_through_all_records_in_sending_order(tmp_path: Path) -> None:
-    """Urgent ones first, each once, whatever the page; they are events as consumers see them, and stay."""
+    """Urgent ones first, each once; they are events as consumers see them, and stay."""
     flow = Flow(tmp_path, FakeBroker(up=False))
     async with flow.running():
         await fill(flow, PAGE + 7)
@@ -63,7 +63,7 @@ async def test_peek_pages_through_all_records_in_sending_order(tmp_path: Path) -
         tools, seen = tools_of(flow), []
         after: int | None = 0
         while after is not None:
-            page = await ask(tools, "queue-peek", after=after, limit=100)
+            page = await ask(tools, "queue-peek", after=after)
             seen += [event["id"] for event in page["records"]]
             after = page["next"]
         name = flow.outbox.pending.name
@@ -154,7 +154,7 @@ async def test_a_check_tells_that_the_file_is_whole(tmp_path: Path) -> None:
     ("method", "params"),
     [
         ("queue-stat", {"x": 1}),
-        ("queue-peek", {"limit": "all"}),
+        ("queue-peek", {"after": "all"}),
         ("queue-peek", {"after": -1}),
         ("queue-purge", {"priority": "urgent"}),
         ("queue-purge", {"channel": "up/#"}),

@@ -154,7 +154,7 @@ def content(flow: Flow) -> bool:
     """Return whether a consumer that has heard everything finds nothing wrong."""
     verification = Verification(from_start=True)
     for message in [*flow.messages(), Message(f"{UP}heartbeat", flow.heartbeat(1))]:
-        verification.take(message.payload, message.topic)
+        verification.take(message.payload)
     report = verification.report()
     return bool(report.streams) and report.ok
 

@@ -126,7 +126,7 @@ class Consumer:
             while (delivery := await connection.receive()) is not None:
                 now = time.monotonic()
                 self.seen.append((now, delivery.topic, delivery.payload))
-                self.verification.take(delivery.payload, delivery.topic)
+                self.verification.take(delivery.payload)
                 if delivery.topic.startswith(f"{UP}data/"):
                     self.came.add(json.loads(delivery.payload)["id"])
                 await asyncio.sleep(self.slow_s)
