@@ -25,6 +25,7 @@ VERBS: Final = {
     "publish": "hand a record to the running agent",
     "queue": "look into the outbox, and let go of some of it",
     "clock": "what it knows of time, from whom, and how well",
+    "jobs": "the scheduler of the running agent",
     "watch": "a live table of the fleet from its heartbeats",
     "verify": "find missing, duplicate and out-of-order records",
 }
