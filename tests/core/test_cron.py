@@ -145,9 +145,12 @@ def test_a_zone_that_does_not_exist_is_refused(name: str) -> None:
 
 # ---------------------------------------------------------------- clocks that jump
 def test_with_a_fixed_time_a_gap_is_due_once_at_its_end() -> None:
-    """Both of its times, and those with seconds, fall on the first instant after it."""
+    """All that it swallows falls on the first instant after it, also asked and counted from just before."""
     for text in ("0,30 2 * * *", "0 30 2 * * *", "*/10 30 2 * * ?"):
-        assert local(text, "Europe/Berlin", "2025-03-30T00:00", 1) == ["03-30 03:00:00+0200"]
+        for since in ("2025-03-30T00:00", "2025-03-30T00:59:59"):
+            assert local(text, "Europe/Berlin", since, 1) == ["03-30 03:00:00+0200"]
+        begin = utc_from_datetime(datetime(2025, 3, 30, tzinfo=UTC))
+        assert cron(text, "Europe/Berlin").count(begin, UtcNs(begin + seconds(4 * 3600)), enough=9) == 1
         assert local(text, "Europe/Berlin", "2025-03-30T01:00", 1)[0].startswith("03-31 02:")
 
 
@@ -167,6 +170,15 @@ def test_with_a_wildcard_what_the_clock_shows_counts() -> None:
         "10-26 02:00:00+0100",
         "10-26 02:30:00+0100",
     ]
+
+
+def test_a_time_that_is_shown_again_counts_even_if_the_next_is_a_year_away() -> None:
+    """Also where the clock is set back for a month only, for Ramadan."""
+    for zone, text, since, again in (
+        ("Europe/Berlin", "*/30 2 26 10 *", "2025-10-26T00:40", "10-26 02:00:00+0100"),
+        ("Africa/Casablanca", "*/30 2 23 2 *", "2025-02-23T01:40", "02-23 02:00:00+0000"),
+    ):
+        assert local(text, zone, since, 1) == [again]
 
 
 def test_a_day_that_is_left_out_is_due_at_its_end() -> None:
