@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import errno
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from edge_agent.adapters import kernel_clock
 from edge_agent.adapters.kernel_clock import read_discipline, wait_for_step
 from tests.support.brokers import missing
 
@@ -72,11 +74,10 @@ async def test_nothing_is_noticed_when_nothing_happens_and_the_wait_can_be_given
 async def test_where_it_cannot_be_known_the_wait_never_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """And does no harm."""
 
-    class NoTimer:
-        def timerfd_create(self, *_arguments: object) -> int:
-            return -1
+    def refuse(*_arguments: object, **_flags: object) -> int:
+        raise OSError(errno.ENOSYS, "timerfd_create")
 
-    monkeypatch.setattr(ctypes, "CDLL", lambda *_a, **_k: NoTimer())
+    monkeypatch.setattr(kernel_clock, "timerfd_create", refuse)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
             await wait_for_step()
