@@ -178,7 +178,7 @@ async def test_a_run_that_succeeds_is_told_with_its_times_and_its_result() -> No
         (JobError("no such host\nat all"), "no such host", []),
         (OutboxError("the outbox is full", word="full"), "the outbox is full", []),
         (RuntimeError("a bug"), "RuntimeError: a bug", ["bad"]),
-        (SystemExit(3), "RuntimeError: a job must not end the process", ["bad"]),
+        (SystemExit(3), "SystemExit: 3", ["bad"]),
         (asyncio.CancelledError(), "it was cancelled, but not by the agent", []),
     ],
 )
