@@ -68,6 +68,8 @@ class Past:
         streak: successes in a row, or failures in a row as a negative number; no other end changes it.
     """
 
+    __slots__ = ("_last", "counts", "streak")
+
     def __init__(self) -> None:
         self._last: list[tuple[Any, ...]] = []  # bare tuples of bare values, which cost the garbage collector nothing
         self.counts: dict[Status, int] = {}
