@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
@@ -20,20 +20,14 @@ from edge_agent.core.config_types import (
     matching,
     size,
 )
-from edge_agent.core.timebase import DurationNs, UtcNs, rfc3339
+from edge_agent.core.cron import translate
+from edge_agent.core.timebase import DurationNs, UtcNs, rfc3339, utc_from_datetime
 from edge_agent.core.units import parse_duration, parse_size, quoted
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def _parse_cron(text: str) -> str:
-    fields = text.split()
-    if len(fields) not in {5, 6} or not all(re.fullmatch(r"[0-9A-Za-z*/,?#-]{1,200}", field) for field in fields):
-        raise ValueError(
-            f"found {quoted(text)}; 5 fields are needed, or 6 with seconds first, "
-            'like "*/5 * * * *" or "0/30 * * * * ?"',
-        )
-    return " ".join(fields)
+    translate(text)
+    return " ".join(text.split())
 
 
 def _parse_instant(text: str) -> UtcNs:
@@ -42,9 +36,11 @@ def _parse_instant(text: str) -> UtcNs:
         utc = moment.astimezone(UTC) if moment is not None and moment.tzinfo is not None else None
     except (ValueError, OverflowError):
         utc = None
-    if utc is None or utc < _EPOCH:
-        raise ValueError(f'found {quoted(text)}; a time with its zone like "2026-12-01T00:00:00Z" is needed')
-    return UtcNs((utc - _EPOCH) // timedelta(microseconds=1) * 1000)
+    if utc is None or not 1970 <= utc.year < 2200:
+        raise ValueError(
+            f'found {quoted(text)}; a time with its zone like "2026-12-01T00:00:00Z" is needed, of 1970 to 2199'
+        )
+    return utc_from_datetime(utc)
 
 
 _ARGUMENT: Final = matching(r"[^\x00]{1,4096}", "a text of 1 to 4096 characters without NUL")
@@ -117,7 +113,7 @@ class Job(Section):
     every: Annotated[DurationNs, duration("100ms", "3650d")] | None = Field(
         None, description="Interval; duration, 100ms to 3650d."
     )
-    cron: Cron | None = Field(None, description="5 cron fields, or 6 with seconds first.")
+    cron: Cron | None = Field(None, description="5 cron fields, or 6 with seconds first, or @daily and the like.")
     at: Instant | None = Field(None, description="Once, at this time; RFC 3339.")
     after: Annotated[DurationNs, duration("0s", "3650d")] | None = Field(
         None, description="Once, that long after it was put; duration, 0s to 3650d."

@@ -18,6 +18,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 from typing_extensions import override
 
+from edge_agent.core.cron import zone_named
 from edge_agent.core.timebase import NANOSECONDS_PER_SECOND, DurationNs
 from edge_agent.core.units import (
     DURATION_PATTERN,
@@ -239,6 +240,12 @@ def parse_http_url(text: str) -> str:
     return text
 
 
+def _parse_zone(text: str) -> str:
+    if text != "local":
+        zone_named(text)
+    return text
+
+
 Name = Annotated[str, matching(NAME_PATTERN, "a name of 1 to 64 of A-Z a-z 0-9 _ : -")]
 Glob = Annotated[str, matching(r"[A-Za-z0-9_:*?-]{1,64}", 'a name or a pattern like "job-*"')]
 DeviceId = Annotated[str, FromText(_parse_device_id, "a name")]
@@ -247,7 +254,7 @@ Broker = Annotated[BrokerUrl, FromText(parse_broker_url, "a URL", pattern="^(mqt
 Listen = Annotated[str, FromText(_parse_listen, "host:port or a path")]
 AbsolutePath = Annotated[str, matching(r"/[^\x00-\x1f\x7f]{0,1000}", "an absolute path (it begins with a slash)")]
 Server = Annotated[str, FromText(_parse_server, "a host")]
-Zone = Annotated[str, matching(r"[A-Za-z0-9_+-]{1,32}(/[A-Za-z0-9_+-]{1,32}){0,2}", 'a zone like "Europe/Berlin"')]
+Zone = Annotated[str, FromText(_parse_zone, 'a zone like "Europe/Berlin"')]
 SecretFile = Annotated[str, FromText(_parse_secret_file, "an absolute path or the name of a systemd credential")]
 HttpUrl = Annotated[str, FromText(parse_http_url, "a URL")]
 Listed = Annotated[tuple[T, ...], Field(strict=False)]  # TOML gives lists; nothing inside becomes lenient by it

@@ -29,12 +29,13 @@ def test_a_job_has_the_defaults_of_the_contract() -> None:
         {"cron": "0/30 * * * * ?"},
         {"cron": "0 12 ? * MON-FRI"},
         {"cron": "0 0 L * *"},
+        {"cron": "@daily"},
         {"after": "0s"},
         {"at": "2026-12-01T00:00:00Z"},
     ],
 )
 def test_each_way_to_say_when_is_taken(when: dict[str, str]) -> None:
-    """Cron is only looked at roughly here."""
+    """And the others are left empty."""
     assert Config.model_validate({"jobs": {"a": {"kind": "x"} | when}}).jobs["a"].every is None
 
 
@@ -59,13 +60,18 @@ def test_an_instant_becomes_utc(text: str, utc: str) -> None:
         ({"kind": "x"}, "exactly one of every, cron, at, after is needed; found none"),
         (JOB | {"cron": "* * * * *"}, "found every, cron"),
         ({"kind": "x", "cron": "* * * *"}, "5 fields are needed, or 6"),
-        ({"kind": "x", "cron": "@daily"}, "5 fields"),
+        ({"kind": "x", "cron": "@never"}, "or one of @hourly, @daily"),
+        ({"kind": "x", "cron": "0 25 * * *"}, 'hour "25": 0 to 23 is allowed'),
+        ({"kind": "x", "cron": "0 0 30 2 *"}, 'day-of-month "30"'),
+        ({"kind": "x", "cron": "0 0 ? * 2"}, "must be written by name"),
         ({"kind": "x", "cron": "* * * * $"}, "5 fields"),
         ({"kind": "x", "at": "2026-12-01T00:00:00"}, "a time with its zone"),
         ({"kind": "x", "at": "2026-12-01"}, "a time with its zone"),
         ({"kind": "x", "at": "1969-12-01T00:00:00Z"}, "a time with its zone"),
+        ({"kind": "x", "at": "2200-01-01T00:00:00Z"}, "of 1970 to 2199"),
         ({"kind": "x", "at": "0001-01-01T00:00:00+10:00"}, "a time with its zone"),
         ({"kind": "x y", "every": "1m"}, "the name of a kind"),
+        ({"kind": "x", "every": "1m", "timezone": "Europe/Berlim"}, "no such time zone"),
         (JOB | {"fallback": "b"}, "fallback needs a breaker table"),
     ],
 )
