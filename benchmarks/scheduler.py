@@ -48,7 +48,8 @@ from edge_agent.core.config_types import Section
 from edge_agent.core.discipline import Discipline, Policy
 from edge_agent.core.runs import Run
 from edge_agent.core.saved_clock import SavedClock
-from edge_agent.core.timebase import NANOSECONDS_PER_SECOND, UtcNs, seconds
+from edge_agent.core.timebase import NANOSECONDS_PER_SECOND, DurationNs, UtcNs, seconds
+from edge_agent.core.triggers import Every
 from edge_agent.job_ports import Context, Kind, Locals
 from edge_agent.services.device_clock import DeviceClock
 from edge_agent.services.kinds import Kinds
@@ -161,11 +162,12 @@ def _ours(plan: Plan, job: Job) -> object:
 
     def start(number: int) -> None:
         name, slot = str(number), plan.first(number)
+        trigger = Every(PERIOD, DurationNs(slot % PERIOD))
 
         def due() -> None:
             nonlocal slot
             run = Run(name, slot, traces + f"{next(numbers):016x}")
-            slot = UtcNs(slot + PERIOD)
+            slot = trigger.after(slot)
             if slot < plan.end:
                 timers.put(name, slot, due)
             runner.submit(run, job)
