@@ -49,6 +49,9 @@ LONGEST: Final = seconds(86_400)
 LATE: Final = 1_000
 """Nanoseconds after the deadline that are aimed at: a hair too early would cost another wake-up."""
 
+APART: Final = 1_000_000
+"""Nanoseconds between two firings, at least: what is due more densely is fired together."""
+
 
 class Timers:
     """A set of timers by name.
@@ -68,6 +71,7 @@ class Timers:
         self._queue: TimerQueue[Callable[[], object]] = TimerQueue()
         self._running: tuple[Alarm, asyncio.Future[None]] | None = None
         self._armed_for = math.inf  # what is due sooner arms the alarm again
+        self._fired = BootNs(-APART)
         self._rate = FASTEST
         self._compared: tuple[BootNs, UtcNs] | None = None
 
@@ -125,7 +129,9 @@ class Timers:
         alarm, failed = self._running
         self._armed_for = -math.inf  # it is armed when all have been called, whatever they put
         bugs = []
-        for callback in self._queue.pop_due(self._look(alarm)[1]):
+        now, utc = self._look(alarm)
+        for callback in self._queue.pop_due(utc):
+            self._fired = now
             try:
                 callback()
             except (Exception, asyncio.CancelledError) as bug:  # noqa: BLE001  # raised when all have been called
@@ -154,7 +160,7 @@ class Timers:
             at, utc = self._look(alarm)
             left = min(due - utc, LONGEST)
             rate = self._rate if left <= LONG else FASTEST
-            alarm.arm(BootNs(at + math.ceil(left / rate) + LATE))
+            alarm.arm(BootNs(max(at + math.ceil(left / rate) + LATE, self._fired + APART)))
 
 
 class Timer:

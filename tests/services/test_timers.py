@@ -13,7 +13,7 @@ import pytest
 
 from edge_agent.adapters.alarm import LoopAlarm
 from edge_agent.core.timebase import UtcNs, seconds
-from edge_agent.services.timers import LONG, Timer, Timers
+from edge_agent.services.timers import APART, LONG, Timer, Timers
 from tests.fakes import EPOCH
 
 MS = 1_000_000
@@ -149,6 +149,21 @@ async def test_timers_due_together_fire_in_one_pass() -> None:
         assert alarm.rings == before + 1
         await asyncio.sleep(2)
         assert alarm.rings == before + 2
+
+
+@pytest.mark.virtual
+async def test_timers_that_are_due_densely_fire_some_at_a_time() -> None:
+    """Ten in a millisecond cost one wake-up, in order, and none is later than that."""
+    now, alarm = TrueTime(), Counting()
+    timers, fired = Timers(alarm, now), Fired(now)
+    async with running(timers):
+        await asyncio.sleep(10)
+        before, due = alarm.rings, now() + seconds(5)
+        put_all(timers, fired, [UtcNs(due + number * MS // 10) for number in range(1000)])
+        await asyncio.sleep(9)
+        assert fired.names == [str(number) for number in range(1000)]
+        assert 0 <= min(fired.late) <= max(fired.late) <= APART + MS // 100
+        assert alarm.rings - before < 150
 
 
 @pytest.mark.virtual
