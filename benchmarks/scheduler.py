@@ -65,6 +65,7 @@ JOBS: Final = 10_000
 THREADS: Final = JOBS // 10
 PERIOD: Final = seconds(1)
 SECONDS: Final = 10
+TICK: Final = 10_000  # nanoseconds; APScheduler counts in microseconds
 SETTLES_S: Final = 1.0
 ONE_WITHIN_S: Final = 300.0
 
@@ -184,7 +185,7 @@ async def apscheduler(plan: Plan) -> object:
     scheduler = AsyncIOScheduler(timezone=UTC)
     for number in range(plan.jobs):
         first, end = (
-            datetime.fromtimestamp(at / NANOSECONDS_PER_SECOND, UTC) for at in (plan.first(number), plan.end - 1)
+            datetime.fromtimestamp(at / NANOSECONDS_PER_SECOND, UTC) for at in (plan.first(number), plan.end - TICK)
         )
         scheduler.add_job(plan.work, IntervalTrigger(seconds=1, start_date=first, end_date=end), args=(number,))
     scheduler.start()

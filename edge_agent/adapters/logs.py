@@ -75,7 +75,8 @@ def configure(level: str, form: Literal["json", "console"] | None, *, stream: Te
         form: ``None`` chooses console on a terminal, else json.
         stream: where to.
     """
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # no line says them
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # no line says these, nor whence it
+    logging._srcfile = None  # noqa: SLF001  # comes; both ways to spare them are the library's documented ones
     terminal = stream.isatty()
     handler = logging.StreamHandler(stream)
     if (form or ("console" if terminal else "json")) == "console":
