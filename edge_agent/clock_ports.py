@@ -33,11 +33,11 @@ class Alarm(Protocol):
         ...
 
     def arm(self, at: BootNs) -> None:
-        """Let it ring once at an instant, at once if that has passed, in place of when it would have rung before."""
+        """Let it ring once at an instant, soon if that has passed, in place of when it would have rung before."""
         ...
 
-    async def ring(self) -> None:
-        """Return when it has rung; it may do so once too often, never once too few."""
+    def close(self) -> None:
+        """Let it not ring any more, and give it back."""
         ...
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from itertools import islice
 from typing import Any, Final, Literal, TextIO
 
 import orjson
@@ -16,12 +17,14 @@ from typing_extensions import override
 from edge_agent.core.timebase import UtcNs, rfc3339, seconds
 
 _STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime"}
+_OWN: Final = len(logging.makeLogRecord({}).__dict__)
 _PLAIN: Final = (str, int, float, bool, type(None))
 _COLOURS: Final = {"WARNING": "\033[33m", "ERROR": "\033[31m", "CRITICAL": "\033[1;31m", "DEBUG": "\033[2m"}
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    return {key: value for key, value in record.__dict__.items() if key not in _STANDARD}
+    added = islice(record.__dict__.items(), _OWN, None)  # what a record has of itself comes first
+    return {key: value for key, value in added if key not in _STANDARD}
 
 
 def _time(record: logging.LogRecord) -> str:
@@ -72,6 +75,8 @@ def configure(level: str, form: Literal["json", "console"] | None, *, stream: Te
         form: ``None`` chooses console on a terminal, else json.
         stream: where to.
     """
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # no line says these, nor whence it
+    logging._srcfile = None  # noqa: SLF001  # comes; both ways to spare them are the library's documented ones
     terminal = stream.isatty()
     handler = logging.StreamHandler(stream)
     console = terminal if form is None else form == "console"

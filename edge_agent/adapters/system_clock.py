@@ -13,15 +13,16 @@ from edge_agent.core.timebase import NANOSECONDS_PER_SECOND, DurationNs, Monoton
 class SystemClock:
     """The clocks of this machine."""
 
+    def __init__(self) -> None:
+        self._slept = DurationNs(0)
+
     def monotonic(self) -> MonotonicNs:
         """Return CLOCK_MONOTONIC."""
         return MonotonicNs(time.monotonic_ns())
 
     def raw(self) -> RawNs:
         """Return CLOCK_MONOTONIC_RAW + (CLOCK_BOOTTIME - CLOCK_MONOTONIC): undisciplined, and counting suspend."""
-        return RawNs(
-            clock_gettime_ns(CLOCK_MONOTONIC_RAW) + clock_gettime_ns(CLOCK_BOOTTIME) - clock_gettime_ns(CLOCK_MONOTONIC)
-        )
+        return RawNs(clock_gettime_ns(CLOCK_MONOTONIC_RAW) + self.slept())
 
     def wall(self) -> WallNs:
         """Return CLOCK_REALTIME; it may be wrong and may step."""
@@ -38,8 +39,11 @@ class SystemClock:
         return min(tries)[1:]
 
     def slept(self) -> DurationNs:
-        """Return how long the device has been suspended since its boot."""
-        return DurationNs(clock_gettime_ns(CLOCK_BOOTTIME) - clock_gettime_ns(CLOCK_MONOTONIC))
+        """Return how long the device has been suspended since its boot; it never goes back."""
+        # other programs may run between the two readings: that makes the difference too small, never too large
+        slept = DurationNs(clock_gettime_ns(CLOCK_BOOTTIME) - clock_gettime_ns(CLOCK_MONOTONIC))
+        self._slept = max(self._slept, slept)
+        return self._slept
 
     def now(self) -> Stamp:
         """Return CLOCK_REALTIME as a time that nobody vouches for."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
 from typing import Any, Final, Literal, NamedTuple
 
@@ -46,7 +45,7 @@ class Outcome(NamedTuple):
         status: ``interrupted`` if the agent stopped, ``skipped`` if it never began.
         started: when its first attempt began, in true time; ``None`` = it never did.
         finished: when it ended, in true time.
-        duration_ms: from the first attempt to the end, pauses between attempts included, suspend not.
+        duration_ms: from the first attempt to the end, pauses between attempts and suspend included.
         lateness_ms: from the slot to the first attempt; ``None`` = it never began.
         reason: why it did not succeed, in one line.
         result: what the job says of a run that succeeded.
@@ -65,17 +64,34 @@ class Past:
     """What is remembered of one job.
 
     Attributes:
-        last: the last runs and their outcomes, the oldest first.
         counts: how many runs ended how, since the agent started.
         streak: successes in a row, or failures in a row as a negative number; no other end changes it.
     """
 
-    __slots__ = ("counts", "last", "streak")
+    __slots__ = ("_last", "counts", "streak")
 
-    def __init__(self, kept: int) -> None:
-        self.last: deque[tuple[Run, Outcome]] = deque(maxlen=kept)
+    def __init__(self) -> None:
+        self._last: list[tuple[Any, ...]] = []  # bare tuples of bare values, which cost the garbage collector nothing
         self.counts: dict[Status, int] = {}
         self.streak = 0
+
+    @property
+    def last(self) -> list[tuple[Run, Outcome]]:
+        """The last runs and their outcomes, the oldest first."""
+        fields = len(Run._fields)
+        return [(Run(*each[:fields]), Outcome(*each[fields:])) for each in self._last]
+
+    def note(self, run: Run, outcome: Outcome) -> None:
+        """Remember how a run ended."""
+        status = outcome.status
+        self._last.append((*run, *outcome))
+        if len(self._last) > KEPT:
+            del self._last[0]
+        self.counts[status] = self.counts.get(status, 0) + 1
+        if status == "succeeded":
+            self.streak = max(self.streak, 0) + 1
+        elif status in FAILURES:
+            self.streak = min(self.streak, 0) - 1
 
 
 class History:
@@ -86,30 +102,21 @@ class History:
         counts: how many runs ended how, since the agent started, those of forgotten jobs included.
     """
 
-    def __init__(self, kept: int = KEPT) -> None:
-        self._kept = kept
+    def __init__(self) -> None:
         self.jobs: dict[str, Past] = {}
         self.counts: dict[Status, int] = {}
 
     def note(self, run: Run, outcome: Outcome) -> None:
         """Remember how a run ended."""
-        status = outcome.status
         past = self.jobs.get(run.job)
         if past is None:
-            past = self.jobs[run.job] = Past(self._kept)
-        past.last.append((run, outcome))
-        for counts in (past.counts, self.counts):
-            counts[status] = counts.get(status, 0) + 1
-        if status == "succeeded":
-            past.streak = max(past.streak, 0) + 1
-        elif status in FAILURES:
-            past.streak = min(past.streak, 0) - 1
+            past = self.jobs[run.job] = Past()
+        past.note(run, outcome)
+        self.counts[outcome.status] = self.counts.get(outcome.status, 0) + 1
 
 
-def summary(result: object) -> Mapping[str, Any] | None:
+def summary(result: object) -> Mapping[str, Any]:
     """Return a result as it can be kept; one that is too large, or no JSON object, is replaced by saying so."""
-    if result is None:
-        return None
     try:
         size = len(orjson.dumps(result))
     except (orjson.JSONEncodeError, RecursionError) as error:

@@ -11,6 +11,7 @@ durations are never computed from wall instants.
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Final, NewType
 
 MonotonicNs = NewType("MonotonicNs", int)
@@ -67,5 +68,10 @@ def utc_from_datetime(moment: datetime) -> UtcNs:
 
 def rfc3339(instant: UtcNs) -> str:
     """Return a UTC instant as RFC 3339 with microseconds and ``Z``, the form of every time on the wire."""
-    moment = _EPOCH + timedelta(microseconds=instant // 1000)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond:06d}Z"
+    second, rest = divmod(instant, NANOSECONDS_PER_SECOND)
+    return f"{_second(second)}.{rest // 1000:06d}Z"
+
+
+@lru_cache(maxsize=4)  # who says the time says it more than once a second
+def _second(since_1970: int) -> str:
+    return (_EPOCH + timedelta(seconds=since_1970)).isoformat()[:19]

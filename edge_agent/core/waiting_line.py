@@ -15,25 +15,27 @@ class WaitingLine(Generic[T]):
 
     def __init__(self) -> None:
         self._ranks: dict[Urgency, OrderedDict[T, None]] = {urgency: OrderedDict() for urgency in URGENCIES}
+        self._length = 0
 
     def __len__(self) -> int:
-        return sum(map(len, self._ranks.values()))
+        return self._length
 
     def join(self, item: T, urgency: Urgency, *, limit: int) -> T | None:
         """Put something at the end of its rank; return what has to go for it, perhaps itself, if the line is full."""
         self._ranks[urgency][item] = None
-        if len(self) <= limit:
+        if self._length < limit:
+            self._length += 1
             return None
         rank = next(rank for rank in reversed(self._ranks.values()) if rank)
         return rank.popitem()[0]
 
-    def take(self) -> T | None:
-        """Remove and return who is next."""
-        for rank in self._ranks.values():
-            if rank:
-                return rank.popitem(last=False)[0]
-        return None
+    def take(self) -> T:
+        """Remove and return who is next; there must be somebody."""
+        self._length -= 1
+        return next(rank for rank in self._ranks.values() if rank).popitem(last=False)[0]
 
     def leave(self, item: T, urgency: Urgency) -> None:
         """Remove something that may not be in it."""
-        self._ranks[urgency].pop(item, None)
+        if item in self._ranks[urgency]:
+            del self._ranks[urgency][item]
+            self._length -= 1

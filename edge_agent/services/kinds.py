@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
 
 from edge_agent.core.config_jobs import Job
+from edge_agent.core.config_types import Section
 from edge_agent.core.runs import Run
 from edge_agent.errors import JobError
 from edge_agent.job_ports import Context, Kind
+
+MAX_KNOWN: Final = 16_384
 
 
 class Kinds:
@@ -16,6 +20,7 @@ class Kinds:
     def __init__(self, kinds: Mapping[str, Kind], context: Callable[[Run, Job], Context]) -> None:
         self._kinds = kinds
         self._context = context
+        self._options: dict[str, tuple[Job, Section]] = {}  # by job, as long as its configuration is the same object
 
     def begin(self, run: Run, job: Job) -> Awaitable[Mapping[str, object] | None]:
         """Return the work of a run, to be awaited.
@@ -25,6 +30,11 @@ class Kinds:
         """
         kind = self._kinds.get(job.kind)
         if kind is None:
-            known = ", ".join(sorted(self._kinds)) or "none"
-            raise JobError(f"no kind {job.kind!r} (known: {known}); install the package that brings it")
-        return kind.run(self._context(run, job), kind.options.model_validate(job.options))
+            names = ", ".join(sorted(self._kinds)) or "none"
+            raise JobError(f"no kind {job.kind!r} (known: {names}); install the package that brings it")
+        known = self._options.get(run.job)
+        if known is None or known[0] is not job:
+            if len(self._options) >= MAX_KNOWN:  # jobs come and go
+                self._options.clear()
+            known = self._options[run.job] = job, kind.options.model_validate(job.options)
+        return kind.run(self._context(run, job), known[1])

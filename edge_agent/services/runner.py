@@ -9,7 +9,6 @@ import asyncio
 import logging
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
 from typing import Any, Final, Literal, TypeAlias
 
 from edge_agent.core.backoff import Uniform, full_jitter
@@ -20,9 +19,8 @@ from edge_agent.core.runs import FAILURES, History, Outcome, Run, Status, one_li
 from edge_agent.core.timebase import (
     NANOSECONDS_PER_MILLISECOND,
     DurationNs,
-    MonotonicNs,
+    RawNs,
     UtcNs,
-    elapsed,
     rfc3339,
     seconds,
     to_seconds,
@@ -48,34 +46,21 @@ Work: TypeAlias = Callable[[Run, Job], Awaitable[Result]]
 class _Active:
     """A run under way: in the line, at work, in its grace, or in the pause before another attempt."""
 
-    __slots__ = (
-        "begun",
-        "fallback",
-        "final",
-        "follower",
-        "job",
-        "over",
-        "reason",
-        "run",
-        "started",
-        "task",
-        "timer",
-        "verdict",
-    )
+    task: asyncio.Task[None] | None = None  # while it is at work or in its grace
+    has_begun = False  # the task
+    timer: asyncio.TimerHandle | None = None  # what ends this stage of it
+    started: UtcNs | None = None
+    begun = RawNs(0)
+    verdict: tuple[Status, str] | None = None  # how this attempt was ended early
+    reason: str | None = None  # why the last attempt failed
+    final = False  # no other attempt follows
+    follower: _Active | None = None  # the job's next run, which waits for the end of this one
+    over = False
 
     def __init__(self, run: Run, job: Job, fallback: Job | None) -> None:
         self.run = run
         self.job = job
         self.fallback = fallback
-        self.task: asyncio.Task[Result] | None = None  # while it is at work or in its grace
-        self.timer: asyncio.TimerHandle | None = None  # what ends this stage of it
-        self.started: UtcNs | None = None
-        self.begun = MonotonicNs(0)
-        self.verdict: tuple[Status, str] | None = None  # how this attempt was ended early
-        self.final = False  # no other attempt follows
-        self.reason: str | None = None  # why the last attempt failed
-        self.follower: _Active | None = None  # the job's next run, which waits for the end of this one
-        self.over = False
 
 
 class Runner:
@@ -121,6 +106,8 @@ class Runner:
         self._line: WaitingLine[_Active] = WaitingLine()
         self._at_work = 0
         self._abandoned: dict[str, _Active] = {}
+        self._asked_at = RawNs(-NANOSECONDS_PER_MILLISECOND)
+        self._answer = UtcNs(0)
         self._stopping = False
         self._idle = asyncio.Event()
 
@@ -212,48 +199,68 @@ class Runner:
                 self._settle(refused, "failed", f"{refused.reason}; for another attempt {why}")
 
     def _fill(self) -> None:
-        while self._at_work < self.limits.max_concurrent and (active := self._line.take()) is not None:
-            self._begin(active)
+        while self._line and self._at_work < self.limits.max_concurrent:
+            self._begin(self._line.take())
 
     # ---------------------------------------------------------------- one attempt
     def _begin(self, active: _Active) -> None:
         loop = asyncio.get_running_loop()
         self._at_work += 1
         if active.started is None:
-            active.started, active.begun = self._clock.now().time, self._clock.monotonic()
+            active.begun = raw = self._clock.raw()
+            active.started = self._time(raw)
         else:
             active.run = active.run._replace(attempt=active.run.attempt + 1)
-        active.task = loop.create_task(self._attempt(active.run, active.job), name=active.run.job)
-        active.task.add_done_callback(partial(self._attempted, active))
+        active.task = loop.create_task(self._attempt(active), name=active.run.job)
         timeout = active.job.timeout
         if timeout is not None:
             active.timer = loop.call_later(to_seconds(timeout), self._time_out, active)
 
-    async def _attempt(self, run: Run, job: Job) -> Result:
+    def _time(self, raw: RawNs) -> UtcNs:
+        """Return true time at the counter's reading of now; within a millisecond its rate is the counter's."""
+        if raw - self._asked_at >= NANOSECONDS_PER_MILLISECOND:
+            self._asked_at, self._answer = raw, self._clock.now().time
+        return UtcNs(self._answer + raw - self._asked_at)
+
+    async def _attempt(self, active: _Active) -> None:
+        """Make an attempt; nothing that it raises gets any further."""
+        active.has_begun = True
+        status: Status = "failed"
+        reason = result = None
         try:
-            return await self._work(run, job)
-        except SystemExit as error:  # the loop would let it end the agent
-            raise RuntimeError("a job must not end the process") from error
+            result = await self._work(active.run, active.job)
+            status = "succeeded"
+        except asyncio.CancelledError:
+            reason = "it was cancelled, but not by the agent"
+        except (JobError, OutboxError) as error:
+            reason = one_line(str(error))
+        except (Exception, SystemExit) as error:
+            log.exception("job_crashed", extra=self._who(active.run))
+            reason = one_line("".join(traceback.format_exception_only(error)))
+        try:
+            self._attempted(active, status, reason, result)
+        except Exception as bug:  # noqa: BLE001  # of ours, so not this run's alone: from a callback it ends the process
+            asyncio.get_running_loop().call_soon(_raise, bug)
 
     def _time_out(self, active: _Active) -> None:
         self._interrupt(active, "timed_out", f"it ran longer than {to_seconds(active.job.timeout):g} s")
 
     def _interrupt(self, active: _Active, status: Status, reason: str) -> None:
         """Have an attempt end within its grace; the first reason counts."""
-        assert active.task is not None, "only what is at work can be interrupted"
-        if active.verdict is None and not active.task.done():
-            active.verdict = status, reason
-            if active.timer is not None:
-                active.timer.cancel()
-            patience = DurationNs(active.job.grace + KILLING)
-            active.timer = asyncio.get_running_loop().call_later(to_seconds(patience), self._abandon, active)
-            active.task.cancel()
+        loop = asyncio.get_running_loop()
+        if active.task is None or active.verdict is not None:
+            return
+        if not active.has_begun:  # cancelled now it would never come to its end
+            loop.call_soon(self._interrupt, active, status, reason)
+            return
+        active.verdict = status, reason
+        if active.timer is not None:
+            active.timer.cancel()
+        active.timer = loop.call_later(to_seconds(DurationNs(active.job.grace + KILLING)), self._abandon, active)
+        active.task.cancel()
 
     def _abandon(self, active: _Active) -> None:
-        assert active.task is not None, "it is in its grace"
         assert active.verdict is not None, "it is in its grace"
-        if active.task.done():
-            return
         status, reason = active.verdict
         self._abandoned[active.run.job] = active
         log.error("job_abandoned", extra=self._who(active.run) | {"reason": reason})
@@ -261,45 +268,31 @@ class Runner:
         self._fill()
         self._settle(active, status, f"{reason}, and did not end in its grace")
 
-    def _attempted(self, active: _Active, task: asyncio.Task[Result]) -> None:
-        if active.timer is not None:
-            active.timer.cancel()
-        status, reason, result = self._judge(active, task)
+    def _attempted(self, active: _Active, status: Status, reason: str | None, result: Result) -> None:
         if active.over:
             del self._abandoned[active.run.job]
             log.warning("job_ended_late", extra=self._who(active.run))
             return
+        if active.timer is not None:
+            active.timer.cancel()
+        if active.verdict is not None:
+            (status, reason), result = active.verdict, None
         active.task = active.timer = active.verdict = None
+        active.has_begun = False
         self._at_work -= 1
         self._fill()
-        retry = active.job.retry
-        if status in FAILURES and active.run.attempt < retry.attempts and not active.final:
-            active.reason = reason
-            pause = full_jitter(
-                active.run.attempt - 1,
-                base=retry.backoff,
-                cap=max(retry.backoff, LONGEST_PAUSE),
-                uniform=self._uniform,
-            )
-            log.info("job_pauses", extra=self._who(active.run) | {"reason": reason, "pause_s": to_seconds(pause)})
-            active.timer = asyncio.get_running_loop().call_later(to_seconds(pause), self._enter, active)
+        if status in FAILURES and active.run.attempt < active.job.retry.attempts and not active.final:
+            self._pause(active, reason)
         else:
-            self._settle(active, status, reason, summary(result))
+            self._settle(active, status, reason, None if result is None else summary(result))
 
-    def _judge(self, active: _Active, task: asyncio.Task[Result]) -> tuple[Status, str | None, Result]:
-        """Return how an attempt ended, why, and what it returned."""
-        error = asyncio.CancelledError() if task.cancelled() else task.exception()
-        if error is not None and not isinstance(error, JobError | OutboxError | asyncio.CancelledError):
-            log.error("job_crashed", exc_info=error, extra=self._who(active.run))
-        if active.verdict is not None:
-            return *active.verdict, None
-        if error is None:
-            return "succeeded", None, task.result()
-        if isinstance(error, asyncio.CancelledError):
-            return "failed", "it was cancelled, but not by the agent", None
-        if isinstance(error, JobError | OutboxError):
-            return "failed", one_line(str(error)), None
-        return "failed", one_line("".join(traceback.format_exception_only(error))), None
+    def _pause(self, active: _Active, reason: str | None) -> None:
+        active.reason = reason
+        base = active.job.retry.backoff
+        cap = max(base, LONGEST_PAUSE)
+        pause = full_jitter(active.run.attempt - 1, base=base, cap=cap, uniform=self._uniform)
+        log.info("job_pauses", extra=self._who(active.run) | {"reason": reason, "pause_s": to_seconds(pause)})
+        active.timer = asyncio.get_running_loop().call_later(to_seconds(pause), self._enter, active)
 
     # ---------------------------------------------------------------- the end
     def _call_off(self, job: str, status: Status, reason: str) -> bool:
@@ -335,13 +328,20 @@ class Runner:
             self._idle.set()
 
     def _report(self, active: _Active, status: Status, reason: str | None, result: Result = None) -> None:
-        run, started, now = active.run, active.started, self._clock.now().time
+        run, started = active.run, active.started
         if started is None:
-            outcome = Outcome(status, None, now, reason=reason)
+            outcome = Outcome(status, None, self._clock.now().time, reason=reason)
         else:
-            lasted = elapsed(active.begun, self._clock.monotonic()) / NANOSECONDS_PER_MILLISECOND
-            late = (started - run.slot) / NANOSECONDS_PER_MILLISECOND
-            outcome = Outcome(status, started, now, lasted, late, reason, result)
+            lasted, late = self._clock.raw() - active.begun, started - run.slot
+            outcome = Outcome(
+                status,
+                started,
+                UtcNs(started + lasted),
+                lasted / NANOSECONDS_PER_MILLISECOND,
+                late / NANOSECONDS_PER_MILLISECOND,
+                reason,
+                result,
+            )
         self.history.note(run, outcome)
         level = logging.WARNING if status in FAILURES else logging.INFO
         if runs_log.isEnabledFor(level):
@@ -363,3 +363,7 @@ class Runner:
 
     def _who(self, run: Run) -> dict[str, Any]:
         return {"task_name": run.job, "trace_id": run.trace, "attempt": run.attempt}
+
+
+def _raise(bug: Exception) -> None:
+    raise bug

@@ -1,6 +1,6 @@
 """Timers by name, due at instants of true time; any number of them share one alarm.
 
-    timers = Timers(alarm, lambda: clock.now().utc)
+    timers = Timers(make_alarm, lambda: clock.now().utc)
     timers.put("lunch", due, callback)          # add, or replace
     timers.cancel("lunch")
 
@@ -20,6 +20,7 @@ never too long: a long wait, and the first one after any change, ends early for 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections.abc import Callable
 from typing import Final, TypeVarTuple, Unpack
@@ -45,8 +46,11 @@ LONG: Final = seconds(64)
 
 LONGEST: Final = seconds(86_400)
 
-LATE: Final = 10_000
+LATE: Final = 1_000
 """Nanoseconds after the deadline that are aimed at: a hair too early would cost another wake-up."""
+
+APART: Final = 1_000_000
+"""Nanoseconds between two firings, at least: what is due more densely is fired together."""
 
 
 class Timers:
@@ -55,20 +59,21 @@ class Timers:
     Its methods are for the loop's thread, where any task may call them at any time; ``call_threadsafe`` is for others.
     """
 
-    def __init__(self, alarm: Alarm, now: Callable[[], UtcNs]) -> None:
+    def __init__(self, make_alarm: Callable[[Callable[[], None]], Alarm], now: Callable[[], UtcNs]) -> None:
         """Prepare; nothing fires before ``run``.
 
         Args:
-            alarm: rings; nobody else may use it.
+            make_alarm: returns an alarm that calls what it is given, on the running loop, when it rings.
             now: returns true time.
         """
-        self._alarm = alarm
+        self._make_alarm = make_alarm
         self._now = now
         self._queue: TimerQueue[Callable[[], object]] = TimerQueue()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._armed_for = -math.inf  # what is due sooner re-arms the alarm: nothing while it will be armed anyway
+        self._running: tuple[Alarm, asyncio.Future[None]] | None = None
+        self._armed_for = math.inf  # what is due sooner arms the alarm again
+        self._fired = BootNs(-APART)
         self._rate = FASTEST
-        self._compared = BootNs(0), UtcNs(0)
+        self._compared: tuple[BootNs, UtcNs] | None = None
 
     def put(self, name: str, due: UtcNs, callback: Callable[[], object]) -> None:
         """Have ``callback()`` called once at ``due``, at once if that has passed; replaces the timer of that name."""
@@ -95,16 +100,14 @@ class Timers:
         Raises:
             RuntimeError: ``run`` has not begun, or has ended.
         """
-        if self._loop is None:
+        if self._running is None:
             raise RuntimeError("the timers do not run; await run() first")
-        self._loop.call_soon_threadsafe(method, *args)
+        self._running[1].get_loop().call_soon_threadsafe(method, *args)
 
     def rearm(self) -> None:
         """Look at true time again at once: call it whenever that was stepped or runs at another rate, and on resume."""
-        if self._loop is not None:
-            self._rate = FASTEST
-            self._compared = self._alarm.now(), self._now()
-            self._arm()
+        self._rate, self._compared = FASTEST, None
+        self._arm()
 
     async def run(self) -> None:
         """Fire what is due until cancelled.
@@ -112,43 +115,52 @@ class Timers:
         Raises:
             ExceptionGroup: what callbacks have raised; all that was due together with them has been called, too.
         """
-        self._loop = asyncio.get_running_loop()
-        self.rearm()
-        try:
-            while True:
-                await self._alarm.ring()
-                self._armed_for = -math.inf
-                self._fire(self._look())
-                self._arm()
-        finally:
-            self._armed_for, self._loop = -math.inf, None
+        failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        with contextlib.closing(self._make_alarm(self._ring)) as alarm:
+            self._running = alarm, failed
+            try:
+                self.rearm()
+                await failed
+            finally:
+                self._running = None
 
-    def _look(self) -> UtcNs:
-        """Return true time, and learn its rate by the way."""
-        before, utc, after = self._alarm.now(), self._now(), self._alarm.now()
-        since, then = self._compared
-        if before - since >= MEASURED_OVER and after - before <= TIGHT:
-            self._rate = min(max((utc - then) / (before - since), SLOWEST), FASTEST)
-            self._compared = before, utc
-        return utc
-
-    def _fire(self, utc: UtcNs) -> None:
+    def _ring(self) -> None:
+        assert self._running is not None, "the alarm is open"
+        alarm, failed = self._running
+        self._armed_for = -math.inf  # it is armed when all have been called, whatever they put
         bugs = []
+        now, utc = self._look(alarm)
         for callback in self._queue.pop_due(utc):
+            self._fired = now
             try:
                 callback()
-            except Exception as bug:  # noqa: BLE001  # raised when the others have had their turn
+            except (Exception, asyncio.CancelledError) as bug:  # noqa: BLE001  # raised when all have been called
                 bugs.append(bug)
-        if bugs:
-            raise ExceptionGroup("callbacks of timers failed", bugs)
+        if not bugs:
+            self._arm()
+        elif not failed.done():
+            failed.set_exception(BaseExceptionGroup("callbacks of timers failed", bugs))
+
+    def _look(self, alarm: Alarm) -> tuple[BootNs, UtcNs]:
+        """Return the alarm's clock and true time, and learn the rate of one by the other."""
+        before, utc, after = alarm.now(), self._now(), alarm.now()
+        if self._compared is None:
+            self._compared = before, utc
+        elif before - self._compared[0] >= MEASURED_OVER and after - before <= TIGHT:
+            rate = (utc - self._compared[1]) / (before - self._compared[0])
+            self._rate = min(max(rate, SLOWEST), FASTEST)
+            self._compared = before, utc
+        return before, utc
 
     def _arm(self) -> None:
         due = self._queue.next_deadline()
         self._armed_for = math.inf if due is None else due
-        if due is not None:
-            at, left = self._alarm.now(), due - self._now()
+        if due is not None and self._running is not None:
+            alarm = self._running[0]
+            at, utc = self._look(alarm)
+            left = min(due - utc, LONGEST)
             rate = self._rate if left <= LONG else FASTEST
-            self._alarm.arm(BootNs(at + math.ceil(min(left, LONGEST) / rate) + LATE))
+            alarm.arm(BootNs(max(at + math.ceil(left / rate) + LATE, self._fired + APART)))
 
 
 class Timer:

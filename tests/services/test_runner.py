@@ -178,7 +178,7 @@ async def test_a_run_that_succeeds_is_told_with_its_times_and_its_result() -> No
         (JobError("no such host\nat all"), "no such host", []),
         (OutboxError("the outbox is full", word="full"), "the outbox is full", []),
         (RuntimeError("a bug"), "RuntimeError: a bug", ["bad"]),
-        (SystemExit(3), "RuntimeError: a job must not end the process", ["bad"]),
+        (SystemExit(3), "SystemExit: 3", ["bad"]),
         (asyncio.CancelledError(), "it was cancelled, but not by the agent", []),
     ],
 )
@@ -234,6 +234,24 @@ async def test_a_run_that_ignores_its_timeout_and_returns_has_timed_out_all_the_
         await asyncio.sleep(31)
         assert shop.outcomes[0][1][0] == "timed_out"
         assert shop.outcomes[0][1].result is None
+
+
+@pytest.mark.virtual
+async def test_a_bug_of_whoever_is_told_is_not_the_runs_and_is_not_swallowed() -> None:
+    """It comes out of a callback, which is how the agent learns of its own bugs."""
+    bugs: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: bugs.append(context["exception"]))
+    bug = ValueError("a bug of ours")
+
+    def ended(_run: Run, _outcome: Outcome) -> None:
+        raise bug
+
+    async with open_shop() as shop:
+        shop.runner._ended = ended
+        shop.does["quick"] = works(0)
+        shop.submit("quick")
+        await asyncio.sleep(1)
+        assert bugs == [bug]
 
 
 # ---------------------------------------------------------------- places
@@ -388,6 +406,16 @@ async def test_a_run_is_cancelled_wherever_it_is() -> None:
         assert sorted(shop.said()) == [(name, "cancelled") for name in ("at work", "at work", "flaky", "waits")]
         assert {outcome.reason for _, outcome in shop.outcomes} == {"so said ops"}
         assert shop.began == [("flaky", 0), ("at work", 1)]
+
+
+@pytest.mark.virtual
+async def test_a_run_that_is_cancelled_before_its_first_step_has_an_end_all_the_same() -> None:
+    """A task that is cancelled so early never runs, and could tell nobody."""
+    async with open_shop() as shop:
+        shop.submit("slow")
+        shop.runner.cancel("slow")
+        await asyncio.sleep(1)
+        assert shop.said() == [("slow", "cancelled")]
 
 
 @pytest.mark.virtual

@@ -10,27 +10,29 @@ import threading
 from collections.abc import AsyncIterator, Callable
 
 import pytest
-from typing_extensions import override
 
 from edge_agent.adapters.alarm import LoopAlarm
 from edge_agent.core.timebase import UtcNs, seconds
-from edge_agent.services.timers import LONG, Timer, Timers
+from edge_agent.services.timers import APART, LONG, Timer, Timers
 from tests.fakes import EPOCH
 
 MS = 1_000_000
 
 
-class CountingAlarm(LoopAlarm):
-    """Counts how often it rang."""
+class Counting:
+    """Makes alarms of the loop, and counts how often they ring."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.rings = 0
 
-    @override
-    async def ring(self) -> None:
-        await super().ring()
-        self.rings += 1
+    def __call__(self, ring: Callable[[], None]) -> LoopAlarm:
+        """Make one."""
+
+        def counted() -> None:
+            self.rings += 1
+            ring()
+
+        return LoopAlarm(counted)
 
 
 class TrueTime:
@@ -102,7 +104,7 @@ def put_all(timers: Timers, fired: Fired, dues: list[UtcNs]) -> None:
 async def test_every_timer_fires_once_at_its_time_in_order() -> None:
     """Put in any order, also before they run; nothing is left."""
     now = TrueTime()
-    timers, fired = Timers(LoopAlarm(), now), Fired(now)
+    timers, fired = Timers(LoopAlarm, now), Fired(now)
     dues = [UtcNs(EPOCH + number * 7919 % 200 * 10 * MS) for number in range(200)]
     put_all(timers, fired, dues)
     async with running(timers):
@@ -117,7 +119,7 @@ async def test_every_timer_fires_once_at_its_time_in_order() -> None:
 async def test_replaced_and_cancelled_timers_do_not_fire() -> None:
     """A name stands for the last that was put."""
     now = TrueTime()
-    timers, fired = Timers(LoopAlarm(), now), Fired(now)
+    timers, fired = Timers(LoopAlarm, now), Fired(now)
     async with running(timers):
         first, second = UtcNs(EPOCH + seconds(1)), UtcNs(EPOCH + seconds(2))
         timers.put("a", second, fired.at("old a", second))
@@ -133,7 +135,7 @@ async def test_replaced_and_cancelled_timers_do_not_fire() -> None:
 @pytest.mark.virtual
 async def test_timers_due_together_fire_in_one_pass() -> None:
     """However many, the alarm rings once for them; it rings no second time for what was put while they fired."""
-    now, alarm = TrueTime(), CountingAlarm()
+    now, alarm = TrueTime(), Counting()
     timers, fired = Timers(alarm, now), Fired(now)
     async with running(timers):
         await asyncio.sleep(10)
@@ -150,10 +152,25 @@ async def test_timers_due_together_fire_in_one_pass() -> None:
 
 
 @pytest.mark.virtual
+async def test_timers_that_are_due_densely_fire_some_at_a_time() -> None:
+    """Ten in a millisecond cost one wake-up, in order, and none is later than that."""
+    now, alarm = TrueTime(), Counting()
+    timers, fired = Timers(alarm, now), Fired(now)
+    async with running(timers):
+        await asyncio.sleep(10)
+        before, due = alarm.rings, now() + seconds(5)
+        put_all(timers, fired, [UtcNs(due + number * MS // 10) for number in range(1000)])
+        await asyncio.sleep(9)
+        assert fired.names == [str(number) for number in range(1000)]
+        assert 0 <= min(fired.late) <= max(fired.late) <= APART + MS // 100
+        assert alarm.rings - before < 150
+
+
+@pytest.mark.virtual
 async def test_what_a_callback_cancels_does_not_fire_in_the_same_pass() -> None:
     """And what it puts for now fires in the next, after the loop has turned."""
     now = TrueTime()
-    timers, order = Timers(LoopAlarm(), now), list[str]()
+    timers, order = Timers(LoopAlarm, now), list[str]()
 
     def first() -> None:
         order.append("first")
@@ -172,7 +189,7 @@ async def test_what_a_callback_cancels_does_not_fire_in_the_same_pass() -> None:
 async def test_a_callback_that_raises_ends_the_run_after_the_others_were_called() -> None:
     """All that was raised in the pass comes out; what is due later is not touched."""
     now = TrueTime()
-    timers, fired = Timers(LoopAlarm(), now), Fired(now)
+    timers, fired = Timers(LoopAlarm, now), Fired(now)
     bugs = [KeyError("one"), ZeroDivisionError("two")]
 
     def fail(bug: Exception) -> None:
@@ -190,10 +207,39 @@ async def test_a_callback_that_raises_ends_the_run_after_the_others_were_called(
 
 
 @pytest.mark.virtual
+async def test_a_cancelled_future_in_a_callback_is_a_bug_too() -> None:
+    """It is no cancellation of the run, and does not end it in silence."""
+    now = TrueTime()
+    timers = Timers(LoopAlarm, now)
+    future = asyncio.get_running_loop().create_future()
+    future.cancel()
+    timers.put("bad", EPOCH, future.result)
+    with pytest.raises(BaseExceptionGroup) as raised:
+        await timers.run()
+    assert [type(bug) for bug in raised.value.exceptions] == [asyncio.CancelledError]
+
+
+@pytest.mark.virtual
+async def test_a_second_failure_before_the_run_has_ended_does_no_harm() -> None:
+    """The estimate changes in the same turn of the loop, and the next timer fails, too."""
+    now = TrueTime()
+    timers = Timers(LoopAlarm, now)
+
+    def fail() -> None:
+        timers.put("again", EPOCH, fail)
+        timers.rearm()
+        raise KeyError("bug")
+
+    timers.put("bad", EPOCH, fail)
+    with pytest.raises(ExceptionGroup, match="callbacks of timers failed"):
+        await timers.run()
+
+
+@pytest.mark.virtual
 async def test_a_timer_starts_is_put_off_stops_and_starts_again() -> None:
     """The first start counts, the last reset counts, and a stopped one is quiet."""
     now = TrueTime()
-    timers, fired = Timers(LoopAlarm(), now), list[float]()
+    timers, fired = Timers(LoopAlarm, now), list[float]()
     loop = asyncio.get_running_loop()
     timer = Timer(timers, "t", lambda: fired.append(round(loop.time(), 3)))
 
@@ -230,7 +276,7 @@ async def test_a_timer_starts_is_put_off_stops_and_starts_again() -> None:
 async def test_a_timer_may_start_itself_again() -> None:
     """From its callback, where it is not active any more."""
     now = TrueTime()
-    timers, states = Timers(LoopAlarm(), now), list[bool]()
+    timers, states = Timers(LoopAlarm, now), list[bool]()
 
     def again() -> None:
         states.append(timer.is_active)
@@ -247,7 +293,7 @@ async def test_a_timer_may_start_itself_again() -> None:
 async def test_several_tasks_may_use_the_set_at_once() -> None:
     """Each with timers of its own, adding, moving and cancelling; every one fires as its task last said."""
     now = TrueTime()
-    timers, fired = Timers(LoopAlarm(), now), Fired(now)
+    timers, fired = Timers(LoopAlarm, now), Fired(now)
     expected: list[str] = []
 
     async def use(task: int) -> None:
@@ -270,7 +316,7 @@ async def test_several_tasks_may_use_the_set_at_once() -> None:
 
 async def test_other_threads_have_a_way_in() -> None:
     """Ten of them, each with a hundred timers, half of them cancelled again."""
-    timers, fired = Timers(LoopAlarm(), TrueTime()), list[str]()
+    timers, fired = Timers(LoopAlarm, TrueTime()), list[str]()
     with pytest.raises(RuntimeError, match=r"await run\(\) first"):
         timers.call_threadsafe(timers.cancel, "x")
 
@@ -306,7 +352,7 @@ async def test_other_threads_have_a_way_in() -> None:
 @pytest.mark.parametrize("rate", [0.949, 0.995, 0.9995, 0.99999, 1.00001, 1.0005, 1.005, 1.051])
 async def test_nothing_fires_early_or_late_while_true_time_is_slewed(rate: float) -> None:
     """A timer every second and every minute, through the begin, the middle and the unannounced end of a slew."""
-    now, alarm = TrueTime(), CountingAlarm()
+    now, alarm = TrueTime(), Counting()
     timers, fired = Timers(alarm, now), Fired(now)
     dues = [UtcNs(EPOCH + seconds(second)) for second in itertools.chain(range(200, 260), range(260, 1200, 60))]
     put_all(timers, fired, dues)
@@ -325,7 +371,7 @@ async def test_nothing_fires_early_or_late_while_true_time_is_slewed(rate: float
 async def test_a_change_of_rate_that_nobody_announces_makes_late_by_a_part_of_the_last_wait_only() -> None:
     """The host slews its own clock by a twelfth while a timer is an hour away."""
     now = TrueTime()
-    timers, fired = Timers(LoopAlarm(), now), Fired(now)
+    timers, fired = Timers(LoopAlarm, now), Fired(now)
     due = UtcNs(EPOCH + seconds(3600))
     async with running(timers):
         timers.put("hour", due, fired.at("hour", due))
@@ -340,7 +386,7 @@ async def test_a_change_of_rate_that_nobody_announces_makes_late_by_a_part_of_th
 async def test_a_step_is_heeded_at_once(by_s: float) -> None:
     """What was crossed fires now, what has moved away waits again; none fires twice."""
     now = TrueTime()
-    timers, fired = Timers(LoopAlarm(), now), Fired(now)
+    timers, fired = Timers(LoopAlarm, now), Fired(now)
     dues = [UtcNs(EPOCH + seconds(second)) for second in (20, 40, 60, 4000)]
     put_all(timers, fired, dues)
     async with running(timers):
@@ -359,7 +405,7 @@ async def test_a_step_is_heeded_at_once(by_s: float) -> None:
 @pytest.mark.parametrize(("apart_s", "count"), [(60.0, 100), (0.6, 1000), (0.1, 1000), (3600.0, 10), (86_400.0, 10)])
 async def test_idle_timers_wake_nobody_in_vain(apart_s: float, count: int) -> None:
     """A minute apart and closer together one wake-up for each; far apart a few more, and less than one a minute."""
-    now, alarm = TrueTime(), CountingAlarm()
+    now, alarm = TrueTime(), Counting()
     timers, fired = Timers(alarm, now), Fired(now)
     put_all(timers, fired, [UtcNs(EPOCH + seconds(apart_s * number)) for number in range(1, count + 1)])
     async with running(timers):
@@ -372,7 +418,7 @@ async def test_idle_timers_wake_nobody_in_vain(apart_s: float, count: int) -> No
 @pytest.mark.virtual
 async def test_with_nothing_to_wait_for_it_sleeps_until_something_is_put() -> None:
     """Not one wake-up in a day; a sooner timer is heeded though a later one was armed."""
-    now, alarm = TrueTime(), CountingAlarm()
+    now, alarm = TrueTime(), Counting()
     timers, fired = Timers(alarm, now), Fired(now)
     async with running(timers):
         await asyncio.sleep(86_400)
@@ -391,7 +437,7 @@ async def test_with_nothing_to_wait_for_it_sleeps_until_something_is_put() -> No
 async def test_the_end_of_time_can_be_waited_for() -> None:
     """A deadline of the year 292,000,000 is one more timer."""
     now = TrueTime()
-    timers, fired = Timers(LoopAlarm(), now), Fired(now)
+    timers, fired = Timers(LoopAlarm, now), Fired(now)
     async with running(timers):
         timers.put("never", UtcNs(10**25), fired.at("never", UtcNs(0)))
         await asyncio.sleep(10 * 86_400)
