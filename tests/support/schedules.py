@@ -114,7 +114,7 @@ class Device:
         self.runner = Runner(
             Limits(), work=self._work, clock=self.clock, uniform=lambda: 0.5, ended=self._ended, host="h"
         )
-        timers = Timers(LoopAlarm(), lambda: self.clock.now().time)
+        timers = Timers(LoopAlarm, lambda: self.clock.now().time)
         new_trace = lambda: f"{next(self._traces):032x}"  # noqa: E731
         self.scheduler = Scheduler(timers, self.runner, notebook, clock=self.clock, new_trace=new_trace)
         self.configure(self.jobs)
