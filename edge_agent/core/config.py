@@ -24,20 +24,8 @@ from edge_agent.core.config_types import kind_of
 from edge_agent.core.units import quoted
 from edge_agent.errors import ConfigError, ConfigProblem
 
-_BUILT: Final = (
-    "version",
-    "profile",
-    "device",
-    "mqtt",
-    "outbox",
-    "heartbeat",
-    "control",
-    "state",
-    "log",
-    "operator",
-    "time",
-)
-_NOT_YET: Final = ("device.labels", "device.timezone", "time.first_sync_wait")
+_NOT_YET: Final = ("programs", "folders", "endpoints", "runner", "jobs", "commands", "config", "metrics", "api")
+_KEYS_NOT_YET: Final = ("device.labels", "device.timezone", "time.first_sync_wait")
 _METERED: Final = {
     "heartbeat": {"every": "15m"},
     "mqtt": {"keepalive": "20m", "will_delay": "60s"},
@@ -116,7 +104,7 @@ def unused_keys(merged: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the keys that a merged document sets and whose part is not built yet, as ``section.key``."""
     tables = ((section, table) for section, table in merged.items() if isinstance(table, dict))
     keys = ((section, dotted((section, key))) for section, table in tables for key in table)
-    return tuple(key for section, key in keys if section not in _BUILT or key in _NOT_YET)
+    return tuple(key for section, key in keys if section in _NOT_YET or key in _KEYS_NOT_YET)
 
 
 def dotted(path: Path) -> str:
