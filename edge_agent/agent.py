@@ -57,7 +57,7 @@ from edge_agent.services.presence import Presence
 from edge_agent.services.queue_tools import QueueTools
 from edge_agent.services.timekeeping import Timekeeping, policy
 from edge_agent.services.upkeep import Upkeep
-from edge_agent.services.watchdog import Watchdog
+from edge_agent.services.watchdog import feed_watchdog
 
 log = logging.getLogger(__name__)
 
@@ -182,7 +182,7 @@ class Agent:
     async def _run_watchdog(self) -> None:
         period = watchdog_period(self._environ)
         if period is not None:
-            await Watchdog(self._notifier, period=period, clock=self._clock, liveness=self._liveness).run()
+            await feed_watchdog(self._notifier, period=period, clock=self._clock, liveness=self._liveness)
 
     async def _run_outbox(self) -> None:
         await OutboxWriter(self._outbox, self._keeping, clock=self._clock).run()

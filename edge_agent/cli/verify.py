@@ -76,7 +76,7 @@ class _Ear(Watcher):
 
     @override
     def _hear(self, delivery: Delivery) -> None:
-        self.verification.take(delivery.payload, delivery.topic, now=self._clock.monotonic())
+        self.verification.take(delivery.payload, delivery.topic, now=self.clock.monotonic())
 
 
 def _listen(args: argparse.Namespace, verification: Verification) -> None:

@@ -189,20 +189,21 @@ class ConnectionPolicy:
             memory.will_qos = 0
         if error.reason == RETAIN_NOT_SUPPORTED:
             memory.left_out[RETAINED] = later(now, LEFT_OUT_FOR)
-        self._outage_since = self._outage_since if self._outage_since is not None else now
+        if self._outage_since is None:
+            self._outage_since = now
         self._move_on()
 
     def connected(self, now: MonotonicNs, *, will_retained: bool) -> None:
         """Take note of a CONNACK; ``will_retained`` as in the attempt."""
         self._connected_at = now
         self._current.closes_before_connack = 0
-        if not will_retained:
-            self._current.left_out.setdefault(RETAINED, later(now, LEFT_OUT_FOR))
+        if not will_retained and self.may_retain(now):
+            self._current.left_out[RETAINED] = later(now, LEFT_OUT_FOR)
 
     def closed(
         self, closing: Closing, suspects: frozenset[Suspect], now: MonotonicNs, *, unanswered: bool = False
-    ) -> None:
-        """Take note of the end of a connection.
+    ) -> bool:
+        """Take note of the end of a connection; return whether it tells for the first time of another client.
 
         Args:
             closing: how it ended.
@@ -211,10 +212,8 @@ class ConnectionPolicy:
             unanswered: whether records were sent and none was answered: then one of them may be why.
         """
         assert self._connected_at is not None, "a connection was made"
-        life = elapsed(self._connected_at, now)
+        life, known = elapsed(self._connected_at, now), self.taken_over(now)
         self._connected_at = None
-        if life >= TAKEOVER_FORGOTTEN_AFTER:
-            self._taken_over = False
         blamed = closing.by is ClosedBy.PEER and closing.reason != SESSION_TAKEN_OVER and self._blame(suspects, now)
         self._watch_for_takeover(closing, life, blamed=blamed or unanswered)
         if life >= ESTABLISHED_AFTER or self._outage_since is None:
@@ -225,6 +224,7 @@ class ConnectionPolicy:
             self._index = 0
         elif not blamed:
             self._move_on()
+        return self._taken_over and not known
 
     # -- what may be asked of the broker in use
 
@@ -252,8 +252,8 @@ class ConnectionPolicy:
     def reasons(self, now: MonotonicNs) -> list[str]:
         """Return why the connection is less than it should be, as stable words; empty when all is well."""
         found = ["client_id_taken_over"] if self.taken_over(now) else []
-        found += [f"{suspect.kind.value}_refused: {suspect.name}" for suspect in self._left_out(now)]
-        return found
+        left_out = [suspect for suspect, until in self._current.left_out.items() if until > now]
+        return found + [f"{suspect.kind.value}_refused: {suspect.name}" for suspect in left_out]
 
     def taken_over(self, now: MonotonicNs) -> bool:
         """Return whether another client uses this client id, as far as is known."""
@@ -263,7 +263,7 @@ class ConnectionPolicy:
 
     def next_review(self, now: MonotonicNs) -> MonotonicNs | None:
         """Return when the answers above change by themselves; ``None`` when they will not."""
-        instants = [self._current.left_out[suspect] for suspect in self._left_out(now)]
+        instants = [until for until in self._current.left_out.values() if until > now]
         if self.taken_over(now) and self._connected_at is not None:
             instants.append(later(self._connected_at, TAKEOVER_FORGOTTEN_AFTER))
         return min(instants, default=None)
@@ -327,13 +327,4 @@ class ConnectionPolicy:
         return True
 
     def _is_left_out(self, suspect: Suspect, now: MonotonicNs) -> bool:
-        until = self._current.left_out.get(suspect)
-        if until is None:
-            return False
-        if until > now:
-            return True
-        del self._current.left_out[suspect]
-        return False
-
-    def _left_out(self, now: MonotonicNs) -> list[Suspect]:
-        return [suspect for suspect in list(self._current.left_out) if self._is_left_out(suspect, now)]
+        return self._current.left_out.get(suspect, now) > now
