@@ -8,7 +8,7 @@ import os
 import random
 import secrets
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Final
 
@@ -109,7 +109,8 @@ class Agent:
         self._outbox = Outbox(
             self._keeping, config=loaded.config.outbox, clock=clock, boot_id=self._boot_id, new_name=_new_name
         )
-        self._outbox.said = self._review
+        self._link = Link(*self._connecting(loaded.config), clock, self._liveness, _new_name)
+        self._outbox.said = self._link.review
         self._time = Timekeeping(
             self._discipline,
             NtpClient(pair=clocks.pair, near=BUILD_EPOCH),
@@ -120,18 +121,16 @@ class Agent:
             outbox=self._outbox,
             uniform=self._uniform,
         )
-        self._link = self._make_link(loaded.config)
+        outbox, keeping = self._outbox, self._keeping
         # in dependency order
         self._parts = [
-            _Part("watchdog", lambda _: None, self._run_watchdog),
-            _Part("outbox", lambda _: None, self._run_outbox),
-            _Part("upkeep", lambda _: None, self._run_upkeep),
+            _Part("watchdog", _nothing, self._run_watchdog),
+            _Part("outbox", _nothing, OutboxWriter(outbox, keeping, clock=clock).run),
+            _Part("upkeep", _nothing, Upkeep(outbox, keeping, clock=clock).run),
             _Part("time", lambda config: config.time, self._run_time),
-            _Part("link", lambda config: (config.mqtt, config.device.groups), self._run_link),
-            _Part(
-                "heartbeat", lambda config: (config.mqtt, config.device.groups, config.heartbeat), self._run_heartbeat
-            ),
-            _Part("drain", lambda config: (config.mqtt, config.device.groups), self._run_drain),
+            _Part("link", _connection, self._link.run),
+            _Part("heartbeat", lambda config: (_connection(config), config.heartbeat), self._run_heartbeat),
+            _Part("drain", _connection, self._run_drain),
             _Part("control", lambda config: (config.control, config.outbox.max_record), self._run_control),
             _Part("inbox", lambda config: (config.control.group, config.outbox.max_record), self._run_inbox),
         ]
@@ -145,15 +144,8 @@ class Agent:
         async with asyncio.TaskGroup() as group:
             self._start(group, self._parts)
             self._notifier.ready(f"device {self._loaded.config.device.id}")
-            log.info(
-                "started",
-                extra={
-                    "version": __version__,
-                    "device": self._loaded.config.device.id,
-                    "config": self._loaded.digest,
-                    "not_used_yet": list(self._loaded.unused),
-                },
-            )
+            who = {"version": __version__, "device": self._loaded.config.device.id}
+            log.info("started", extra=who | _described(self._loaded))
             stopping = group.create_task(_wait(stop), name="stop")
             while not stopping.done():
                 reloading = group.create_task(_wait(reload), name="reload")
@@ -184,12 +176,6 @@ class Agent:
         if period is not None:
             await feed_watchdog(self._notifier, period=period, clock=self._clock, liveness=self._liveness)
 
-    async def _run_outbox(self) -> None:
-        await OutboxWriter(self._outbox, self._keeping, clock=self._clock).run()
-
-    async def _run_upkeep(self) -> None:
-        await Upkeep(self._outbox, self._keeping, clock=self._clock).run()
-
     async def _run_time(self) -> None:
         config = self._loaded.config.time
         await self._time.run(config, partial(_time_servers, config))
@@ -203,10 +189,8 @@ class Agent:
         return Discipline(policy(config, _time_servers(config)), saved=saved, boot=self._boot_id)
 
     async def _run_drain(self) -> None:
-        topics = _topics(self._loaded.config)
-        await Drain(
-            self._outbox, self._link, topics=topics, pace=self._pace, pauses=self._pauses, clock=self._clock
-        ).run()
+        topics, pace, pauses = _topics(self._loaded.config), self._pace, self._pauses
+        await Drain(self._outbox, self._link, topics=topics, pace=pace, pauses=pauses, clock=self._clock).run()
 
     async def _run_control(self) -> None:
         config = self._loaded.config
@@ -224,31 +208,17 @@ class Agent:
 
     async def _run_inbox(self) -> None:
         config = self._loaded.config
-        folder = InboxFolder(self._state_dir / "inbox", group=config.control.group, max_record=config.outbox.max_record)
-        await Intake(
-            folder,
-            self._outbox.accept,
-            max_record=config.outbox.max_record,
-            clock=self._clock,
-            uniform=self._uniform,
-        ).run()
-
-    async def _run_link(self) -> None:
-        await self._link.run()
+        most, accept = config.outbox.max_record, self._outbox.accept
+        folder = InboxFolder(self._state_dir / "inbox", group=config.control.group, max_record=most)
+        await Intake(folder, accept, max_record=most, clock=self._clock, uniform=self._uniform).run()
 
     async def _run_heartbeat(self) -> None:
         config = self._loaded.config
-        heartbeat = Heartbeat(
-            self._link,
-            topics=_topics(config),
-            every=config.heartbeat.every,
-            measure=self._measure,
-            clock=self._clock,
-            liveness=self._liveness,
-        )
-        await heartbeat.run()
+        topics, every = _topics(config), config.heartbeat.every
+        await Heartbeat(self._link, topics, every, self._measure, self._clock, self._liveness).run()
 
-    def _make_link(self, config: Config) -> Link:
+    def _connecting(self, config: Config) -> tuple[MqttConnector, ConnectionPolicy, Presence]:
+        """Return what the link is built from."""
         mqtt = config.mqtt
         password = partial(_secret, mqtt.password_file, self._environ)
         password()  # at start and reload a secret that cannot be read is an error of the configuration
@@ -267,16 +237,8 @@ class Agent:
             reconnect_max=mqtt.reconnect_max,
             uniform=self._uniform,
         )
-        return Link(
-            MqttConnector(login, clock=self._clock),
-            policy,
-            presence=Presence(
-                _topics(config), groups=config.device.groups, clock=self._clock, conditions=self._conditions
-            ),
-            clock=self._clock,
-            liveness=self._liveness,
-            new_name=_new_name,
-        )
+        presence = Presence(_topics(config), config.device.groups, self._clock, self._conditions)
+        return MqttConnector(login, clock=self._clock), policy, presence
 
     def _measure(self) -> HeartbeatData:
         config = self._loaded.config
@@ -291,16 +253,11 @@ class Agent:
             outbox=self._outbox.measure(),
         )
 
-    def _review(self) -> None:
-        self._link.review()
-
     def _conditions(self) -> list[str]:
         channels = self._pauses.channels()
-        refused = [f"channel_refused: {channel}" for channel in channels[:MAX_CHANNELS_SAID]]
-        more = (
-            [f"channel_refused: {len(channels) - MAX_CHANNELS_SAID} more"] if len(channels) > MAX_CHANNELS_SAID else []
-        )
-        return self._outbox.conditions() + refused + more
+        if (more := len(channels) - MAX_CHANNELS_SAID) > 0:
+            channels[MAX_CHANNELS_SAID:] = [f"{more} more"]
+        return self._outbox.conditions() + [f"channel_refused: {channel}" for channel in channels]
 
     # -- reload
 
@@ -311,10 +268,7 @@ class Agent:
             await self._apply(group, self._load())
         except ConfigError as error:
             for problem in error.problems:
-                log.error(  # noqa: TRY400  # not a bug of ours: the traceback would tell nobody anything
-                    "config_rejected",
-                    extra={"file": problem.file, "key": problem.key, "line": problem.line, "reason": problem.reason},
-                )
+                log.error("config_rejected", extra=asdict(problem))  # noqa: TRY400  # no bug of ours
         self._notifier.ready(f"device {self._loaded.config.device.id}")
 
     async def _apply(self, group: asyncio.TaskGroup, new: Loaded) -> None:
@@ -323,22 +277,30 @@ class Agent:
             log.warning("config_pending", extra={"reason": "device.id and [state] change only with a restart"})
             return
         touched = [part for part in self._parts if part.uses(old) != part.uses(new.config)]
-        link = self._make_link(new.config) if any(part.name == "link" for part in touched) else self._link
+        connecting = self._connecting(new.config)
         await self._stop(touched)
-        self._loaded, self._link = new, link
+        self._loaded = new
+        if _connection(old) != _connection(new.config):
+            self._link.connector, self._link.policy, self._link.presence = connecting
         self._pace.rate = new.config.outbox.rate
         self._outbox.configure(new.config.outbox)
         await self._keeping.resize(new.config.outbox.max_bytes)
         logs.configure(new.config.log.level, new.config.log.format)
         self._start(group, touched)
-        log.info(
-            "config_applied",
-            extra={
-                "config": new.digest,
-                "restarted": [part.name for part in touched],
-                "not_used_yet": list(new.unused),
-            },
-        )
+        log.info("config_applied", extra=_described(new) | {"restarted": [part.name for part in touched]})
+
+
+def _nothing(_: Config) -> None:
+    """Return what a part is built from that no edit touches."""
+
+
+def _connection(config: Config) -> object:
+    """Return what the connection is built from."""
+    return config.mqtt, config.device.groups
+
+
+def _described(loaded: Loaded) -> dict[str, object]:
+    return {"config": loaded.digest, "not_used_yet": list(loaded.unused)}
 
 
 def _new_name() -> str:
