@@ -95,19 +95,17 @@ class Limits:
 
 
 class Connection(Protocol):
-    """One established MQTT connection; when it ends, a new one is made, never this one again."""
+    """One established MQTT connection; when it ends, a new one is made, never this one again.
 
-    @property
-    def protocol(self) -> ProtocolVersion:
-        """The protocol in use."""
+    Attributes:
+        protocol: in use.
+        limits: what the broker said of itself.
+        session_present: whether the broker still had the session.
+    """
 
-    @property
-    def limits(self) -> Limits:
-        """What the broker said of itself."""
-
-    @property
-    def session_present(self) -> bool:
-        """Whether the broker still had the session."""
+    protocol: ProtocolVersion
+    limits: Limits
+    session_present: bool
 
     def has_room(self) -> bool:
         """Return whether the window has room for one more message."""

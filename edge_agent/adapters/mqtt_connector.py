@@ -23,8 +23,17 @@ from edge_agent.errors import ConfigError, ConnectFailedError, ConnectFailure
 from edge_agent.ports import Clock, Connection, Message
 
 PROBE_WITHIN_S: Final = 5.0
-_ENCRYPTED: Final = {"mqtts", "wss"}
-_WEBSOCKET: Final = {"ws", "wss"}
+_UNREACHABLE: Final = ConnectFailure.UNREACHABLE
+_EXPLAINED: Final[tuple[tuple[type[Exception], ConnectFailure, str], ...]] = (  # the first that matches
+    (ssl.SSLCertVerificationError, ConnectFailure.TLS, "its certificate is not accepted ({}); see [mqtt.tls] ca"),
+    (ssl.SSLError, ConnectFailure.TLS, "no TLS with this port ({}); is it the broker's TLS port?"),
+    (socket.gaierror, ConnectFailure.UNRESOLVED, "the name is not known here ({}); check it and the DNS"),
+    (ConnectionRefusedError, _UNREACHABLE, "nothing listens there; check the port, is the broker up?"),
+    (WebsocketConnectionError, _UNREACHABLE, "no WebSocket there ({}); check the port and the path"),
+    (ConnectionError, _UNREACHABLE, "closed during the handshake ({}); check the port and the scheme"),
+    (TimeoutError, _UNREACHABLE, "no answer in time; check the address, the port and the firewall"),
+    (Exception, _UNREACHABLE, "{}"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,39 +64,45 @@ _NOT_VALID_NOW: Final = (9, 10)
 """OpenSSL's codes for certificates that are not valid yet, or no longer."""
 
 
+@dataclass(slots=True)
 class MqttConnector:
     """Makes connections of one login; see ``ports.Connector``."""
 
-    def __init__(self, login: Login, *, clock: Clock) -> None:
-        self._login = login
-        self._clock = clock
-        self._context: ssl.SSLContext | None = None
+    login: Login
+    clock: Clock
+    _context: ssl.SSLContext | None = None
 
     async def connect(self, attempt: Attempt, will: Message | None) -> Connection:
         """See ``ports.Connector``."""
-        broker = attempt.broker
+        broker, protocol = attempt.broker, attempt.protocol
         try:
             options = self._options(attempt, will)
-            connection = MqttConnection(
-                broker.host, broker.port, clock=self._clock, protocol=attempt.protocol, **options
-            )
+            connection = MqttConnection(broker.host, broker.port, clock=self.clock, protocol=protocol, **options)
             await connection.open()
         except ConfigError as error:  # the password's file
             raise ConnectFailedError(ConnectFailure.REFUSED, str(error)) from None
         except ConnectFailedError as error:
-            self._context = None if error.failure is ConnectFailure.TLS else self._context
-            raise ConnectFailedError(error.failure, f"{broker}: {error}", reason=error.reason) from None
+            failure, text, reason = error.failure, str(error), error.reason
         except (OSError, WebsocketConnectionError) as error:
-            failure, text = _explain(error)
-            if isinstance(error, ssl.SSLCertVerificationError) and error.verify_code in _NOT_VALID_NOW:
-                text += f"; {self._clocks_apart()}"
-            self._context = None if failure is ConnectFailure.TLS else self._context  # the files may be renewed
-            raise ConnectFailedError(failure, f"{broker}: {text}") from error
-        return connection
+            (failure, text), reason = self._explain(error), None
+        else:
+            return connection
+        if failure is ConnectFailure.TLS:
+            self._context = None  # the files may be renewed
+        raise ConnectFailedError(failure, f"{broker}: {text}", reason=reason)
+
+    def _explain(self, error: Exception) -> tuple[ConnectFailure, str]:
+        """Say in one line what failed and what to do."""
+        failure, text = next((failure, text) for kind, failure, text in _EXPLAINED if isinstance(error, kind))
+        detail = getattr(error, "verify_message", None) or getattr(error, "strerror", None) or str(error)
+        text = text.format(detail)
+        if isinstance(error, ssl.SSLCertVerificationError) and error.verify_code in _NOT_VALID_NOW:
+            text += f"; {self._clocks_apart()}"
+        return failure, text
 
     def _clocks_apart(self) -> str:
         """Return by how much the clock is off by which a certificate is judged, as far as that is known."""
-        now, wall = self._clock.now(), self._clock.wall()
+        now, wall = self.clock.now(), self.clock.wall()
         if now.error_ms is None:
             return f"it is judged by the system clock, {rfc3339(UtcNs(wall))}: is that right?"
         off_s = (wall - now.time) / NANOSECONDS_PER_SECOND
@@ -108,7 +123,7 @@ class MqttConnector:
 
     def _options(self, attempt: Attempt, will: Message | None) -> dict[str, Any]:
         """Return the arguments of ``aiomqtt.Client`` that depend on the attempt."""
-        login = self._login
+        login = self.login
         persistent = login.session_expiry > 0
         options: dict[str, Any] = {
             "identifier": login.client_id,
@@ -128,9 +143,9 @@ class MqttConnector:
             options["clean_session"] = not persistent
         if will is not None:
             options["will"] = self._will(attempt, will)
-        if attempt.broker.scheme in _ENCRYPTED:
+        if attempt.broker.encrypted:
             options["tls_context"] = self._tls_context()
-        if attempt.broker.scheme in _WEBSOCKET:
+        if attempt.broker.scheme.startswith("ws"):
             options |= {"transport": "websockets", "websocket_path": attempt.broker.path or "/mqtt"}
         return options
 
@@ -138,7 +153,7 @@ class MqttConnector:
         properties = None
         if attempt.protocol == 5:
             properties = Properties(PacketTypes.WILLMESSAGE)  # type: ignore[no-untyped-call]
-            properties.WillDelayInterval = int(to_seconds(self._login.will_delay))
+            properties.WillDelayInterval = int(to_seconds(self.login.will_delay))
         return Will(will.topic, will.payload, attempt.will_qos, attempt.will_retained, properties)
 
     def _tls_context(self) -> ssl.SSLContext:
@@ -149,7 +164,7 @@ class MqttConnector:
         """
         if self._context is not None:
             return self._context
-        tls = self._login.tls
+        tls = self.login.tls
         try:
             context = ssl.create_default_context(cafile=tls.ca)
             if tls.cert is not None:
@@ -162,29 +177,3 @@ class MqttConnector:
             context.set_alpn_protocols(list(tls.alpn))
         self._context = context
         return context
-
-
-def _explain(error: Exception) -> tuple[ConnectFailure, str]:
-    """Say in one line what failed and what to do."""
-    said: tuple[tuple[type[Exception], ConnectFailure, str], ...] = (  # the first that matches
-        (ssl.SSLCertVerificationError, ConnectFailure.TLS, "its certificate is not accepted ({}); see [mqtt.tls] ca"),
-        (ssl.SSLError, ConnectFailure.TLS, "no TLS with this port ({}); is it the broker's TLS port?"),
-        (socket.gaierror, ConnectFailure.UNRESOLVED, "the name is not known here ({}); check it and the DNS"),
-        (
-            ConnectionRefusedError,
-            ConnectFailure.UNREACHABLE,
-            "nothing listens there; check the port, is the broker up?",
-        ),
-        (WebsocketConnectionError, ConnectFailure.UNREACHABLE, "no WebSocket there ({}); check the port and the path"),
-        (
-            ConnectionError,
-            ConnectFailure.UNREACHABLE,
-            "closed during the handshake ({}); check the port and the scheme",
-        ),
-        (TimeoutError, ConnectFailure.UNREACHABLE, "no answer in time; check the address, the port and the firewall"),
-    )
-    detail = getattr(error, "verify_message", None) or getattr(error, "strerror", None) or str(error)
-    for kind, failure, text in said:
-        if isinstance(error, kind):
-            return failure, text.format(detail)
-    return ConnectFailure.UNREACHABLE, str(error)

@@ -10,7 +10,6 @@ from functools import lru_cache
 from typing import Any, Final, cast
 
 import aiomqtt
-from paho.mqtt.client import Client as PahoClient
 from paho.mqtt.client import MQTTMessage
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
@@ -23,7 +22,7 @@ from edge_agent.core.connection import ClosedBy, Closing, ProtocolVersion
 from edge_agent.core.silence import ANSWER_WITHIN
 from edge_agent.core.timebase import later, to_seconds
 from edge_agent.errors import TooLargeError
-from edge_agent.ports import Clock, Delivery, Limits, Message
+from edge_agent.ports import Clock, Delivery, Message
 
 WINDOW: Final = 100  # unacknowledged publishes; more gains nothing, and covers a round trip of a second at 100 a second
 WINDOW_3_1_1: Final = 20  # what brokers of that protocol, which cannot announce a limit, commonly keep
@@ -63,6 +62,7 @@ class MqttConnection(MqttTransport):
     def __init__(self, hostname: str, port: int, *, clock: Clock, protocol: ProtocolVersion, **options: Any) -> None:  # noqa: ANN401  # aiomqtt's own
         """Prepare a connection; the arguments are those of ``MqttTransport``."""
         super().__init__(hostname, port, clock=clock, protocol=protocol, **options)
+        self._client.on_publish, self._client.on_message = self._puback_came, self._message_came
         self._unacknowledged: dict[int, tuple[asyncio.Future[int | None], int]] = {}
         self._unacknowledged_bytes = 0
         self._room = asyncio.Event()
@@ -70,26 +70,11 @@ class MqttConnection(MqttTransport):
         self._inbound_bytes = 0
         self._arrived = asyncio.Event()
 
-    @property
-    def protocol(self) -> ProtocolVersion:
-        """See ``ports.Connection``."""
-        return self._protocol
-
-    @property
-    def limits(self) -> Limits:
-        """See ``ports.Connection``."""
-        return self._limits
-
-    @property
-    def session_present(self) -> bool:
-        """See ``ports.Connection``."""
-        return self._session_present
-
     def has_room(self) -> bool:
         """See ``ports.Connection``."""
-        window = WINDOW if self._protocol == 5 else WINDOW_3_1_1
+        window = WINDOW if self.protocol == 5 else WINDOW_3_1_1
         return (
-            len(self._unacknowledged) < min(window, self._limits.receive_maximum)
+            len(self._unacknowledged) < min(window, self.limits.receive_maximum)
             and self._unacknowledged_bytes < WINDOW_BYTES
             and not self._end.done()
         )
@@ -106,16 +91,15 @@ class MqttConnection(MqttTransport):
     def send(self, message: Message) -> asyncio.Future[int | None]:
         """See ``ports.Connection``."""
         size = len(message.payload) + len(message.topic) + PACKET_OVERHEAD
-        if size > self._limits.maximum_packet_size:
-            text = f"{message.topic}: {size} bytes, the broker accepts {self._limits.maximum_packet_size}"
-            raise TooLargeError(text)
+        if size > self.limits.maximum_packet_size:
+            raise TooLargeError(f"{message.topic}: {size} bytes, the broker accepts {self.limits.maximum_packet_size}")
         acknowledged: asyncio.Future[int | None] = self._loop.create_future()
         if self._end.done():
             acknowledged.set_result(None)
             return acknowledged
-        qos = self._limits.maximum_qos
-        properties = _publish_properties(message.expiry_s, message.content_type) if self._protocol == 5 else None
-        retain = message.retain and self._limits.retain_available
+        qos = self.limits.maximum_qos
+        properties = _publish_properties(message.expiry_s, message.content_type) if self.protocol == 5 else None
+        retain = message.retain and self.limits.retain_available
         mid = self._client.publish(message.topic, message.payload, qos, retain, properties).mid
         if qos == 0:
             acknowledged.set_result(0)
@@ -133,7 +117,7 @@ class MqttConnection(MqttTransport):
         if self._end.done():
             return None
         topics: Any
-        if self._protocol == 5:
+        if self.protocol == 5:
             topics = [(name, SubscribeOptions(qos=1, retainAsPublished=True)) for name in filters]
         else:
             topics = [(name, 1) for name in filters]
@@ -191,10 +175,7 @@ class MqttConnection(MqttTransport):
 
     # -- what paho calls
 
-    @override
-    def _on_publish(
-        self, client: PahoClient, userdata: Any, mid: int, reason_code: ReasonCode, properties: Properties
-    ) -> None:
+    def _puback_came(self, _: object, __: object, mid: int, code: ReasonCode, ___: object) -> None:
         entry = self._unacknowledged.pop(mid, None)
         if entry is None:
             return
@@ -202,11 +183,10 @@ class MqttConnection(MqttTransport):
         self._unacknowledged_bytes -= size
         self._silence.owed_since = self._clock.monotonic() if self._unacknowledged else None
         if not acknowledged.done():
-            acknowledged.set_result(reason_code.value)
+            acknowledged.set_result(code.value)
         self._room.set()
 
-    @override
-    def _on_message(self, client: PahoClient, userdata: Any, message: MQTTMessage) -> None:
+    def _message_came(self, _: object, __: object, message: MQTTMessage) -> None:
         try:
             topic = message.topic
         except UnicodeDecodeError:
