@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import dataclass, field, replace
+from typing import Final, NamedTuple
 
 import orjson
 
@@ -28,45 +28,34 @@ _FINAL: Final = frozenset({"invalid", "too_large"})
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class _Offered:
-    """A file, and why its record was not accepted; ``None`` = it was."""
+class _Offered(NamedTuple):
+    """A file, why its record was not accepted (``None`` = it was), and whether trying again would change nothing."""
 
     arrival: Arrival
-    refusal: OutboxError | None
-
-    @property
-    def reason(self) -> str | None:
-        """What is said about it."""
-        return None if self.refusal is None else str(self.refusal)
-
-    @property
-    def is_final(self) -> bool:
-        """Whether trying again would change nothing."""
-        return self.refusal is None or self.refusal.word in _FINAL
+    reason: str | None = None
+    is_final: bool = True
 
 
+@dataclass(slots=True)
 class Intake:
-    """Offers each file's record; ``run`` is its task."""
+    """Offers each file's record; ``run`` is its task.
 
-    def __init__(self, inbox: Inbox, accept: Accept, *, max_record: int, clock: Clock, uniform: Uniform) -> None:
-        """Prepare.
+    Attributes:
+        inbox: where the files are.
+        accept: the way into the outbox.
+        max_record: bytes of the largest ``data``.
+        clock: where the time comes from.
+        uniform: the randomness of the backoff.
+    """
 
-        Args:
-            inbox: where the files are.
-            accept: the way into the outbox.
-            max_record: bytes of the largest ``data``.
-            clock: where the time comes from.
-            uniform: the randomness of the backoff.
-        """
-        self._inbox = inbox
-        self._accept = accept
-        self._max_record = max_record
-        self._clock = clock
-        self._uniform = uniform
-        self._changed = asyncio.Event()
-        self._resisting: dict[str, _Offered] = {}
-        self._warned: dict[str, str] = {}
+    inbox: Inbox
+    accept: Accept
+    max_record: int
+    clock: Clock
+    uniform: Uniform
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _resisting: dict[str, _Offered] = field(default_factory=dict)
+    _warned: dict[str, str] = field(default_factory=dict)
 
     async def run(self) -> None:
         """Take in what is there and what comes, until cancelled."""
@@ -78,10 +67,10 @@ class Intake:
     async def _watch(self) -> None:
         while True:
             try:
-                await self._inbox.watch(self._notice)
+                await self.inbox.watch(self._notice)
             except EdgeAgentError as error:
                 self._warn("inbox_not_watched", str(error))
-                await self._clock.sleep_until(later(self._clock.monotonic(), LOOK_EVERY))
+                await self.clock.sleep_until(later(self.clock.monotonic(), LOOK_EVERY))
 
     def _notice(self) -> None:
         self._warn("inbox_not_watched", None)
@@ -90,7 +79,7 @@ class Intake:
     async def _look(self) -> None:
         while True:
             self._changed.set()
-            await self._clock.sleep_until(later(self._clock.monotonic(), LOOK_EVERY))
+            await self.clock.sleep_until(later(self.clock.monotonic(), LOOK_EVERY))
 
     async def _take_in(self) -> None:
         attempt = 0
@@ -102,9 +91,9 @@ class Intake:
             if obstacle is None:
                 attempt = 0
                 continue
-            wait = full_jitter(attempt, base=RETRY_FROM, cap=RETRY_UP_TO, uniform=self._uniform)
+            wait = full_jitter(attempt, base=RETRY_FROM, cap=RETRY_UP_TO, uniform=self.uniform)
             attempt += 1
-            await self._clock.sleep_until(later(self._clock.monotonic(), wait))
+            await self.clock.sleep_until(later(self.clock.monotonic(), wait))
             self._changed.set()
 
     async def _scan(self) -> str | None:
@@ -112,12 +101,12 @@ class Intake:
         obstacle: str | None = None
         resisting: dict[str, _Offered] = {}
         try:
-            async for batch in self._inbox.batches():
+            async for batch in self.inbox.batches():
                 offered = await self._offer_all(batch)
                 final = {each.arrival.name: each for each in offered if each.is_final}
-                left = await self._inbox.settle([(each.arrival, each.reason) for each in final.values()])
+                left = await self.inbox.settle([(each.arrival, each.reason) for each in final.values()])
                 resisting |= {arrival.name: final[arrival.name] for arrival in left}
-                _tell_rejected([each for name, each in final.items() if each.refusal and name not in resisting])
+                _tell_rejected([each for name, each in final.items() if each.reason and name not in resisting])
                 obstacle = next((each.reason for each in offered if not each.is_final), obstacle)
                 if len(resisting) >= MAX_RESISTING:
                     break
@@ -139,10 +128,10 @@ class Intake:
         if known is not None and known.arrival.identity == arrival.identity:
             return known
         try:
-            await self._accept(self._submission(arrival))
+            await self.accept(self._submission(arrival))
         except OutboxError as refusal:
-            return _Offered(arrival, refusal)
-        return _Offered(arrival, None)
+            return _Offered(arrival, str(refusal), refusal.word in _FINAL)
+        return _Offered(arrival)
 
     def _submission(self, arrival: Arrival) -> Submission:
         if arrival.fault is not None:
@@ -150,10 +139,8 @@ class Intake:
         try:
             params = orjson.loads(arrival.content)
         except orjson.JSONDecodeError as error:
-            raise SubmissionError(
-                f"not JSON: {error}; was the file renamed into the inbox when it was whole?"
-            ) from None
-        submission = parse_submission(params, max_record=self._max_record)
+            raise SubmissionError(f"not JSON: {error}; was the file whole when it was renamed?") from None
+        submission = parse_submission(params, max_record=self.max_record)
         return submission if submission.key is not None else replace(submission, key=arrival.key)
 
     def _warn(self, event: str, reason: str | None) -> None:
@@ -168,8 +155,5 @@ class Intake:
 
 def _tell_rejected(rejected: Sequence[_Offered]) -> None:
     if rejected:
-        first = rejected[0]
-        log.warning(
-            "inbox_rejected",
-            extra={"count": len(rejected), "file": first.arrival.name[:MAX_SHOWN], "reason": first.reason},
-        )
+        file, reason = rejected[0].arrival.name[:MAX_SHOWN], rejected[0].reason
+        log.warning("inbox_rejected", extra={"count": len(rejected), "file": file, "reason": reason})
