@@ -81,10 +81,9 @@ class MqttTransport(aiomqtt.Client):
         self._buffered: BufferedSocket | None = None
         self._fileno = -1
         self._reading = False
-        self._writer_armed = False
         self._flush_scheduled = False
         self._read_scheduled = False
-        self._silence = SilenceWatch(seconds(self._keepalive), last_out=clock.monotonic())
+        self._silence = SilenceWatch(seconds(self._keepalive), last_out=clock.monotonic(), last_in=clock.monotonic())
         self._look: asyncio.TimerHandle | None = None
         self._look_at: MonotonicNs | None = None
         self._put_buffer_under_paho()
@@ -120,7 +119,7 @@ class MqttTransport(aiomqtt.Client):
             text = f"connected, but no CONNACK came within {CONNACK_WITHIN_S:.0f} s; is it an MQTT port?"
             raise ConnectFailedError(ConnectFailure.SILENT, text)
         self._connack.result()
-        self._look_by(self._silence.next_look())
+        self._look_by(self._silence.next_due()[0])
 
     def _closed_early(self, closing: Closing) -> ConnectFailedError:
         if isinstance(self._socket().error, ssl.SSLError):  # TLS 1.3 refuses a client only after the handshake
@@ -137,37 +136,21 @@ class MqttTransport(aiomqtt.Client):
         return ConnectFailedError(ConnectFailure.UNREACHABLE, f"{closing.detail}; check the network")
 
     def _put_buffer_under_paho(self) -> None:
-        """Have paho use a socket that is buffered, and that is closed when its handshake fails."""
-        create = self._client._create_socket_connection
+        """Have paho use a socket that is buffered, after a TLS handshake that is bounded."""
+        paho: Any = self._client
+        create = paho._create_socket_connection
 
-        def buffered(sock: socket.socket) -> BufferedSocket:
+        def connect() -> BufferedSocket:
+            sock: socket.socket = create()
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, ANSWER_WITHIN // NANOSECONDS_PER_MILLISECOND)
+            if paho._ssl:
+                sock.settimeout(HANDSHAKE_WITHIN_S)
+                sock = paho._ssl_context.wrap_socket(sock, server_hostname=self._hostname)
             self._buffered = BufferedSocket(sock, max_request=MAX_INBOUND)
             return self._buffered
 
-        def create_with_options() -> socket.socket:
-            sock = create()
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            patience = ANSWER_WITHIN // NANOSECONDS_PER_MILLISECOND
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience)
-            return sock
-
-        def encrypt(sock: socket.socket) -> BufferedSocket:
-            context = self._client._ssl_context
-            assert context is not None, "paho asks only where TLS is configured"
-            encrypted = context.wrap_socket(sock, server_hostname=self._hostname, do_handshake_on_connect=False)
-            try:
-                encrypted.settimeout(HANDSHAKE_WITHIN_S)
-                encrypted.do_handshake()
-            except BaseException:
-                encrypted.close()
-                raise
-            return buffered(encrypted)
-
-        paho: Any = self._client
-        if self._client._ssl:
-            paho._create_socket_connection, paho._ssl_wrap_socket = create_with_options, encrypt
-        else:
-            paho._create_socket_connection = lambda: buffered(create_with_options())
+        paho._create_socket_connection, paho._ssl_wrap_socket = connect, lambda sock: sock
 
     def _socket(self) -> BufferedSocket:
         assert self._buffered is not None, "the connection was opened"
@@ -260,7 +243,7 @@ class MqttTransport(aiomqtt.Client):
             self._silence.last_in = self._clock.monotonic()
             if self._silence.ping_sent is not None and self._client._ping_t == 0:  # paho clears it at a PINGRESP
                 self._silence.ping_sent = None
-                self._look_by(self._silence.next_look())
+                self._look_by(self._silence.next_due()[0])
         except Exception as error:  # noqa: BLE001  # paho lets bytes that are not MQTT surface as almost anything
             self._give_up(Closing(ClosedBy.PROTOCOL, detail=f"the broker sent something that is not MQTT: {error!r}"))
 
@@ -277,11 +260,10 @@ class MqttTransport(aiomqtt.Client):
             self._give_up(self._explain_loss())
             return
         self._silence.last_out = self._clock.monotonic()
-        if done and self._writer_armed:
+        if done:
             self._loop.remove_writer(self._fileno)
-        elif not done and not self._writer_armed:
+        else:
             self._loop.add_writer(self._fileno, self._flush)
-        self._writer_armed = not done
 
     # -- silence and the end
 
@@ -298,14 +280,14 @@ class MqttTransport(aiomqtt.Client):
     def _look_at_silence(self) -> None:
         self._look_at = None
         now = self._clock.monotonic()
-        due = self._silence.decide(now)
-        if due is Do.GIVE_UP:
+        due, what = self._silence.next_due()
+        if due <= now and what is Do.GIVE_UP:
             self._give_up(Closing(ClosedBy.SILENCE, detail="the broker answered nothing for 20 s"))
             return
-        if due is Do.PING:
+        if due <= now:
             self._client._send_pingreq()
             self._silence.ping_sent = now
-        self._look_by(self._silence.next_look())
+        self._look_by(self._silence.next_due()[0])
 
     def _give_up(self, closing: Closing) -> None:
         """End the connection from here."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from edge_agent.core.events import HEALTH, ConnectionData, HealthData
+from edge_agent.core.events import HEALTH
 from edge_agent.core.timebase import later, rfc3339, seconds
 from edge_agent.core.topics import Topics
 from edge_agent.ports import Clock, Delivery, Message
@@ -61,12 +61,12 @@ class Presence:
         )
         if (session.name, reasons) == self._said:
             return True
-        protocol = "5" if session.connection.protocol == 5 else "3.1.1"
-        connection = ConnectionData(session.broker, protocol, rfc3339(session.since))
-        data = HealthData(session.name, "degraded" if reasons else "ok", reasons, connection)
         self._said = (session.name, reasons)
-        level = logging.WARNING if reasons else logging.INFO
-        log.log(level, "health", extra={"state": data.state, "reasons": reasons})
+        said = {"state": "degraded" if reasons else "ok", "reasons": reasons}
+        log.log(logging.WARNING if reasons else logging.INFO, "health", extra=said)
+        protocol = "5" if session.connection.protocol == 5 else "3.1.1"
+        connection = {"broker": session.broker, "protocol": protocol, "since": rfc3339(session.since)}
+        data = {"session": session.name, **said, "connection": connection}
         return await session.publish_event(HEALTH, self.topics.health, data, retain=True)
 
     def hear(self, delivery: Delivery) -> bool:
