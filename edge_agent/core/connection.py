@@ -40,7 +40,6 @@ QUICK_CLOSES_THAT_MEAN_TAKEOVER: Final = 3
 TAKEOVER_WAIT: Final = seconds(60)
 TAKEOVER_FORGOTTEN_AFTER: Final = seconds(300)
 LEFT_OUT_FOR: Final = seconds(3600)
-STRIKES: Final = 2
 CLOSES_THAT_MEAN_OLD: Final = 2
 SESSION_TAKEN_OVER: Final = 0x8E  # MQTT 5 §3.14.2.1
 RETAIN_NOT_SUPPORTED: Final = 0x9A
@@ -116,7 +115,7 @@ class _BrokerMemory:
     closes_before_connack: int = 0
     one_filter_at_a_time: bool = False
     retains: bool = False  # it has accepted a retained message
-    strikes: dict[Suspect, int] = field(default_factory=dict)
+    struck: set[Suspect] = field(default_factory=set)  # the broker closed a connection with this alone outstanding
     left_out: dict[Suspect, MonotonicNs] = field(default_factory=dict)  # until when
 
 
@@ -124,49 +123,43 @@ RETAINED: Final = Suspect(SuspectKind.RETAINED, "messages")
 """A broker that does not take retained messages takes none, the Will included."""
 
 
+@dataclass(slots=True)
 class ConnectionPolicy:
     """The decisions of the connection loop.
 
     Call ``next_attempt``, then exactly one of ``failed`` or ``connected``; after ``connected``, ``closed`` at its end.
+
+    Attributes:
+        brokers: in order of preference; at least one.
+        protocol: the one protocol to speak; ``None`` tries MQTT 5 and falls back.
+        reconnect_max: cap of the wait between tries once an outage has lasted.
+        uniform: the randomness of the jitter.
     """
 
-    def __init__(
-        self,
-        brokers: Sequence[BrokerUrl],
-        *,
-        protocol: ProtocolVersion | None,
-        reconnect_max: DurationNs,
-        uniform: Uniform,
-    ) -> None:
-        """Start with nothing known.
+    brokers: Sequence[BrokerUrl]
+    protocol: ProtocolVersion | None
+    reconnect_max: DurationNs
+    uniform: Uniform
+    _memory: list[_BrokerMemory] = field(init=False)
+    _index: int = 0
+    _tries: int = 0
+    _outage_since: MonotonicNs | None = None
+    _connected_at: MonotonicNs | None = None
+    _quick_closes: int = 0
+    _taken_over: bool = False
 
-        Args:
-            brokers: in order of preference; at least one.
-            protocol: the one protocol to speak; ``None`` tries MQTT 5 and falls back.
-            reconnect_max: cap of the wait between tries once an outage has lasted.
-            uniform: the randomness of the jitter.
-        """
-        assert brokers, "there is at least one broker"
-        self._brokers = tuple(brokers)
-        self._memory = [_BrokerMemory(protocol or 5) for _ in brokers]
-        self._may_fall_back = protocol is None
-        self._reconnect_max = reconnect_max
-        self._uniform = uniform
-        self._index = 0
-        self._tries = 0
-        self._outage_since: MonotonicNs | None = None
-        self._connected_at: MonotonicNs | None = None
-        self._quick_closes = 0
-        self._taken_over = False
+    def __post_init__(self) -> None:
+        """Start with nothing known."""
+        self._memory = [_BrokerMemory(self.protocol or 5) for _ in self.brokers]
 
     # -- the loop
 
     def next_attempt(self, now: MonotonicNs) -> Attempt:
         """Return what to try next; the very first try has no wait."""
         memory = self._current
-        closes = memory.closes_before_connack - (CLOSES_THAT_MEAN_OLD if self._may_fall_back else 0)
+        closes = memory.closes_before_connack - (CLOSES_THAT_MEAN_OLD if self.protocol is None else 0)
         return Attempt(
-            broker=self._brokers[self._index],
+            broker=self.brokers[self._index],
             protocol=memory.protocol,
             # After closes that no change of protocol explains, the retained Will is left out every other two tries.
             will_retained=not self._is_left_out(RETAINED, now) and (closes < 2 or closes % 4 < 2),
@@ -177,12 +170,10 @@ class ConnectionPolicy:
     def failed(self, error: ConnectFailedError, now: MonotonicNs) -> None:
         """Take note that the attempt failed."""
         memory = self._current
-        if error.failure is ConnectFailure.OLD_PROTOCOL and self._may_fall_back:
+        memory.closes_before_connack += error.failure is ConnectFailure.CLOSED
+        is_old = error.failure is ConnectFailure.OLD_PROTOCOL or memory.closes_before_connack >= CLOSES_THAT_MEAN_OLD
+        if is_old and self.protocol is None:
             memory.protocol = 4
-        if error.failure is ConnectFailure.CLOSED:
-            memory.closes_before_connack += 1
-            if self._may_fall_back and memory.closes_before_connack >= CLOSES_THAT_MEAN_OLD:
-                memory.protocol = 4
         if error.failure is ConnectFailure.UNREACHABLE:
             self._quick_closes = 0  # it was away: that explains them
         if error.reason == QOS_NOT_SUPPORTED:
@@ -244,7 +235,7 @@ class ConnectionPolicy:
 
     def accepted(self, suspect: Suspect) -> None:
         """Take note that the broker accepted what was suspected."""
-        self._current.strikes.pop(suspect, None)
+        self._current.struck.discard(suspect)
         self._current.retains = self._current.retains or suspect.kind is SuspectKind.RETAINED
 
     # -- what to tell
@@ -270,7 +261,7 @@ class ConnectionPolicy:
 
     def first_attempt(self) -> Attempt:
         """Return how the preferred broker would be connected to."""
-        return Attempt(self._brokers[0], self._memory[0].protocol, will_retained=True, wait=seconds(0))
+        return Attempt(self.brokers[0], self._memory[0].protocol, will_retained=True, wait=seconds(0))
 
     @property
     def on_first_broker(self) -> bool:
@@ -284,15 +275,15 @@ class ConnectionPolicy:
         return self._memory[self._index]
 
     def _move_on(self) -> None:
-        self._index = (self._index + 1) % len(self._brokers)
+        self._index = (self._index + 1) % len(self.brokers)
         self._tries += self._index == 0
 
     def _wait(self, now: MonotonicNs) -> DurationNs:
         if self._outage_since is None:
             return seconds(0)
         early = elapsed(self._outage_since, now) < EARLY_OUTAGE
-        cap = min(EARLY_CAP, self._reconnect_max) if early else self._reconnect_max
-        wait = full_jitter(self._tries, base=FIRST_WAIT, cap=cap, uniform=self._uniform)
+        cap = min(EARLY_CAP, self.reconnect_max) if early else self.reconnect_max
+        wait = full_jitter(self._tries, base=FIRST_WAIT, cap=cap, uniform=self.uniform)
         return DurationNs(wait + TAKEOVER_WAIT) if self._taken_over else wait
 
     def _watch_for_takeover(self, closing: Closing, life: DurationNs, *, blamed: bool) -> None:
@@ -316,11 +307,10 @@ class ConnectionPolicy:
         if len(suspects) != 1:  # many topics in flight: any of them, or none
             return False
         (suspect,) = suspects
-        strikes = self._current.strikes.get(suspect, 0) + 1
-        if strikes < STRIKES:
-            self._current.strikes[suspect] = strikes
+        if suspect not in self._current.struck:
+            self._current.struck.add(suspect)
             return False
-        self._current.strikes.pop(suspect)
+        self._current.struck.remove(suspect)
         if suspect.kind is SuspectKind.RETAINED:
             suspect = Suspect(SuspectKind.TOPIC, suspect.name) if self._current.retains else RETAINED
         self._current.left_out[suspect] = later(now, LEFT_OUT_FOR)
