@@ -146,9 +146,9 @@ class Agent:
             self._notifier.ready(f"device {self._loaded.config.device.id}")
             who = {"version": __version__, "device": self._loaded.config.device.id}
             log.info("started", extra=who | _described(self._loaded))
-            stopping = group.create_task(_wait(stop), name="stop")
+            stopping = group.create_task(stop.wait(), name="stop")
             while not stopping.done():
-                reloading = group.create_task(_wait(reload), name="reload")
+                reloading = group.create_task(reload.wait(), name="reload")
                 await asyncio.wait((stopping, reloading), return_when=asyncio.FIRST_COMPLETED)
                 if stopping.done():
                     reloading.cancel()
@@ -324,7 +324,3 @@ def _host_vote(clocks: Clocks) -> Sample | None:
 
 def _secret(file: str | None, environ: Mapping[str, str]) -> str | None:
     return None if file is None else read_secret(file, environ=environ, key="mqtt.password_file")
-
-
-async def _wait(event: asyncio.Event) -> None:
-    await event.wait()

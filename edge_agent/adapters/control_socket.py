@@ -60,32 +60,31 @@ class ControlSocket:
         Raises:
             EdgeAgentError: the socket cannot be made; the message says what to do.
         """
-        listener, made = self._listen()
-        try:
-            async with asyncio.TaskGroup() as group:
-                self._serving = True
-                connected, longest = partial(self._connected, group), self.max_line - 1
-                server = await asyncio.start_unix_server(connected, sock=listener, limit=longest)
-                try:
-                    await asyncio.Event().wait()
-                finally:
-                    self._serving = False
-                    server.close()
-        finally:
-            listener.close()
-            if _identity(self.path) == made:  # and not a successor's
-                self.path.unlink()
+        with socket.socket(socket.AF_UNIX) as listener:
+            made = self._bind(listener)
+            try:
+                async with asyncio.TaskGroup() as group:
+                    self._serving = True
+                    connected, longest = partial(self._connected, group), self.max_line - 1
+                    server = await asyncio.start_unix_server(connected, sock=listener, limit=longest)
+                    try:
+                        await asyncio.Event().wait()
+                    finally:
+                        self._serving = False
+                        server.close()
+            finally:
+                if _identity(self.path) == made:  # and not a successor's
+                    self.path.unlink()
 
     # -- the socket file
 
-    def _listen(self) -> tuple[socket.socket, tuple[int, int] | None]:
-        """Return the listening socket and the identity of its file, which nobody else could open at any moment."""
+    def _bind(self, listener: socket.socket) -> tuple[int, int] | None:
+        """Listen on a file, which nobody else can open at any moment before it is ready; return its identity."""
         path, temporary = self.path, self.path.with_name(f".{os.getpid()}")
         if len(os.fsencode(path)) > MAX_PATH or len(os.fsencode(temporary)) > MAX_PATH:
             raise EdgeAgentError(
                 f"control.socket {path}: a Unix socket's path has at most {MAX_PATH} bytes; shorten it"
             )
-        listener = socket.socket(socket.AF_UNIX)
         try:
             _check_free(path)
             _check_free(temporary)
@@ -96,14 +95,11 @@ class ControlSocket:
                 log.warning("control_group_missing", extra={"reason": f"{reason}; or set control.group"})
             listener.listen()
             temporary.rename(path)
-        except (OSError, EdgeAgentError) as error:
-            listener.close()
-            if isinstance(error, EdgeAgentError):
-                raise
+        except OSError as error:
             raise EdgeAgentError(
                 f"control.socket {path}: {error.strerror}; its directory must exist and be writable by the agent"
             ) from error
-        return listener, _identity(path)
+        return _identity(path)
 
     # -- clients
 

@@ -119,9 +119,8 @@ class Link:
 
     async def _begin(self, session: Session) -> None:
         """Say online, subscribe, say how well, let the others in; then keep what was refused under review."""
-        if not await self.presence.begin(session) or not await self._subscribe(session):
-            return
-        if not await self.presence.tell_health(session):
+        begun = await self.presence.begin(session) and await self._subscribe(session)
+        if not begun or not await self.presence.tell_health(session):
             return
         self._open = session
         self._opened.set()

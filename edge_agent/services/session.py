@@ -77,9 +77,8 @@ class Session:
         suspect = Suspect(SuspectKind.RETAINED if retain else SuspectKind.TOPIC, message.topic)
         if not await self.connection.room():
             return False
-        sent = Message(message.topic, message.payload, retain, message.expiry_s, message.content_type)
         try:
-            acknowledged = self.connection.send(sent)
+            acknowledged = self.connection.send(message._replace(retain=retain))
         except TooLargeError:
             self._note(message.topic, PACKET_TOO_LARGE)  # said here in the broker's place
             return True
