@@ -11,9 +11,8 @@ from typing import Any, Final
 from aiomqtt import Will
 from paho.mqtt.client import WebsocketConnectionError
 from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
 
-from edge_agent.adapters.mqtt_link import MAX_QUEUED_INBOUND, MqttConnection
+from edge_agent.adapters.mqtt_link import MAX_QUEUED_INBOUND, MqttConnection, properties
 from edge_agent.adapters.mqtt_transport import MAX_INBOUND
 from edge_agent.adapters.threads import in_daemon_thread
 from edge_agent.core.config_models import Tls
@@ -123,38 +122,28 @@ class MqttConnector:
 
     def _options(self, attempt: Attempt, will: Message | None) -> dict[str, Any]:
         """Return the arguments of ``aiomqtt.Client`` that depend on the attempt."""
-        login = self.login
-        persistent = login.session_expiry > 0
+        login, password, expiry_s = self.login, self.login.password(), int(to_seconds(self.login.session_expiry))
         options: dict[str, Any] = {
             "identifier": login.client_id,
-            "username": login.username,
-            "password": (password := login.password()),
+            # paho sends no password without a name; MQTT 5 allows an empty one
+            "username": "" if login.username is None and password is not None else login.username,
+            "password": password,
             "keepalive": int(to_seconds(login.keepalive)),
         }
-        if login.username is None and password is not None:
-            options["username"] = ""  # paho sends no password without a name; MQTT 5 allows an empty one
+        will_properties = None
         if attempt.protocol == 5:
-            properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-            properties.SessionExpiryInterval = int(to_seconds(login.session_expiry))
-            properties.ReceiveMaximum = MAX_QUEUED_INBOUND
-            properties.MaximumPacketSize = MAX_INBOUND
-            options |= {"properties": properties, "clean_start": not persistent}
-        else:
-            options["clean_session"] = not persistent
+            limits = {"ReceiveMaximum": MAX_QUEUED_INBOUND, "MaximumPacketSize": MAX_INBOUND}
+            options["properties"] = properties(PacketTypes.CONNECT, SessionExpiryInterval=expiry_s, **limits)
+            will_properties = properties(PacketTypes.WILLMESSAGE, WillDelayInterval=int(to_seconds(login.will_delay)))
+        options["clean_start" if attempt.protocol == 5 else "clean_session"] = expiry_s == 0
         if will is not None:
-            options["will"] = self._will(attempt, will)
+            qos, retain = attempt.will_qos, attempt.will_retained
+            options["will"] = Will(will.topic, will.payload, qos, retain, will_properties)
         if attempt.broker.encrypted:
             options["tls_context"] = self._tls_context()
         if attempt.broker.scheme.startswith("ws"):
             options |= {"transport": "websockets", "websocket_path": attempt.broker.path or "/mqtt"}
         return options
-
-    def _will(self, attempt: Attempt, will: Message) -> Will:
-        properties = None
-        if attempt.protocol == 5:
-            properties = Properties(PacketTypes.WILLMESSAGE)  # type: ignore[no-untyped-call]
-            properties.WillDelayInterval = int(to_seconds(self.login.will_delay))
-        return Will(will.topic, will.payload, attempt.will_qos, attempt.will_retained, properties)
 
     def _tls_context(self) -> ssl.SSLContext:
         """Build the context at first use: reading the certificate authorities costs time and memory.

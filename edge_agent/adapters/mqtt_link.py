@@ -20,7 +20,7 @@ from typing_extensions import override
 from edge_agent.adapters.mqtt_transport import MqttTransport
 from edge_agent.core.connection import ClosedBy, Closing, ProtocolVersion
 from edge_agent.core.silence import ANSWER_WITHIN
-from edge_agent.core.timebase import later, to_seconds
+from edge_agent.core.timebase import to_seconds
 from edge_agent.errors import TooLargeError
 from edge_agent.ports import Clock, Delivery, Message
 
@@ -44,16 +44,19 @@ class _Packed:
         return self._packed
 
 
+def properties(kind: int, **given: object) -> Properties:
+    """Return the properties of a kind of packet; those that are ``None`` are left out."""
+    made = Properties(kind)  # type: ignore[no-untyped-call]
+    for name, value in given.items():
+        if value is not None:
+            setattr(made, name, value)
+    return made
+
+
 @lru_cache(maxsize=64)
-def _publish_properties(expiry_s: int | None, content_type: str | None) -> Properties | None:
-    if expiry_s is None and content_type is None:
-        return None
-    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-    if expiry_s is not None:
-        properties.MessageExpiryInterval = expiry_s
-    if content_type is not None:
-        properties.ContentType = content_type
-    return cast("Properties", _Packed(properties))
+def _publish_properties(expiry_s: int | None, content_type: str | None) -> Properties:
+    made = properties(PacketTypes.PUBLISH, MessageExpiryInterval=expiry_s, ContentType=content_type)
+    return cast("Properties", _Packed(made))
 
 
 class MqttConnection(MqttTransport):
@@ -98,16 +101,15 @@ class MqttConnection(MqttTransport):
             acknowledged.set_result(None)
             return acknowledged
         qos = self.limits.maximum_qos
-        properties = _publish_properties(message.expiry_s, message.content_type) if self.protocol == 5 else None
+        more = _publish_properties(message.expiry_s, message.content_type) if self.protocol == 5 else None
         retain = message.retain and self.limits.retain_available
-        mid = self._client.publish(message.topic, message.payload, qos, retain, properties).mid
+        mid = self._client.publish(message.topic, message.payload, qos, retain, more).mid
         if qos == 0:
             acknowledged.set_result(0)
             return acknowledged
         if not self._unacknowledged:
-            now = self._clock.monotonic()
-            self._silence.owed_since = now
-            self._look_by(later(now, ANSWER_WITHIN))
+            self._silence.owed_since = self._clock.monotonic()
+            self._look_in_time()
         self._unacknowledged[mid] = (acknowledged, size)
         self._unacknowledged_bytes += size
         return acknowledged

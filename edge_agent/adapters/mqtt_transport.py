@@ -22,11 +22,10 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from edge_agent.adapters.buffered_socket import BufferedSocket, OversizedError
 from edge_agent.adapters.threads import in_daemon_thread
-from edge_agent.core.connection import ClosedBy, Closing, ProtocolVersion
+from edge_agent.core.connection import SPOKEN, ClosedBy, Closing, ProtocolVersion
 from edge_agent.core.silence import ANSWER_WITHIN, Do, SilenceWatch
 from edge_agent.core.timebase import (
     NANOSECONDS_PER_MILLISECOND,
-    MonotonicNs,
     elapsed,
     later,
     seconds,
@@ -85,7 +84,6 @@ class MqttTransport(aiomqtt.Client):
         self._read_scheduled = False
         self._silence = SilenceWatch(seconds(self._keepalive), last_out=clock.monotonic(), last_in=clock.monotonic())
         self._look: asyncio.TimerHandle | None = None
-        self._look_at: MonotonicNs | None = None
         self._put_buffer_under_paho()
 
     # -- opening
@@ -119,16 +117,16 @@ class MqttTransport(aiomqtt.Client):
             text = f"connected, but no CONNACK came within {CONNACK_WITHIN_S:.0f} s; is it an MQTT port?"
             raise ConnectFailedError(ConnectFailure.SILENT, text)
         self._connack.result()
-        self._look_by(self._silence.next_due()[0])
+        self._look_in_time()
 
     def _closed_early(self, closing: Closing) -> ConnectFailedError:
         if isinstance(self._socket().error, ssl.SSLError):  # TLS 1.3 refuses a client only after the handshake
             text = "the broker ended the TLS connection; is a client certificate needed ([mqtt.tls] cert, key)?"
             return ConnectFailedError(ConnectFailure.TLS, text)
         if closing.by is ClosedBy.PROTOCOL:
-            text = f"what answers is not MQTT {'5' if self.protocol == 5 else '3.1.1'}; is it the broker's port?"
-            old = self.protocol == 5
-            return ConnectFailedError(ConnectFailure.OLD_PROTOCOL if old else ConnectFailure.REFUSED, text)
+            failure = ConnectFailure.OLD_PROTOCOL if self.protocol == 5 else ConnectFailure.REFUSED
+            text = f"what answers is not MQTT {SPOKEN[self.protocol]}; is it the broker's port?"
+            return ConnectFailedError(failure, text)
         if closing.by is ClosedBy.PEER:
             hint = "is a client certificate needed" if self._client._ssl else "is it right that there is no TLS"
             text = f"closed without a CONNACK; is it the broker's port, and {hint}?"
@@ -243,7 +241,7 @@ class MqttTransport(aiomqtt.Client):
             self._silence.last_in = self._clock.monotonic()
             if self._silence.ping_sent is not None and self._client._ping_t == 0:  # paho clears it at a PINGRESP
                 self._silence.ping_sent = None
-                self._look_by(self._silence.next_due()[0])
+                self._look_in_time()
         except Exception as error:  # noqa: BLE001  # paho lets bytes that are not MQTT surface as almost anything
             self._give_up(Closing(ClosedBy.PROTOCOL, detail=f"the broker sent something that is not MQTT: {error!r}"))
 
@@ -267,18 +265,18 @@ class MqttTransport(aiomqtt.Client):
 
     # -- silence and the end
 
-    def _look_by(self, deadline: MonotonicNs) -> None:
-        """Make sure that the silence is looked at by ``deadline``; one timer serves, moved only to be earlier."""
-        if self._end.done() or (self._look_at is not None and self._look_at <= deadline):
+    def _look_in_time(self) -> None:
+        """Make sure that the silence is looked at when something is due; one timer serves, moved only to be earlier."""
+        due, _ = self._silence.next_due()
+        at = self._loop.time() + max(to_seconds(elapsed(self._clock.monotonic(), due)), 0)
+        if self._end.done() or (self._look is not None and self._look.when() <= at):
             return
         if self._look is not None:
             self._look.cancel()
-        self._look_at = deadline
-        wait = to_seconds(elapsed(self._clock.monotonic(), deadline))
-        self._look = self._loop.call_later(max(wait, 0), self._look_at_silence)
+        self._look = self._loop.call_at(at, self._look_at_silence)
 
     def _look_at_silence(self) -> None:
-        self._look_at = None
+        self._look = None
         now = self._clock.monotonic()
         due, what = self._silence.next_due()
         if due <= now and what is Do.GIVE_UP:
@@ -287,7 +285,7 @@ class MqttTransport(aiomqtt.Client):
         if due <= now:
             self._client._send_pingreq()
             self._silence.ping_sent = now
-        self._look_by(self._silence.next_due()[0])
+        self._look_in_time()
 
     def _give_up(self, closing: Closing) -> None:
         """End the connection from here."""

@@ -17,7 +17,7 @@ Nothing here reads a clock: every instant is an argument.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, Literal
@@ -30,6 +30,9 @@ from edge_agent.errors import ConnectFailedError, ConnectFailure
 
 ProtocolVersion = Literal[4, 5]
 """The protocol level of a CONNECT packet: 4 is MQTT 3.1.1."""
+
+SPOKEN: Final[Mapping[ProtocolVersion, str]] = {5: "5", 4: "3.1.1"}
+"""What people call it."""
 
 FIRST_WAIT: Final = seconds(1)
 EARLY_OUTAGE: Final = seconds(120)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,7 @@ import orjson
 
 from edge_agent.core.backoff import Uniform, full_jitter
 from edge_agent.core.submission import Submission, parse_submission
-from edge_agent.core.timebase import later, seconds
+from edge_agent.core.timebase import later, seconds, to_seconds
 from edge_agent.errors import EdgeAgentError, OutboxError, SubmissionError
 from edge_agent.ports import Accept, Arrival, Clock, Inbox
 
@@ -61,7 +62,6 @@ class Intake:
         """Take in what is there and what comes, until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._watch(), name="inbox-watch")
-            group.create_task(self._look(), name="inbox-look")
             group.create_task(self._take_in(), name="inbox-take-in")
 
     async def _watch(self) -> None:
@@ -76,25 +76,21 @@ class Intake:
         self._warn("inbox_not_watched", None)
         self._changed.set()
 
-    async def _look(self) -> None:
-        while True:
-            self._changed.set()
-            await self.clock.sleep_until(later(self.clock.monotonic(), LOOK_EVERY))
-
     async def _take_in(self) -> None:
         attempt = 0
         while True:
-            await self._changed.wait()
             self._changed.clear()
             obstacle = await self._scan()
             self._warn("inbox_waits", obstacle)
             if obstacle is None:
                 attempt = 0
-                continue
-            wait = full_jitter(attempt, base=RETRY_FROM, cap=RETRY_UP_TO, uniform=self.uniform)
-            attempt += 1
-            await self.clock.sleep_until(later(self.clock.monotonic(), wait))
-            self._changed.set()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(to_seconds(LOOK_EVERY)):
+                        await self._changed.wait()
+            else:
+                wait = full_jitter(attempt, base=RETRY_FROM, cap=RETRY_UP_TO, uniform=self.uniform)
+                attempt += 1
+                await self.clock.sleep_until(later(self.clock.monotonic(), wait))
 
     async def _scan(self) -> str | None:
         """Offer every file that is there; return why some have to be offered again, if any."""

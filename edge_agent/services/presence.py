@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from edge_agent.core.connection import SPOKEN
 from edge_agent.core.events import HEALTH
 from edge_agent.core.timebase import later, rfc3339, seconds
 from edge_agent.core.topics import Topics
@@ -64,8 +65,8 @@ class Presence:
         self._said = (session.name, reasons)
         said = {"state": "degraded" if reasons else "ok", "reasons": reasons}
         log.log(logging.WARNING if reasons else logging.INFO, "health", extra=said)
-        protocol = "5" if session.connection.protocol == 5 else "3.1.1"
-        connection = {"broker": session.broker, "protocol": protocol, "since": rfc3339(session.since)}
+        protocol, since = SPOKEN[session.connection.protocol], rfc3339(session.since)
+        connection = {"broker": session.broker, "protocol": protocol, "since": since}
         data = {"session": session.name, **said, "connection": connection}
         return await session.publish_event(HEALTH, self.topics.health, data, retain=True)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-from edge_agent.core.connection import Closing, ConnectionPolicy
+from edge_agent.core.connection import SPOKEN, Closing, ConnectionPolicy
 from edge_agent.core.fleet import Change, Fleet, printable
 from edge_agent.core.timebase import MonotonicNs, later, seconds
 from edge_agent.core.topics import parse_up
@@ -77,8 +77,7 @@ class Watcher:
 
     async def _use(self, session: Session) -> None:
         connection = session.connection
-        protocol = "5" if connection.protocol == 5 else "3.1.1"
-        self.tell(Link("connected", f"{session.broker} (MQTT {protocol})"))
+        self.tell(Link("connected", f"{session.broker} (MQTT {SPOKEN[connection.protocol]})"))
         work = self._receive(connection), self._subscribe(session), self._look_for_silence()
         try:
             closing = await until_closed(connection, *work)
