@@ -100,12 +100,10 @@ class Connection(Protocol):
     Attributes:
         protocol: in use.
         limits: what the broker said of itself.
-        session_present: whether the broker still had the session.
     """
 
     protocol: ProtocolVersion
     limits: Limits
-    session_present: bool
 
     def has_room(self) -> bool:
         """Return whether the window has room for one more message."""

@@ -22,17 +22,6 @@ from edge_agent.errors import ConfigError, ConnectFailedError, ConnectFailure
 from edge_agent.ports import Clock, Connection, Message
 
 PROBE_WITHIN_S: Final = 5.0
-_UNREACHABLE: Final = ConnectFailure.UNREACHABLE
-_EXPLAINED: Final[tuple[tuple[type[Exception], ConnectFailure, str], ...]] = (  # the first that matches
-    (ssl.SSLCertVerificationError, ConnectFailure.TLS, "its certificate is not accepted ({}); see [mqtt.tls] ca"),
-    (ssl.SSLError, ConnectFailure.TLS, "no TLS with this port ({}); is it the broker's TLS port?"),
-    (socket.gaierror, ConnectFailure.UNRESOLVED, "the name is not known here ({}); check it and the DNS"),
-    (ConnectionRefusedError, _UNREACHABLE, "nothing listens there; check the port, is the broker up?"),
-    (WebsocketConnectionError, _UNREACHABLE, "no WebSocket there ({}); check the port and the path"),
-    (ConnectionError, _UNREACHABLE, "closed during the handshake ({}); check the port and the scheme"),
-    (TimeoutError, _UNREACHABLE, "no answer in time; check the address, the port and the firewall"),
-    (Exception, _UNREACHABLE, "{}"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +81,18 @@ class MqttConnector:
 
     def _explain(self, error: Exception) -> tuple[ConnectFailure, str]:
         """Say in one line what failed and what to do."""
-        failure, text = next((failure, text) for kind, failure, text in _EXPLAINED if isinstance(error, kind))
+        tls, unreachable = ConnectFailure.TLS, ConnectFailure.UNREACHABLE
+        said: tuple[tuple[type[Exception], ConnectFailure, str], ...] = (  # the first that matches
+            (ssl.SSLCertVerificationError, tls, "its certificate is not accepted ({}); see [mqtt.tls] ca"),
+            (ssl.SSLError, tls, "no TLS with this port ({}); is it the broker's TLS port?"),
+            (socket.gaierror, ConnectFailure.UNRESOLVED, "the name is not known here ({}); check it and the DNS"),
+            (ConnectionRefusedError, unreachable, "nothing listens there; check the port, is the broker up?"),
+            (WebsocketConnectionError, unreachable, "no WebSocket there ({}); check the port and the path"),
+            (ConnectionError, unreachable, "closed during the handshake ({}); check the port and the scheme"),
+            (TimeoutError, unreachable, "no answer in time; check the address, the port and the firewall"),
+            (Exception, unreachable, "{}"),
+        )
+        failure, text = next((failure, text) for kind, failure, text in said if isinstance(error, kind))
         detail = getattr(error, "verify_message", None) or getattr(error, "strerror", None) or str(error)
         text = text.format(detail)
         if isinstance(error, ssl.SSLCertVerificationError) and error.verify_code in _NOT_VALID_NOW:

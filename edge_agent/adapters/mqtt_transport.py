@@ -17,7 +17,7 @@ import ssl
 from typing import Any, Final
 
 import aiomqtt
-from paho.mqtt.client import ConnectFlags, DisconnectFlags
+from paho.mqtt.client import DisconnectFlags
 from paho.mqtt.reasoncodes import ReasonCode
 
 from edge_agent.adapters.buffered_socket import BufferedSocket, OversizedError
@@ -72,7 +72,6 @@ class MqttTransport(aiomqtt.Client):
         self._client.on_socket_close, self._client.on_socket_register_write = self._socket_closes, self._bytes_wait
         self.protocol: ProtocolVersion = protocol
         self.limits = Limits()
-        self.session_present = False
         self._clock = clock
         self._end: asyncio.Future[Closing] = self._loop.create_future()
         self._connack: asyncio.Future[None] = self._loop.create_future()
@@ -156,7 +155,7 @@ class MqttTransport(aiomqtt.Client):
 
     # -- what paho calls
 
-    def _connack_came(self, _: object, __: object, flags: ConnectFlags, code: ReasonCode, said: object) -> None:
+    def _connack_came(self, _: object, __: object, ___: object, code: ReasonCode, said: object) -> None:
         if self._connack.done():
             return
         if code.value == UNSUPPORTED_PROTOCOL and self.protocol == 5:
@@ -167,7 +166,6 @@ class MqttTransport(aiomqtt.Client):
             text = f"refused: {code} (0x{code.value:02X}); {advice}"
             self._connack.set_exception(ConnectFailedError(ConnectFailure.REFUSED, text, reason=code.value))
         else:
-            self.session_present = flags.session_present
             self.limits = Limits(
                 receive_maximum=getattr(said, "ReceiveMaximum", 65535),
                 maximum_packet_size=getattr(said, "MaximumPacketSize", 268_435_455),

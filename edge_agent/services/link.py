@@ -78,17 +78,10 @@ class Link:
             await self._use(connection, attempt)
 
     async def _use(self, connection: Connection, attempt: Attempt) -> None:
-        session = Session(
-            connection=connection,
-            policy=self.policy,
-            clock=self.clock,
-            name=self.new_name(),
-            device=self.presence.topics.device,
-            broker=str(attempt.broker),
-            since=self.clock.now().time,
-        )
+        name, device, since = self.new_name(), self.presence.topics.device, self.clock.now().time
+        session = Session(connection, self.policy, self.clock, name, device, str(attempt.broker), since)
         self._said.clear()
-        said = {"broker": session.broker, "protocol": connection.protocol, "session": session.name}
+        said = {"broker": session.broker, "protocol": connection.protocol, "session": name}
         log.info("connected", extra=said)
         begun = self.clock.monotonic()
         try:
