@@ -155,7 +155,11 @@ class InboxFolder:
         if fault := self._fault(name, status):
             return Arrival(name, identity, fault=fault)
         try:
-            content = self._content(inbox, name, identity)
+            file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=inbox)
+            with os.fdopen(file, "rb", buffering=0) as opened:
+                if _identity(os.fstat(file)) != identity:
+                    raise FileNotFoundError(errno.ENOENT, "another file has taken its name", name)
+                content = opened.read(self.max_record + ENVELOPE)
         except OSError as bad:
             if bad.errno in _PASSING:
                 raise
@@ -163,13 +167,6 @@ class InboxFolder:
         # the content, too: inode and time of a file just removed may be those of the next one of the name
         digest = blake2b(b"%b\0%d.%d.%d\0%b" % (os.fsencode(name), *identity, content), digest_size=16)
         return Arrival(name, identity, f"inbox:{digest.hexdigest()}", content)
-
-    def _content(self, inbox: int, name: str, identity: tuple[int, int, int]) -> bytes:
-        file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=inbox)
-        with os.fdopen(file, "rb", buffering=0) as opened:
-            if _identity(os.fstat(file)) != identity:
-                raise FileNotFoundError(errno.ENOENT, "another file has taken its name", name)
-            return opened.read(self.max_record + ENVELOPE)
 
     def _fault(self, name: str, status: os.stat_result) -> str | None:
         """Return why a file is not even opened."""

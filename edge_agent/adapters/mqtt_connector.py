@@ -110,12 +110,10 @@ class MqttConnector:
     async def reachable(self, attempt: Attempt) -> bool:
         """See ``ports.Connector``."""
         address = (attempt.broker.host, attempt.broker.port)
-
-        def probe() -> None:
-            socket.create_connection(address, timeout=PROBE_WITHIN_S).close()
-
         try:
-            await in_daemon_thread(probe, name="mqtt-probe", late=lambda: None)
+            await in_daemon_thread(
+                lambda: socket.create_connection(address, PROBE_WITHIN_S).close(), name="mqtt-probe", late=lambda: None
+            )
         except OSError:
             return False
         return True

@@ -118,11 +118,8 @@ class MqttConnection(MqttTransport):
         """See ``ports.Connection``."""
         if self._end.done():
             return None
-        topics: Any
-        if self.protocol == 5:
-            topics = [(name, SubscribeOptions(qos=1, retainAsPublished=True)) for name in filters]
-        else:
-            topics = [(name, 1) for name in filters]
+        how: Any = SubscribeOptions(qos=1, retainAsPublished=True) if self.protocol == 5 else 1
+        topics = [(name, how) for name in filters]
         asked = self._loop.create_task(self.subscribe(topics, timeout=to_seconds(ANSWER_WITHIN)))
         try:
             await asyncio.wait((asked, self._end), return_when=asyncio.FIRST_COMPLETED)
@@ -135,9 +132,8 @@ class MqttConnection(MqttTransport):
         finally:
             asked.cancel()
         if len(codes) != len(filters):
-            self._give_up(
-                Closing(ClosedBy.PROTOCOL, detail=f"a SUBACK of {len(codes)} codes for {len(filters)} filters")
-            )
+            detail = f"a SUBACK of {len(codes)} codes for {len(filters)} filters"
+            self._give_up(Closing(ClosedBy.PROTOCOL, detail=detail))
             return None
         return [code.value if isinstance(code, ReasonCode) else code for code in codes]
 

@@ -20,15 +20,6 @@ LATE_BY: Final = seconds(30)  # how late the loop may wake before the watchdog c
 
 
 @dataclass(slots=True)
-class _Beat:
-    """A heartbeat that no broker has acknowledged; once encoded it keeps its bytes: sent twice, it is the same."""
-
-    data: HeartbeatData
-    stamp: Stamp
-    payload: bytes | None = None
-
-
-@dataclass(slots=True)
 class Heartbeat:
     """Measures on the grid, sends when there is a session.
 
@@ -47,7 +38,7 @@ class Heartbeat:
     measure: Callable[[], HeartbeatData]
     clock: Clock
     liveness: Liveness
-    _latest: _Beat | None = None
+    _latest: tuple[HeartbeatData, Stamp] | None = None
     _beaten: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self) -> None:
@@ -61,7 +52,7 @@ class Heartbeat:
         try:
             while True:
                 await self.clock.sleep_until(due)
-                self._latest = _Beat(self.measure(), self.clock.now())
+                self._latest = self.measure(), self.clock.now()
                 self._beaten.set()
                 due = next_on_grid(start, self.every, self.clock.monotonic())
                 self.liveness.promise("heartbeat", later(due, LATE_BY))
@@ -70,15 +61,16 @@ class Heartbeat:
 
     async def _send(self) -> None:
         expiry_s = max(1, math.ceil(2 * to_seconds(self.every)))
+        encoded, payload = None, b""
         while True:
             await self._beaten.wait()
             session = await self.link.session()
-            beat = self._latest
             self._beaten.clear()
-            assert beat is not None, "there is one once it has beaten"
-            if beat.payload is None:
-                beat.payload = session.event(HEARTBEAT, replace(beat.data, session=session.name), stamp=beat.stamp)
-            message = Message(self.topics.heartbeat, beat.payload, expiry_s=expiry_s, content_type=CONTENT_TYPE)
+            assert self._latest is not None, "there is one once it has beaten"
+            if encoded is not self._latest:  # else it keeps its bytes: sent twice, it is the same
+                data, stamp = encoded = self._latest
+                payload = session.event(HEARTBEAT, replace(data, session=session.name), stamp=stamp)
+            message = Message(self.topics.heartbeat, payload, expiry_s=expiry_s, content_type=CONTENT_TYPE)
             if not await session.publish(message):
                 self._beaten.set()  # this one again on the next session, or the one that has replaced it by then
                 await session.over.wait()

@@ -117,10 +117,8 @@ class Session:
         return frozenset(self._outstanding)
 
     def _note(self, name: str, reason: int) -> None:
-        before = self.refused.get(name, 0)
+        before = self.refused.pop(name, None)
         if reason >= REFUSED_FROM:
             self.refused[name] = reason
-        else:
-            self.refused.pop(name, None)
-        if self.refused.get(name, 0) != before:
+        if self.refused.get(name) != before:
             self.changed.set()
