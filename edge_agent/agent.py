@@ -31,6 +31,7 @@ from edge_agent.adapters.systemd import Systemd, watchdog_period
 from edge_agent.clock_ports import Clocks, HostClock
 from edge_agent.core.config import Loaded
 from edge_agent.core.config_models import Config
+from edge_agent.core.config_models import Control as ControlConfig
 from edge_agent.core.config_models import Time as TimeConfig
 from edge_agent.core.connection import ConnectionPolicy
 from edge_agent.core.discipline import HOST, Discipline
@@ -41,7 +42,7 @@ from edge_agent.core.pace import Pace
 from edge_agent.core.refusals import Pauses
 from edge_agent.core.sample import Sample
 from edge_agent.core.submission import ENVELOPE
-from edge_agent.core.timebase import BUILD_EPOCH, elapsed, later, seconds, to_seconds
+from edge_agent.core.timebase import BUILD_EPOCH, DurationNs, elapsed, later, seconds, to_seconds
 from edge_agent.core.topics import Topics
 from edge_agent.errors import ConfigError, EdgeAgentError
 from edge_agent.services.control import Control, publish_method
@@ -67,11 +68,11 @@ CONTROL_AGAIN: Final = seconds(60)
 
 @dataclass(slots=True)
 class _Part:
-    """A service that runs, and what of the configuration it is built from: a change of that restarts it."""
+    """A service that runs, and what of the configuration it is run with: a change of that restarts it."""
 
     name: str
-    uses: Callable[[Config], object]
-    run: Callable[[], Coroutine[Any, Any, None]]
+    uses: Callable[[Config], tuple[Any, ...]]
+    run: Callable[..., Coroutine[Any, Any, None]]
     task: asyncio.Task[None] | None = None
 
 
@@ -124,15 +125,15 @@ class Agent:
         outbox, keeping = self._outbox, self._keeping
         # in dependency order
         self._parts = [
-            _Part("watchdog", _nothing, self._run_watchdog),
-            _Part("outbox", _nothing, OutboxWriter(outbox, keeping, clock=clock).run),
-            _Part("upkeep", _nothing, Upkeep(outbox, keeping, clock=clock).run),
-            _Part("time", lambda config: config.time, self._run_time),
-            _Part("link", _connection, self._link.run),
-            _Part("heartbeat", lambda config: (_connection(config), config.heartbeat), self._run_heartbeat),
+            _Part("watchdog", lambda _: (), self._run_watchdog),
+            _Part("outbox", lambda _: (), OutboxWriter(outbox, keeping, clock=clock).run),
+            _Part("upkeep", lambda _: (), Upkeep(outbox, keeping, clock=clock).run),
+            _Part("time", lambda new: (new.time,), self._run_time),
+            _Part("link", _connection, lambda *_: self._link.run()),
+            _Part("heartbeat", lambda new: (_topics(new), new.heartbeat.every), self._run_heartbeat),
             _Part("drain", _connection, self._run_drain),
-            _Part("control", lambda config: (config.control, config.outbox.max_record), self._run_control),
-            _Part("inbox", lambda config: (config.control.group, config.outbox.max_record), self._run_inbox),
+            _Part("control", lambda new: (new.device.id, new.control, new.outbox.max_record), self._run_control),
+            _Part("inbox", lambda new: (new.control.group, new.outbox.max_record), self._run_inbox),
         ]
 
     async def run(self, *, stop: asyncio.Event, reload: asyncio.Event) -> None:
@@ -163,7 +164,7 @@ class Agent:
 
     def _start(self, group: asyncio.TaskGroup, parts: list[_Part]) -> None:
         for part in parts:
-            part.task = group.create_task(part.run(), name=part.name)
+            part.task = group.create_task(part.run(*part.uses(self._loaded.config)), name=part.name)
 
     async def _stop(self, parts: list[_Part]) -> None:
         for part in reversed(parts):
@@ -176,10 +177,6 @@ class Agent:
         if period is not None:
             await feed_watchdog(self._notifier, period=period, clock=self._clock, liveness=self._liveness)
 
-    async def _run_time(self) -> None:
-        config = self._loaded.config.time
-        await self._time.run(config, partial(_time_servers, config))
-
     def _recall_clock(self, file: ClockFile) -> Discipline:
         """Begin with what was known of the clock when the agent stopped."""
         saved, problem = file.load()
@@ -188,33 +185,30 @@ class Agent:
         config = self._loaded.config.time
         return Discipline(policy(config, _time_servers(config)), saved=saved, boot=self._boot_id)
 
-    async def _run_drain(self) -> None:
-        topics, pace, pauses = _topics(self._loaded.config), self._pace, self._pauses
+    async def _run_time(self, config: TimeConfig) -> None:
+        await self._time.run(config, partial(_time_servers, config))
+
+    async def _run_drain(self, topics: Topics, *_: object) -> None:
+        pace, pauses = self._pace, self._pauses
         await Drain(self._outbox, self._link, topics=topics, pace=pace, pauses=pauses, clock=self._clock).run()
 
-    async def _run_control(self) -> None:
-        config = self._loaded.config
-        tools = QueueTools(self._outbox, self._keeping, device=config.device.id)
-        publish = publish_method(self._outbox.accept, max_record=config.outbox.max_record)
-        control = Control({"publish": publish, **tools.methods(), **self._time.methods()})
-        max_line = config.outbox.max_record + ENVELOPE
+    async def _run_control(self, device: str, config: ControlConfig, max_record: int) -> None:
+        tools = QueueTools(self._outbox, self._keeping, device=device)
+        publish = publish_method(self._outbox.accept, max_record=max_record)
+        answer = Control({"publish": publish, **tools.methods(), **self._time.methods()}).answer
         while True:
             try:
-                path = socket_path(config.control.socket, self._environ)
-                await ControlSocket(path, group=config.control.group, handle=control.answer, max_line=max_line).run()
+                path = socket_path(config.socket, self._environ)
+                await ControlSocket(path, config.group, answer, max_line=max_record + ENVELOPE).run()
             except EdgeAgentError as error:
                 log.error("control_unavailable", extra={"error": str(error)})  # noqa: TRY400  # no bug of ours
                 await self._clock.sleep_until(later(self._clock.monotonic(), CONTROL_AGAIN))
 
-    async def _run_inbox(self) -> None:
-        config = self._loaded.config
-        most, accept = config.outbox.max_record, self._outbox.accept
-        folder = InboxFolder(self._state_dir / "inbox", group=config.control.group, max_record=most)
-        await Intake(folder, accept, max_record=most, clock=self._clock, uniform=self._uniform).run()
+    async def _run_inbox(self, group: str, max_record: int) -> None:
+        folder = InboxFolder(self._state_dir / "inbox", group, max_record)
+        await Intake(folder, self._outbox.accept, max_record, self._clock, self._uniform).run()
 
-    async def _run_heartbeat(self) -> None:
-        config = self._loaded.config
-        topics, every = _topics(config), config.heartbeat.every
+    async def _run_heartbeat(self, topics: Topics, every: DurationNs) -> None:
         await Heartbeat(self._link, topics, every, self._measure, self._clock, self._liveness).run()
 
     def _connecting(self, config: Config) -> tuple[MqttConnector, ConnectionPolicy, Presence]:
@@ -290,13 +284,9 @@ class Agent:
         log.info("config_applied", extra=_described(new) | {"restarted": [part.name for part in touched]})
 
 
-def _nothing(_: Config) -> None:
-    """Return what a part is built from that no edit touches."""
-
-
-def _connection(config: Config) -> object:
+def _connection(config: Config) -> tuple[Any, ...]:
     """Return what the connection is built from."""
-    return config.mqtt, config.device.groups
+    return _topics(config), config.mqtt, config.device.groups
 
 
 def _described(loaded: Loaded) -> dict[str, object]:
