@@ -12,6 +12,7 @@ import os
 import stat
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
@@ -41,35 +42,35 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
+@dataclass(slots=True)
 class InboxFolder:
-    """See ``ports.Inbox``; the folder is made whenever it is missing."""
+    """See ``ports.Inbox``; the folder is made whenever it is missing.
 
-    def __init__(self, path: Path, *, group: str, max_record: int) -> None:
-        """Prepare.
+    Attributes:
+        path: of the folder; its directory exists.
+        group: whose members may put files in.
+        max_record: bytes of the largest record.
+    """
 
-        Args:
-            path: of the folder; its directory exists.
-            group: whose members may put files in.
-            max_record: bytes of the largest record.
-        """
-        self._path = path
-        self._group = group
-        self._max_bytes = max_record + ENVELOPE
-        self._group_missed = self._dropped = False
+    path: Path
+    group: str
+    max_record: int
+    _group_missed: bool = False
+    _dropped: bool = False
 
     async def watch(self, changed: Callable[[], None]) -> None:
         """See ``ports.Inbox``."""
         await self._blocking(self._make)
         try:
             with Inotify() as inotify:
-                inotify.add_watch(self._path, _PUT_IN)
+                inotify.add_watch(self.path, _PUT_IN)
                 changed()
                 while (name := (await inotify.get()).name) is not None:  # without one: the folder has gone, or too much
                     if not name.name.startswith("."):
                         changed()
         except OSError as bad:
             raise EdgeAgentError(
-                f"{self._path}: cannot be watched: {bad.strerror}; it is looked into every minute instead. "
+                f"{self.path}: cannot be watched: {bad.strerror}; it is looked into every minute instead. "
                 "Is fs.inotify.max_user_instances or max_user_watches used up?"
             ) from None
 
@@ -91,14 +92,14 @@ class InboxFolder:
             return await in_daemon_thread(work, name="inbox", late=lambda: None)
         except OSError as bad:
             raise EdgeAgentError(
-                f"{self._path}: no inbox: {bad.strerror}; it must be a folder of the agent's user, no link, "
+                f"{self.path}: no inbox: {bad.strerror}; it must be a folder of the agent's user, no link, "
                 "on a disk that can be written to"
             ) from None
 
     # -- folders
 
     def _make(self) -> None:
-        with self._opened(self._path) as inbox, suppress(OSError), self._opened(REJECTED, inbox):
+        with self._opened(self.path) as inbox, suppress(OSError), self._opened(REJECTED, inbox):
             pass
 
     @contextmanager
@@ -117,7 +118,7 @@ class InboxFolder:
             os.close(folder)
 
     def _share(self, folder: int) -> None:
-        reason = hand_to_group(folder, self._group)
+        reason = hand_to_group(folder, self.group)
         if reason and not self._group_missed:
             log.warning("inbox_group_missing", extra={"reason": f"{reason}; its own group may write instead"})
             self._group_missed = True
@@ -130,21 +131,15 @@ class InboxFolder:
 
     def _list(self, last: str) -> list[str]:
         """Return the first names after ``last``; a million of them are never in memory at once."""
-        with self._opened(self._path) as inbox, os.scandir(inbox) as entries:
-            return heapq.nsmallest(
-                MAX_LISTED,
-                (
-                    entry.name
-                    for entry in entries
-                    if entry.name > last and entry.name[0] != "." and not entry.is_dir(follow_symlinks=False)
-                ),
-            )
+        with self._opened(self.path) as inbox, os.scandir(inbox) as entries:
+            files = (entry.name for entry in entries if not entry.is_dir(follow_symlinks=False))
+            return heapq.nsmallest(MAX_LISTED, (name for name in files if name > last and name[0] != "."))
 
     def _read(self, names: list[str]) -> tuple[list[Arrival], list[str]]:
         """Return what the first of the files hold, and the names of the others."""
         batch: list[Arrival] = []
         size = taken = 0
-        with self._opened(self._path) as inbox:
+        with self._opened(self.path) as inbox:
             for name in names[:MAX_BATCH]:
                 taken += 1
                 with suppress(FileNotFoundError):  # taken away again
@@ -160,7 +155,11 @@ class InboxFolder:
         if fault := self._fault(name, status):
             return Arrival(name, identity, fault=fault)
         try:
-            content = self._content(inbox, name, identity)
+            file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=inbox)
+            with os.fdopen(file, "rb", buffering=0) as opened:
+                if _identity(os.fstat(file)) != identity:
+                    raise FileNotFoundError(errno.ENOENT, "another file has taken its name", name)
+                content = opened.read(self.max_record + ENVELOPE)
         except OSError as bad:
             if bad.errno in _PASSING:
                 raise
@@ -169,26 +168,19 @@ class InboxFolder:
         digest = blake2b(b"%b\0%d.%d.%d\0%b" % (os.fsencode(name), *identity, content), digest_size=16)
         return Arrival(name, identity, f"inbox:{digest.hexdigest()}", content)
 
-    def _content(self, inbox: int, name: str, identity: tuple[int, int, int]) -> bytes:
-        file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=inbox)
-        with os.fdopen(file, "rb", buffering=0) as opened:
-            if _identity(os.fstat(file)) != identity:
-                raise FileNotFoundError(errno.ENOENT, "another file has taken its name", name)
-            return opened.read(self._max_bytes)
-
     def _fault(self, name: str, status: os.stat_result) -> str | None:
         """Return why a file is not even opened."""
         if not stat.S_ISREG(status.st_mode):  # opening a device may do something
             return "this is no regular file; rename one into the inbox"
         if len(os.fsencode(name)) > MAX_NAME:
             return f"its name is too long; at most {MAX_NAME} bytes are allowed"
-        if status.st_size > self._max_bytes:
-            return f"it has {status.st_size} bytes; outbox.max_record allows {self._max_bytes} with all around the data"
+        if status.st_size > (most := self.max_record + ENVELOPE):
+            return f"it has {status.st_size} bytes; outbox.max_record allows {most} with all around the data"
         return None
 
     def _settle(self, settled: Sequence[tuple[Arrival, str | None]]) -> list[Arrival]:
         resisting: list[Arrival] = []
-        with self._opened(self._path) as inbox:
+        with self._opened(self.path) as inbox:
             for arrival, reason in settled:
                 try:
                     if _identity(os.lstat(arrival.name, dir_fd=inbox)) != arrival.identity:

@@ -24,20 +24,8 @@ from edge_agent.core.config_types import kind_of
 from edge_agent.core.units import quoted
 from edge_agent.errors import ConfigError, ConfigProblem
 
-_BUILT: Final = (
-    "version",
-    "profile",
-    "device",
-    "mqtt",
-    "outbox",
-    "heartbeat",
-    "control",
-    "state",
-    "log",
-    "operator",
-    "time",
-)
-_NOT_YET: Final = ("device.labels", "device.timezone", "time.first_sync_wait")
+_NOT_YET: Final = ("programs", "folders", "endpoints", "runner", "jobs", "commands", "config", "metrics", "api")
+_KEYS_NOT_YET: Final = ("device.labels", "device.timezone", "time.first_sync_wait")
 _METERED: Final = {
     "heartbeat": {"every": "15m"},
     "mqtt": {"keepalive": "20m", "will_delay": "60s"},
@@ -89,21 +77,21 @@ def parse(sources: Sequence[Source], facts: HostFacts, *, common_name: CommonNam
         ConfigError: with all problems found, in file order.
     """
     merged, origins = merge(sources)
-    data = _with_profile(merged)
+    data: Table = {}
+    for layer in (_METERED if merged.get("profile") == "metered" else {}, merged):
+        lay_over(data, layer)
     found = list(_fill_templates(data, facts, common_name))
-    config = None
+    names = [source.name for source in sources] or [""]
     try:
         config = Config.model_validate(data)
     except ValidationError as invalid:
         found += [(_path(error), _reason(error)) for error in invalid.errors(include_url=False) if not _echo(error)]
-    if config is not None:
+    else:
         found += _dangling(config)
-    if config is None or found:
-        order = {source.name: index for index, source in enumerate(sources)}
-        main = sources[0].name if sources else ""
-        problems = [ConfigProblem(_origin(path, origins, main), dotted(path), reason) for path, reason in found]
-        raise ConfigError(sorted(problems, key=lambda problem: order.get(problem.file, 0)))
-    return Loaded(config, digest(config), unused_keys(merged), tuple(source.name for source in sources))
+        if not found:
+            return Loaded(config, digest(config), unused_keys(merged), tuple(names))
+    problems = [ConfigProblem(_origin(path, origins, names[0]), dotted(path), reason) for path, reason in found]
+    raise ConfigError(sorted(problems, key=lambda problem: names.index(problem.file)))
 
 
 def digest(config: Config) -> str:
@@ -116,7 +104,7 @@ def unused_keys(merged: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the keys that a merged document sets and whose part is not built yet, as ``section.key``."""
     tables = ((section, table) for section, table in merged.items() if isinstance(table, dict))
     keys = ((section, dotted((section, key))) for section, table in tables for key in table)
-    return tuple(key for section, key in keys if section not in _BUILT or key in _NOT_YET)
+    return tuple(key for section, key in keys if section in _NOT_YET or key in _KEYS_NOT_YET)
 
 
 def dotted(path: Path) -> str:
@@ -144,14 +132,6 @@ def derived_id(facts: HostFacts) -> str | None:
     hashed = bytearray(hmac.digest(key, _APPLICATION_ID, "sha256")[:8])
     hashed[6] = hashed[6] & 0x0F | 0x40  # it is made a UUID of version 4 there
     return f"edge-{hashed.hex()}"
-
-
-def _with_profile(merged: Table) -> Table:
-    """Return a copy of the document with the profile's defaults under it."""
-    data: Table = {}
-    for layer in (_METERED if merged.get("profile") == "metered" else {}, merged):
-        lay_over(data, layer)
-    return data
 
 
 def _fill_templates(data: Table, facts: HostFacts, common_name: CommonName | None) -> Iterator[tuple[Path, str]]:
@@ -231,18 +211,15 @@ _SHOWN: Final = {"literal_error", "greater_than_equal", "less_than_equal"}  # wh
 
 def _reason(error: ErrorDetails) -> str:
     """Return pydantic's finding in plain words: what was found, what is allowed."""
-    match error["type"]:
-        case "value_error":
-            return str(error["ctx"]["error"])
-        case "extra_forbidden":
-            return _unknown_key(error["loc"])
-        case "missing":
-            return "this key is needed"
-        case kind if kind in _NEEDED:
-            needed = _NEEDED[kind].format(**error.get("ctx", {})).replace("'", '"')
-            return f"found {_found(kind, error['input'])}; {needed}"
-        case _:  # pragma: no cover - nothing that the models produce today
-            return error["msg"]
+    kind = error["type"]
+    if kind == "value_error":
+        return str(error["ctx"]["error"])
+    if kind == "extra_forbidden":
+        return _unknown_key(error["loc"])
+    if kind not in _NEEDED:
+        return "this key is needed" if kind == "missing" else error["msg"]
+    needed = _NEEDED[kind].format(**error.get("ctx", {})).replace("'", '"')
+    return f"found {_found(kind, error['input'])}; {needed}"
 
 
 def _found(kind: str, value: Any) -> str:  # noqa: ANN401
