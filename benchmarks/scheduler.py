@@ -145,7 +145,7 @@ def _ours(plan: Plan, job: Job) -> object:
         raise NotImplementedError(data, key)
 
     def context(run: Run, job: Job) -> Context:
-        return Context(run.job, run.slot, run.trace, locals_, publish, clock, folder, job.grace)
+        return Context(run.job, run.slot, run.trace, locals_, publish, 1000, clock, folder, job.grace)
 
     async def no_op(context: Context, _options: Section) -> None:
         plan.note(int(context.job))

@@ -8,7 +8,7 @@ import os
 import random
 import secrets
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Final
 
@@ -31,6 +31,7 @@ from edge_agent.adapters.systemd import Systemd, watchdog_period
 from edge_agent.clock_ports import Clocks, HostClock
 from edge_agent.core.config import Loaded
 from edge_agent.core.config_models import Config
+from edge_agent.core.config_models import Control as ControlConfig
 from edge_agent.core.config_models import Time as TimeConfig
 from edge_agent.core.connection import ConnectionPolicy
 from edge_agent.core.discipline import HOST, Discipline
@@ -41,7 +42,7 @@ from edge_agent.core.pace import Pace
 from edge_agent.core.refusals import Pauses
 from edge_agent.core.sample import Sample
 from edge_agent.core.submission import ENVELOPE
-from edge_agent.core.timebase import BUILD_EPOCH, elapsed, later, seconds, to_seconds
+from edge_agent.core.timebase import BUILD_EPOCH, DurationNs, elapsed, later, seconds, to_seconds
 from edge_agent.core.topics import Topics
 from edge_agent.errors import ConfigError, EdgeAgentError
 from edge_agent.services.control import Control, publish_method
@@ -57,7 +58,7 @@ from edge_agent.services.presence import Presence
 from edge_agent.services.queue_tools import QueueTools
 from edge_agent.services.timekeeping import Timekeeping, policy
 from edge_agent.services.upkeep import Upkeep
-from edge_agent.services.watchdog import Watchdog
+from edge_agent.services.watchdog import feed_watchdog
 
 log = logging.getLogger(__name__)
 
@@ -67,11 +68,11 @@ CONTROL_AGAIN: Final = seconds(60)
 
 @dataclass(slots=True)
 class _Part:
-    """A service that runs, and what of the configuration it is built from: a change of that restarts it."""
+    """A service that runs, and what of the configuration it is run with: a change of that restarts it."""
 
     name: str
-    uses: Callable[[Config], object]
-    run: Callable[[], Coroutine[Any, Any, None]]
+    uses: Callable[[Config], tuple[Any, ...]]
+    run: Callable[..., Coroutine[Any, Any, None]]
     task: asyncio.Task[None] | None = None
 
 
@@ -109,7 +110,8 @@ class Agent:
         self._outbox = Outbox(
             self._keeping, config=loaded.config.outbox, clock=clock, boot_id=self._boot_id, new_name=_new_name
         )
-        self._outbox.said = self._review
+        self._link = Link(*self._connecting(loaded.config), clock, self._liveness, _new_name)
+        self._outbox.said = self._link.review
         self._time = Timekeeping(
             self._discipline,
             NtpClient(pair=clocks.pair, near=BUILD_EPOCH),
@@ -120,20 +122,18 @@ class Agent:
             outbox=self._outbox,
             uniform=self._uniform,
         )
-        self._link = self._make_link(loaded.config)
+        outbox, keeping = self._outbox, self._keeping
         # in dependency order
         self._parts = [
-            _Part("watchdog", lambda _: None, self._run_watchdog),
-            _Part("outbox", lambda _: None, self._run_outbox),
-            _Part("upkeep", lambda _: None, self._run_upkeep),
-            _Part("time", lambda config: config.time, self._run_time),
-            _Part("link", lambda config: (config.mqtt, config.device.groups), self._run_link),
-            _Part(
-                "heartbeat", lambda config: (config.mqtt, config.device.groups, config.heartbeat), self._run_heartbeat
-            ),
-            _Part("drain", lambda config: (config.mqtt, config.device.groups), self._run_drain),
-            _Part("control", lambda config: (config.control, config.outbox.max_record), self._run_control),
-            _Part("inbox", lambda config: (config.control.group, config.outbox.max_record), self._run_inbox),
+            _Part("watchdog", lambda _: (), self._run_watchdog),
+            _Part("outbox", lambda _: (), OutboxWriter(outbox, keeping, clock=clock).run),
+            _Part("upkeep", lambda _: (), Upkeep(outbox, keeping, clock=clock).run),
+            _Part("time", lambda new: (new.time,), self._run_time),
+            _Part("link", _connection, lambda *_: self._link.run()),
+            _Part("heartbeat", lambda new: (_topics(new), new.heartbeat.every), self._run_heartbeat),
+            _Part("drain", _connection, self._run_drain),
+            _Part("control", lambda new: (new.device.id, new.control, new.outbox.max_record), self._run_control),
+            _Part("inbox", lambda new: (new.control.group, new.outbox.max_record), self._run_inbox),
         ]
 
     async def run(self, *, stop: asyncio.Event, reload: asyncio.Event) -> None:
@@ -145,18 +145,11 @@ class Agent:
         async with asyncio.TaskGroup() as group:
             self._start(group, self._parts)
             self._notifier.ready(f"device {self._loaded.config.device.id}")
-            log.info(
-                "started",
-                extra={
-                    "version": __version__,
-                    "device": self._loaded.config.device.id,
-                    "config": self._loaded.digest,
-                    "not_used_yet": list(self._loaded.unused),
-                },
-            )
-            stopping = group.create_task(_wait(stop), name="stop")
+            who = {"version": __version__, "device": self._loaded.config.device.id}
+            log.info("started", extra=who | _described(self._loaded))
+            stopping = group.create_task(stop.wait(), name="stop")
             while not stopping.done():
-                reloading = group.create_task(_wait(reload), name="reload")
+                reloading = group.create_task(reload.wait(), name="reload")
                 await asyncio.wait((stopping, reloading), return_when=asyncio.FIRST_COMPLETED)
                 if stopping.done():
                     reloading.cancel()
@@ -171,7 +164,7 @@ class Agent:
 
     def _start(self, group: asyncio.TaskGroup, parts: list[_Part]) -> None:
         for part in parts:
-            part.task = group.create_task(part.run(), name=part.name)
+            part.task = group.create_task(part.run(*part.uses(self._loaded.config)), name=part.name)
 
     async def _stop(self, parts: list[_Part]) -> None:
         for part in reversed(parts):
@@ -182,17 +175,7 @@ class Agent:
     async def _run_watchdog(self) -> None:
         period = watchdog_period(self._environ)
         if period is not None:
-            await Watchdog(self._notifier, period=period, clock=self._clock, liveness=self._liveness).run()
-
-    async def _run_outbox(self) -> None:
-        await OutboxWriter(self._outbox, self._keeping, clock=self._clock).run()
-
-    async def _run_upkeep(self) -> None:
-        await Upkeep(self._outbox, self._keeping, clock=self._clock).run()
-
-    async def _run_time(self) -> None:
-        config = self._loaded.config.time
-        await self._time.run(config, partial(_time_servers, config))
+            await feed_watchdog(self._notifier, period=period, clock=self._clock, liveness=self._liveness)
 
     def _recall_clock(self, file: ClockFile) -> Discipline:
         """Begin with what was known of the clock when the agent stopped."""
@@ -202,53 +185,34 @@ class Agent:
         config = self._loaded.config.time
         return Discipline(policy(config, _time_servers(config)), saved=saved, boot=self._boot_id)
 
-    async def _run_drain(self) -> None:
-        topics = _topics(self._loaded.config)
-        await Drain(
-            self._outbox, self._link, topics=topics, pace=self._pace, pauses=self._pauses, clock=self._clock
-        ).run()
+    async def _run_time(self, config: TimeConfig) -> None:
+        await self._time.run(config, partial(_time_servers, config))
 
-    async def _run_control(self) -> None:
-        config = self._loaded.config
-        tools = QueueTools(self._outbox, self._keeping, device=config.device.id)
-        publish = publish_method(self._outbox.accept, max_record=config.outbox.max_record)
-        control = Control({"publish": publish, **tools.methods(), **self._time.methods()})
-        max_line = config.outbox.max_record + ENVELOPE
+    async def _run_drain(self, topics: Topics, *_: object) -> None:
+        pace, pauses = self._pace, self._pauses
+        await Drain(self._outbox, self._link, topics=topics, pace=pace, pauses=pauses, clock=self._clock).run()
+
+    async def _run_control(self, device: str, config: ControlConfig, max_record: int) -> None:
+        tools = QueueTools(self._outbox, self._keeping, device=device)
+        publish = publish_method(self._outbox.accept, max_record=max_record)
+        answer = Control({"publish": publish, **tools.methods(), **self._time.methods()}).answer
         while True:
             try:
-                path = socket_path(config.control.socket, self._environ)
-                await ControlSocket(path, group=config.control.group, handle=control.answer, max_line=max_line).run()
+                path = socket_path(config.socket, self._environ)
+                await ControlSocket(path, config.group, answer, max_line=max_record + ENVELOPE).run()
             except EdgeAgentError as error:
                 log.error("control_unavailable", extra={"error": str(error)})  # noqa: TRY400  # no bug of ours
                 await self._clock.sleep_until(later(self._clock.monotonic(), CONTROL_AGAIN))
 
-    async def _run_inbox(self) -> None:
-        config = self._loaded.config
-        folder = InboxFolder(self._state_dir / "inbox", group=config.control.group, max_record=config.outbox.max_record)
-        await Intake(
-            folder,
-            self._outbox.accept,
-            max_record=config.outbox.max_record,
-            clock=self._clock,
-            uniform=self._uniform,
-        ).run()
+    async def _run_inbox(self, group: str, max_record: int) -> None:
+        folder = InboxFolder(self._state_dir / "inbox", group, max_record)
+        await Intake(folder, self._outbox.accept, max_record, self._clock, self._uniform).run()
 
-    async def _run_link(self) -> None:
-        await self._link.run()
+    async def _run_heartbeat(self, topics: Topics, every: DurationNs) -> None:
+        await Heartbeat(self._link, topics, every, self._measure, self._clock, self._liveness).run()
 
-    async def _run_heartbeat(self) -> None:
-        config = self._loaded.config
-        heartbeat = Heartbeat(
-            self._link,
-            topics=_topics(config),
-            every=config.heartbeat.every,
-            measure=self._measure,
-            clock=self._clock,
-            liveness=self._liveness,
-        )
-        await heartbeat.run()
-
-    def _make_link(self, config: Config) -> Link:
+    def _connecting(self, config: Config) -> tuple[MqttConnector, ConnectionPolicy, Presence]:
+        """Return what the link is built from."""
         mqtt = config.mqtt
         password = partial(_secret, mqtt.password_file, self._environ)
         password()  # at start and reload a secret that cannot be read is an error of the configuration
@@ -267,16 +231,8 @@ class Agent:
             reconnect_max=mqtt.reconnect_max,
             uniform=self._uniform,
         )
-        return Link(
-            MqttConnector(login, clock=self._clock),
-            policy,
-            presence=Presence(
-                _topics(config), groups=config.device.groups, clock=self._clock, conditions=self._conditions
-            ),
-            clock=self._clock,
-            liveness=self._liveness,
-            new_name=_new_name,
-        )
+        presence = Presence(_topics(config), config.device.groups, self._clock, self._conditions)
+        return MqttConnector(login, clock=self._clock), policy, presence
 
     def _measure(self) -> HeartbeatData:
         config = self._loaded.config
@@ -291,16 +247,11 @@ class Agent:
             outbox=self._outbox.measure(),
         )
 
-    def _review(self) -> None:
-        self._link.review()
-
     def _conditions(self) -> list[str]:
         channels = self._pauses.channels()
-        refused = [f"channel_refused: {channel}" for channel in channels[:MAX_CHANNELS_SAID]]
-        more = (
-            [f"channel_refused: {len(channels) - MAX_CHANNELS_SAID} more"] if len(channels) > MAX_CHANNELS_SAID else []
-        )
-        return self._outbox.conditions() + refused + more
+        if (more := len(channels) - MAX_CHANNELS_SAID) > 0:
+            channels[MAX_CHANNELS_SAID:] = [f"{more} more"]
+        return self._outbox.conditions() + [f"channel_refused: {channel}" for channel in channels]
 
     # -- reload
 
@@ -311,10 +262,7 @@ class Agent:
             await self._apply(group, self._load())
         except ConfigError as error:
             for problem in error.problems:
-                log.error(  # noqa: TRY400  # not a bug of ours: the traceback would tell nobody anything
-                    "config_rejected",
-                    extra={"file": problem.file, "key": problem.key, "line": problem.line, "reason": problem.reason},
-                )
+                log.error("config_rejected", extra=asdict(problem))  # noqa: TRY400  # no bug of ours
         self._notifier.ready(f"device {self._loaded.config.device.id}")
 
     async def _apply(self, group: asyncio.TaskGroup, new: Loaded) -> None:
@@ -323,22 +271,26 @@ class Agent:
             log.warning("config_pending", extra={"reason": "device.id and [state] change only with a restart"})
             return
         touched = [part for part in self._parts if part.uses(old) != part.uses(new.config)]
-        link = self._make_link(new.config) if any(part.name == "link" for part in touched) else self._link
+        connecting = self._connecting(new.config)
         await self._stop(touched)
-        self._loaded, self._link = new, link
+        self._loaded = new
+        if _connection(old) != _connection(new.config):
+            self._link.connector, self._link.policy, self._link.presence = connecting
         self._pace.rate = new.config.outbox.rate
         self._outbox.configure(new.config.outbox)
         await self._keeping.resize(new.config.outbox.max_bytes)
         logs.configure(new.config.log.level, new.config.log.format)
         self._start(group, touched)
-        log.info(
-            "config_applied",
-            extra={
-                "config": new.digest,
-                "restarted": [part.name for part in touched],
-                "not_used_yet": list(new.unused),
-            },
-        )
+        log.info("config_applied", extra=_described(new) | {"restarted": [part.name for part in touched]})
+
+
+def _connection(config: Config) -> tuple[Any, ...]:
+    """Return what the connection is built from."""
+    return _topics(config), config.mqtt, config.device.groups
+
+
+def _described(loaded: Loaded) -> dict[str, object]:
+    return {"config": loaded.digest, "not_used_yet": list(loaded.unused)}
 
 
 def _new_name() -> str:
@@ -362,7 +314,3 @@ def _host_vote(clocks: Clocks) -> Sample | None:
 
 def _secret(file: str | None, environ: Mapping[str, str]) -> str | None:
     return None if file is None else read_secret(file, environ=environ, key="mqtt.password_file")
-
-
-async def _wait(event: asyncio.Event) -> None:
-    await event.wait()

@@ -4,13 +4,12 @@ EdgeAgentError            something outside is wrong, and the message says what 
 ├── ConfigError           the configuration is invalid: every problem found, each with its file and key
 ├── UsageError            the command line asks for something that does not exist
 ├── UnreachableError      the broker or the daemon cannot be reached
+│   └── ConnectFailedError    an MQTT connection could not be made
 ├── StoreError            the file behind the outbox fails
 ├── JobError              a run failed for a reason outside
 ├── OutboxError           a record was not accepted
 │   └── SubmissionError       what a program handed in is not valid
-└── LinkError             the MQTT connection
-    ├── ConnectFailedError    it could not be made
-    └── TooLargeError         the message is larger than the broker accepts
+└── TooLargeError         the message is larger than the broker accepts
 
 A bug of ours is an assertion or a built-in exception: it is never caught, it ends the process and systemd restarts it.
 """
@@ -116,13 +115,7 @@ class SubmissionError(OutboxError):
         super().__init__(message, word="invalid")
 
 
-class LinkError(EdgeAgentError):
-    """The MQTT connection failed."""
-
-    exit_code = 69
-
-
-class TooLargeError(LinkError):
+class TooLargeError(EdgeAgentError):
     """The message is larger than the broker's Maximum Packet Size; it was not sent."""
 
 
@@ -138,7 +131,7 @@ class ConnectFailure(Enum):
     REFUSED = "refused"  # a CONNACK with another reason code
 
 
-class ConnectFailedError(LinkError):
+class ConnectFailedError(UnreachableError):
     """The connection could not be made.
 
     Attributes:

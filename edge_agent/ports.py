@@ -26,23 +26,18 @@ class Clock(Protocol):
 
     def monotonic(self) -> MonotonicNs:
         """Return the steady counter; it never goes back."""
-        ...
 
     def raw(self) -> RawNs:
         """Return the counter that nobody disciplines and that goes on in suspend; it never goes back."""
-        ...
 
     def wall(self) -> WallNs:
         """Return the operating system's idea of UTC; it may be wrong and may step."""
-        ...
 
     def now(self) -> Stamp:
         """Return true time and how well it is known."""
-        ...
 
     async def sleep_until(self, deadline: MonotonicNs) -> None:
         """Return at ``deadline``, never before it; at once when it has passed."""
-        ...
 
 
 class Message(NamedTuple):
@@ -100,30 +95,21 @@ class Limits:
 
 
 class Connection(Protocol):
-    """One established MQTT connection; when it ends, a new one is made, never this one again."""
+    """One established MQTT connection; when it ends, a new one is made, never this one again.
 
-    @property
-    def protocol(self) -> ProtocolVersion:
-        """The protocol in use."""
-        ...
+    Attributes:
+        protocol: in use.
+        limits: what the broker said of itself.
+    """
 
-    @property
-    def limits(self) -> Limits:
-        """What the broker said of itself."""
-        ...
-
-    @property
-    def session_present(self) -> bool:
-        """Whether the broker still had the session."""
-        ...
+    protocol: ProtocolVersion
+    limits: Limits
 
     def has_room(self) -> bool:
         """Return whether the window has room for one more message."""
-        ...
 
     async def room(self) -> bool:
         """Wait until the window has room; return ``False`` when the connection ended first."""
-        ...
 
     def send(self, message: Message) -> asyncio.Future[int | None]:
         """Hand a message to the connection; call it only while ``has_room()``.
@@ -135,27 +121,21 @@ class Connection(Protocol):
         Raises:
             TooLargeError: the broker does not accept so large a message; nothing was sent.
         """
-        ...
 
     async def subscribe_to(self, filters: Sequence[str]) -> list[int] | None:
         """Subscribe with QoS 1; return a reason code per filter, ``None`` when the connection ended first."""
-        ...
 
     async def receive(self) -> Delivery | None:
         """Return the next message that arrived; ``None`` after the connection has ended."""
-        ...
 
     def acknowledge(self, delivery: Delivery) -> None:
         """Send the PUBACK; for a connection that has ended it does nothing: the broker will send the message again."""
-        ...
 
     async def closed(self) -> Closing:
         """Wait for the end of the connection and return how it ended."""
-        ...
 
     async def disconnect(self) -> None:
         """End the connection with a DISCONNECT packet; the broker then discards the Will."""
-        ...
 
 
 class Connector(Protocol):
@@ -167,11 +147,9 @@ class Connector(Protocol):
         Raises:
             ConnectFailedError: it was not possible; the message says what to do.
         """
-        ...
 
     async def reachable(self, attempt: Attempt) -> bool:
         """Return whether a TCP connection to the attempt's broker can be made now."""
-        ...
 
 
 class Store(Protocol):
@@ -184,65 +162,50 @@ class Store(Protocol):
     @property
     def facts(self) -> StoreFacts:
         """What it knew when it was opened."""
-        ...
 
     def commit(self, batch: Batch) -> Committed:
         """Write a batch, all or nothing."""
-        ...
 
     def page(
         self, priority: Priority, after: int, *, rows: int, max_bytes: int
     ) -> tuple[list[Record], list[int], bool]:
         """Return records beyond a key, the keys of damaged ones, and whether that is all; they are not dropped now."""
-        ...
 
     def peek(self, after: int, *, rows: int) -> tuple[list[Record], list[int], int | None]:
         """Return records beyond a key, of all priorities; the keys of damaged ones; and where to go on, if anywhere."""
-        ...
 
     def choose(self, priority: Priority | None, channel: str | None) -> list[int]:
         """Return the keys of all records of a priority and a channel; ``None`` = any."""
-        ...
 
     def structure(self) -> str:
         """Return what is wrong with the file; ``ok`` = nothing."""
-        ...
 
     def release(self) -> None:
         """Let everything be dropped again."""
-        ...
 
     def announce(self, limit: int) -> list[tuple[int, Gap]]:
         """Return gaps that no event has named yet, by number; from now on they stay as they are."""
-        ...
 
     def known(self, keys: Sequence[bytes]) -> dict[bytes, str]:
         """Return which of these keys were accepted before, and the records' ids."""
-        ...
 
     def dead_letters(self) -> list[DeadLetter]:
         """Return the dead letters, the oldest first."""
-        ...
 
     def expired(self, before: int) -> list[int]:
         """Return keys of some of the oldest records that were made before an age."""
-        ...
 
     def take_in(self, salvaged: Salvaged) -> Committed:
         """Take in what was got out of a store that was put aside."""
-        ...
 
     def shrink(self, pages: int) -> bool:
         """Give some free pages back to the disk; return whether there is more to give."""
-        ...
 
     def resize(self, max_bytes: int) -> None:
         """Change the room for records."""
-        ...
 
     def close(self, *, meta: Mapping[str, object] | None = None) -> None:
         """Close it; with ``meta`` the stop is a clean one."""
-        ...
 
 
 class StoreFile(Protocol):
@@ -252,39 +215,30 @@ class StoreFile(Protocol):
         self, *, max_bytes: int, name: str, reserved: Mapping[Priority, int] | None = None, resume: bool = False
     ) -> Store:
         """Open the store, or make one under that name."""
-        ...
 
     def identity(self) -> Identity | None:
         """Return what a damaged store still says of itself."""
-        ...
 
     def put_aside(self) -> Identity | None:
         """Return which store was put aside as damaged and not salvaged to its end."""
-        ...
 
     def set_aside(self, fault: StoreFault, *, known: Identity | None) -> None:
         """Move the closed store out of the way."""
-        ...
 
     def salvage(self) -> Iterator[Salvaged]:
         """Read what can be read of stores that were put aside."""
-        ...
 
     def salvaged(self) -> None:
         """Take note that what was read is safe elsewhere."""
-        ...
 
     def is_writable(self) -> bool:
         """Return whether something can be written there now."""
-        ...
 
     def throw_ballast(self) -> bool:
         """Give room to a full disk; return whether there was any to give."""
-        ...
 
     def lay_ballast(self) -> bool:
         """Take it back; return whether it is there."""
-        ...
 
 
 class StoreWorker(Protocol):
@@ -292,11 +246,9 @@ class StoreWorker(Protocol):
 
     def run(self, call: Callable[[], T]) -> asyncio.Future[T]:
         """Have a call made after those before it."""
-        ...
 
     def stop(self) -> None:
         """End once all is done that was asked for."""
-        ...
 
 
 class Accept(Protocol):
@@ -310,7 +262,6 @@ class Accept(Protocol):
         Raises:
             OutboxError: it was not accepted; the message says why.
         """
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,7 +292,6 @@ class Inbox(Protocol):
         Raises:
             EdgeAgentError: the folder cannot be watched; the message says what to do.
         """
-        ...
 
     def batches(self) -> AsyncIterator[list[Arrival]]:
         """Yield all files that are there, in order of name, some at a time.
@@ -349,7 +299,6 @@ class Inbox(Protocol):
         Raises:
             EdgeAgentError: the folder cannot be read; the message says what to do.
         """
-        ...
 
     async def settle(self, settled: Sequence[tuple[Arrival, str | None]]) -> list[Arrival]:
         """Remove the files that were taken in, put aside those with a reason why not; return those that resist.
@@ -359,7 +308,6 @@ class Inbox(Protocol):
         Raises:
             EdgeAgentError: the folder cannot be read; the message says what to do.
         """
-        ...
 
 
 class Notifier(Protocol):
@@ -367,16 +315,12 @@ class Notifier(Protocol):
 
     def ready(self, status: str) -> None:
         """Say that start-up is complete."""
-        ...
 
     def reloading(self) -> None:
         """Say that the configuration is being read again; ``ready`` ends it."""
-        ...
 
     def stopping(self) -> None:
         """Say that the stop has begun."""
-        ...
 
     def alive(self) -> None:
         """Feed the watchdog."""
-        ...

@@ -152,12 +152,11 @@ class FakeConnector:
         if not broker.up or attempt.broker.host in broker.down:
             raise ConnectFailedError(ConnectFailure.UNREACHABLE, f"{attempt.broker}: down")
         session = broker.sessions.get(self._client_id)
-        present = session is not None and self._persistent
         if session is not None and session.connection is not None:
             session.connection.end(Closing(ClosedBy.PEER, 0x8E))
         if session is None or not self._persistent:
             session = broker.sessions[self._client_id] = _Session()
-        session.connection = FakeConnection(broker, session, attempt.protocol, will=will, present=present)
+        session.connection = FakeConnection(broker, session, attempt.protocol, will=will)
         for delivery in session.unacknowledged.values():
             session.connection.arrive(delivery)
         return session.connection
@@ -171,7 +170,7 @@ class FakeConnection:
     """See ``ports.Connection``."""
 
     def __init__(
-        self, broker: FakeBroker, session: _Session, protocol: ProtocolVersion, *, will: Message | None, present: bool
+        self, broker: FakeBroker, session: _Session, protocol: ProtocolVersion, *, will: Message | None
     ) -> None:
         self._broker = broker
         self._session = session
@@ -182,7 +181,6 @@ class FakeConnection:
         self._pending: list[asyncio.Future[int | None]] = []
         self.protocol: ProtocolVersion = protocol
         self.limits = broker.limits
-        self.session_present = present
 
     def has_room(self) -> bool:
         """See ``ports.Connection``."""

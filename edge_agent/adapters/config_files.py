@@ -30,11 +30,7 @@ def read_sources(path: Path) -> list[Source]:
         ConfigError: with each file that cannot be read, and what to do about it.
     """
     problems, sources = [], []
-    try:
-        files = [path, *_drop_ins(path.parent / f"{path.stem}.d")]
-    except ConfigError as invalid:
-        files, problems = [path], invalid.problems
-    for file in files:
+    for file in (path, *_drop_ins(path.parent / f"{path.stem}.d")):
         try:
             sources.append(Source(str(file), _read(file, MAX_SOURCE_BYTES, missing=_MISSING)))
         except ConfigError as invalid:
@@ -60,18 +56,16 @@ def read_secret(path: str, *, environ: Mapping[str, str] = os.environ, key: str 
         file = Path(folder) / path
     # a name alone may be the secret itself, put into the wrong place: it is not repeated
     shown = str(file) if "/" in path else ""
+    reason = "the secret is empty"
     try:
-        secret = _read(file, MAX_SECRET_BYTES, missing="create it").decode().removesuffix("\n").removesuffix("\r")
+        if secret := _read(file, MAX_SECRET_BYTES, missing="create it").decode().removesuffix("\n").removesuffix("\r"):
+            return secret
     except ConfigError as invalid:
-        reason = (
-            invalid.problems[0].reason if shown else "no such file, and no readable systemd credential of that name"
-        )
-        raise ConfigError([ConfigProblem(shown, key, reason)]) from None
+        unknown = "no such file, and no readable systemd credential of that name"
+        reason = invalid.problems[0].reason if shown else unknown
     except UnicodeDecodeError:
-        raise ConfigError([ConfigProblem(shown, key, "the secret is not UTF-8 text")]) from None
-    if not secret:
-        raise ConfigError([ConfigProblem(shown, key, "the secret is empty")])
-    return secret
+        reason = "the secret is not UTF-8 text"
+    raise ConfigError([ConfigProblem(shown, key, reason)])
 
 
 def _drop_ins(folder: Path) -> list[Path]:
@@ -93,32 +87,29 @@ def _read(path: Path, limit: int, *, missing: str) -> bytes:
         ConfigError: with the one reason why not.
     """
     try:
-        # a FIFO without a writer would block the daemon's start for ever
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            return _content(path, descriptor, limit)
-        finally:
-            os.close(descriptor)
+        with open(path, "rb", opener=_open_at_once) as file:
+            status = os.fstat(file.fileno())
+            is_good = stat.S_ISREG(status.st_mode) and status.st_size <= limit
+            content = file.read(limit + 1) if is_good else b""  # it may grow meanwhile, and files of /proc have no size
     except FileNotFoundError:
-        raise _error(path, f"no such file; {missing}") from None
+        reason = f"no such file; {missing}"
+    except IsADirectoryError:
+        reason = "this is a folder; name a file"
     except PermissionError:
-        raise _error(path, "permission denied; let the agent's user read it") from None
+        reason = "permission denied; let the agent's user read it"
     except OSError as bad:
-        raise _error(path, f"cannot be read: {bad.strerror}") from None
+        reason = f"cannot be read: {bad.strerror}"
+    else:
+        if is_good and len(content) <= limit:
+            return content
+        is_file = stat.S_ISREG(status.st_mode)
+        reason = f"larger than {limit >> 10}KiB; is it the right file?" if is_file else "this is no regular file"
+    raise _error(path, reason)
 
 
-def _content(path: Path, descriptor: int, limit: int) -> bytes:
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
-        what = "a folder" if stat.S_ISDIR(status.st_mode) else "no regular file"
-        raise _error(path, f"this is {what}; name a file")
-    content = b""
-    if status.st_size <= limit:
-        with os.fdopen(descriptor, "rb", closefd=False) as file:
-            content = file.read(limit + 1)  # it may grow meanwhile, and files of /proc have no size
-    if max(status.st_size, len(content)) > limit:
-        raise _error(path, f"larger than {limit >> 10}KiB; is it the right file?")
-    return content
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file without waiting: a FIFO without a writer would block the daemon's start for ever."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _error(path: Path, reason: str) -> ConfigError:

@@ -12,8 +12,8 @@ import logging
 import os
 import socket
 import stat
-import struct
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -29,8 +29,6 @@ MAX_REQUEST_BYTES: Final = 128 * 1024  # one alone may be larger
 MAX_UNREAD: Final = 64 * 1024
 LINE_WITHIN_S: Final = 30.0
 STALLED_S: Final = 30.0
-_CHUNK: Final = 32 * 1024
-_CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid; unix(7)
 
 log = logging.getLogger(__name__)
 
@@ -38,24 +36,23 @@ Handle = Callable[[bytes], Awaitable[bytes | None]]
 """Returns the answer to a line, as a line; ``None`` where none is to be given."""
 
 
+@dataclass(slots=True)
 class ControlSocket:
-    """Listens, and serves every client until it is stopped."""
+    """Listens, and serves every client until it is stopped.
 
-    def __init__(self, path: Path, *, group: str, handle: Handle, max_line: int) -> None:
-        """Prepare.
+    Attributes:
+        path: of the socket; its directory exists.
+        group: whose members may connect, besides the agent's own user and root.
+        handle: answers a line.
+        max_line: bytes of the longest line.
+    """
 
-        Args:
-            path: of the socket; its directory exists.
-            group: whose members may connect, besides the agent's own user and root.
-            handle: answers a line.
-            max_line: bytes of the longest line.
-        """
-        self._path = path
-        self._group = group
-        self._handle = handle
-        self._max_line = max_line
-        self._clients: set[asyncio.Task[None]] = set()
-        self._serving = False
+    path: Path
+    group: str
+    handle: Handle
+    max_line: int
+    _clients: set[asyncio.Task[None]] = field(default_factory=set)
+    _serving: bool = False
 
     async def run(self) -> None:
         """Serve until cancelled; then the socket is gone.
@@ -63,49 +60,46 @@ class ControlSocket:
         Raises:
             EdgeAgentError: the socket cannot be made; the message says what to do.
         """
-        listener, made = self._listen()
-        try:
-            async with asyncio.TaskGroup() as group:
-                self._serving = True
-                server = await asyncio.start_unix_server(partial(self._connected, group), sock=listener, limit=_CHUNK)
-                try:
-                    await asyncio.Event().wait()
-                finally:
-                    self._serving = False
-                    server.close()
-        finally:
-            listener.close()
-            if _identity(self._path) == made:  # and not a successor's
-                self._path.unlink()
+        with socket.socket(socket.AF_UNIX) as listener:
+            made = self._bind(listener)
+            try:
+                async with asyncio.TaskGroup() as group:
+                    self._serving = True
+                    connected, longest = partial(self._connected, group), self.max_line - 1
+                    server = await asyncio.start_unix_server(connected, sock=listener, limit=longest)
+                    try:
+                        await asyncio.Event().wait()
+                    finally:
+                        self._serving = False
+                        server.close()
+            finally:
+                if _identity(self.path) == made:  # and not a successor's
+                    self.path.unlink()
 
     # -- the socket file
 
-    def _listen(self) -> tuple[socket.socket, tuple[int, int] | None]:
-        """Return the listening socket and the identity of its file, which nobody else could open at any moment."""
-        path, temporary = self._path, self._path.with_name(f".{os.getpid()}")
+    def _bind(self, listener: socket.socket) -> tuple[int, int] | None:
+        """Listen on a file, which nobody else can open at any moment before it is ready; return its identity."""
+        path, temporary = self.path, self.path.with_name(f".{os.getpid()}")
         if len(os.fsencode(path)) > MAX_PATH or len(os.fsencode(temporary)) > MAX_PATH:
             raise EdgeAgentError(
                 f"control.socket {path}: a Unix socket's path has at most {MAX_PATH} bytes; shorten it"
             )
-        listener = socket.socket(socket.AF_UNIX)
         try:
             _check_free(path)
             _check_free(temporary)
             temporary.unlink(missing_ok=True)
             listener.bind(str(temporary))
             temporary.chmod(0o660)
-            if reason := hand_to_group(temporary, self._group):
+            if reason := hand_to_group(temporary, self.group):
                 log.warning("control_group_missing", extra={"reason": f"{reason}; or set control.group"})
             listener.listen()
             temporary.rename(path)
-        except (OSError, EdgeAgentError) as error:
-            listener.close()
-            if isinstance(error, EdgeAgentError):
-                raise
+        except OSError as error:
             raise EdgeAgentError(
                 f"control.socket {path}: {error.strerror}; its directory must exist and be writable by the agent"
             ) from error
-        return listener, _identity(path)
+        return _identity(path)
 
     # -- clients
 
@@ -117,13 +111,7 @@ class ControlSocket:
             writer.write(_failure(BUSY, f"{MAX_CLIENTS} programs are connected, which is all there can be; try later"))
             writer.close()
             return
-        credentials = writer.get_extra_info("socket").getsockopt(
-            socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size
-        )
-        pid, uid, gid = _CREDENTIALS.unpack(credentials)
-        log.debug("control_connected", extra={"pid": pid, "uid": uid, "gid": gid})
-        client = _Client(reader, writer, handle=self._handle, max_line=self._max_line)
-        task = group.create_task(client.serve(), name="control-client")
+        task = group.create_task(_Client(reader, writer, self.handle, self.max_line).serve(), name="control-client")
         self._clients.add(task)
         task.add_done_callback(self._clients.discard)
 
@@ -132,24 +120,23 @@ class _RefusedError(Exception):
     """The client breaks a rule that the connection cannot survive."""
 
 
+@dataclass(slots=True)
 class _Client:
     """One connection: takes requests as they come, answers them as they are done."""
 
-    def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, handle: Handle, max_line: int
-    ) -> None:
-        self._reader = reader
-        self._writer = writer
-        self._handle = handle
-        self._max_line = max_line
-        self._rest = bytearray()
-        self._requests = self._bytes = self._written = 0
-        self._freed = asyncio.Event()
-        writer.transport.set_write_buffer_limits(MAX_UNREAD)
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    handle: Handle
+    max_line: int
+    _requests: int = 0
+    _bytes: int = 0
+    _written: int = 0
+    _freed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def serve(self) -> None:
         """Serve until the client has nothing more to say and has its answers; its requests are always finished."""
         farewell = b""
+        self.writer.transport.set_write_buffer_limits(MAX_UNREAD)
         try:
             async with asyncio.TaskGroup() as group:
                 try:
@@ -161,37 +148,30 @@ class _Client:
                             group.create_task(self._answer(line), name="control-request")
                 except _RefusedError as error:
                     farewell = _failure(INVALID_REQUEST, str(error))
-            self._writer.transport.set_write_buffer_limits(0)
+            self.writer.transport.set_write_buffer_limits(0)
             await self._write(farewell)
         finally:
-            self._writer.transport.abort()
+            self.writer.transport.abort()
 
     async def _line(self) -> bytes | None:
-        """Return the next line without its end; ``None`` when the client says no more."""
-        searched, deadline = 0, None
-        while True:
-            end = self._rest.find(b"\n", searched)
-            searched = len(self._rest)
-            if (searched if end < 0 else end) > self._max_line:
-                raise _RefusedError(f"a line is longer than {self._max_line} bytes; outbox.max_record bounds a record")
-            if end >= 0:
-                line = bytes(self._rest[:end])
-                del self._rest[: end + 1]
-                return line
-            if deadline is None and self._rest:
-                deadline = asyncio.get_running_loop().time() + LINE_WITHIN_S
-            try:
-                async with asyncio.timeout_at(deadline):
-                    chunk = await self._reader.read(_CHUNK)
-            except TimeoutError:
-                raise _RefusedError(f"a line was not complete within {LINE_WITHIN_S:g} s") from None
-            except OSError:
-                return None
-            if not chunk:
-                line = bytes(self._rest)
-                self._rest.clear()
-                return line or None
-            self._rest += chunk
+        """Return the next line; ``None`` when the client says no more."""
+        line = b""
+        try:
+            line = await self.reader.readexactly(1)  # for which there is all the time in the world
+            if line != b"\n":
+                async with asyncio.timeout(LINE_WITHIN_S):
+                    line += await self.reader.readuntil()
+        except asyncio.IncompleteReadError as end:
+            return line + end.partial or None
+        except asyncio.LimitOverrunError:
+            raise _RefusedError(
+                f"a line is longer than {self.max_line} bytes; outbox.max_record bounds a record"
+            ) from None
+        except TimeoutError:
+            raise _RefusedError(f"a line was not complete within {LINE_WITHIN_S:g} s") from None
+        except OSError:
+            return None
+        return line.removesuffix(b"\n")
 
     async def _room(self) -> None:
         """Wait until one more request may be in progress."""
@@ -201,22 +181,22 @@ class _Client:
 
     async def _answer(self, line: bytes) -> None:
         """Do what is asked for; a request is in progress until the client has room for its answer."""
-        await self._write(await self._handle(line) or b"")
+        await self._write(await self.handle(line) or b"")
         self._requests -= 1
         self._bytes -= len(line)
         self._freed.set()
 
     async def _write(self, answer: bytes) -> None:
         """Write, wait while too much is unread, and close a client that reads nothing at all."""
-        transport = self._writer.transport
+        transport = self.writer.transport
         if not transport.is_closing():
-            self._writer.write(answer)
+            self.writer.write(answer)
             self._written += len(answer)
         while not transport.is_closing():
             taken = self._taken()
             try:
                 async with asyncio.timeout(STALLED_S):
-                    return await self._writer.drain()
+                    return await self.writer.drain()
             except TimeoutError:
                 if self._taken() == taken:
                     transport.abort()
@@ -226,7 +206,7 @@ class _Client:
 
     def _taken(self) -> int:
         """Return how many bytes of answers the operating system has taken, which it does as the client reads."""
-        return self._written - self._writer.transport.get_write_buffer_size()
+        return self._written - self.writer.transport.get_write_buffer_size()
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -53,20 +53,16 @@ def _text(path: Path) -> str | None:
 
 
 def _machine_id(root: Path) -> str | None:
-    for name in ("etc/machine-id", "var/lib/dbus/machine-id"):
-        text = _text(root / name) or ""
-        if re.fullmatch(r"[0-9a-f]{32}", text) and text.strip("0"):  # before the first boot it is "uninitialized"
-            return text
-    return None
+    found = (_text(root / name) or "" for name in ("etc/machine-id", "var/lib/dbus/machine-id"))
+    # before the first boot it is "uninitialized"
+    return next((text for text in found if re.fullmatch(r"[0-9a-f]{32}", text) and text.strip("0")), None)
 
 
 def _serial(root: Path) -> str | None:
-    for name in ("proc/device-tree/serial-number", "sys/class/dmi/id/product_serial", "sys/class/dmi/id/board_serial"):
-        text = _text(root / name) or ""
-        # firmware fills it with words where nobody set it: "To be filled by O.E.M.", "Default string", "None", zeros
-        if text.strip("0") and " " not in text and text.lower() != "none":
-            return text
-    return None
+    names = "proc/device-tree/serial-number", "sys/class/dmi/id/product_serial", "sys/class/dmi/id/board_serial"
+    found = (_text(root / name) or "" for name in names)
+    # firmware fills it with words where nobody set it: "To be filled by O.E.M.", "Default string", "None", zeros
+    return next((text for text in found if text.strip("0") and " " not in text and text.lower() != "none"), None)
 
 
 def _mac(root: Path) -> str | None:

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
@@ -29,35 +30,39 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
+@dataclass(slots=True)
 class InboxFolder:
-    """See ``ports.Inbox``; the folder is made whenever it is missing."""
+    """See ``ports.Inbox``; the folder is made whenever it is missing.
 
-    def __init__(self, path: Path, *, group: str, max_record: int) -> None:
-        """Prepare.
+    Attributes:
+        path: of the folder; its directory exists.
+        group: whose members may put files in.
+        max_record: bytes of the largest record.
+    """
 
-        Args:
-            path: of the folder; its directory exists.
-            group: whose members may put files in.
-            max_record: bytes of the largest record.
-        """
-        self._path = path
-        self._group = group
-        self._files = DropFolder(path, max_bytes=max_record + ENVELOPE, keys="inbox", made=self._share)
-        self._group_missed = self._dropped = False
+    path: Path
+    group: str
+    max_record: int
+    _files: DropFolder = field(init=False)
+    _group_missed: bool = False
+    _dropped: bool = False
+
+    def __post_init__(self) -> None:
+        self._files = DropFolder(self.path, max_bytes=self.max_record + ENVELOPE, keys="inbox", made=self._share)
 
     async def watch(self, changed: Callable[[], None]) -> None:
         """See ``ports.Inbox``."""
         await self._blocking(self._make)
         try:
             with Inotify() as inotify:
-                inotify.add_watch(self._path, _PUT_IN)
+                inotify.add_watch(self.path, _PUT_IN)
                 changed()
                 while (name := (await inotify.get()).name) is not None:  # without one: the folder has gone, or too much
                     if not name.name.startswith("."):
                         changed()
         except OSError as bad:
             raise EdgeAgentError(
-                f"{self._path}: cannot be watched: {bad.strerror}; it is looked into every minute instead. "
+                f"{self.path}: cannot be watched: {bad.strerror}; it is looked into every minute instead. "
                 "Is fs.inotify.max_user_instances or max_user_watches used up?"
             ) from None
 
@@ -79,7 +84,7 @@ class InboxFolder:
             return await in_daemon_thread(work, name="inbox", late=lambda: None)
         except OSError as bad:
             raise EdgeAgentError(
-                f"{self._path}: no inbox: {bad.strerror}; it must be a folder of the agent's user, no link, "
+                f"{self.path}: no inbox: {bad.strerror}; it must be a folder of the agent's user, no link, "
                 "on a disk that can be written to"
             ) from None
 
@@ -90,7 +95,7 @@ class InboxFolder:
             pass
 
     def _share(self, folder: int) -> None:
-        reason = hand_to_group(folder, self._group)
+        reason = hand_to_group(folder, self.group)
         if reason and not self._group_missed:
             log.warning("inbox_group_missing", extra={"reason": f"{reason}; its own group may write instead"})
             self._group_missed = True

@@ -11,9 +11,8 @@ from typing import Any, Final
 from aiomqtt import Will
 from paho.mqtt.client import WebsocketConnectionError
 from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
 
-from edge_agent.adapters.mqtt_link import MAX_QUEUED_INBOUND, MqttConnection
+from edge_agent.adapters.mqtt_link import MAX_QUEUED_INBOUND, MqttConnection, properties
 from edge_agent.adapters.mqtt_transport import MAX_INBOUND
 from edge_agent.adapters.threads import in_daemon_thread
 from edge_agent.core.config_models import Tls
@@ -23,8 +22,6 @@ from edge_agent.errors import ConfigError, ConnectFailedError, ConnectFailure
 from edge_agent.ports import Clock, Connection, Message
 
 PROBE_WITHIN_S: Final = 5.0
-_ENCRYPTED: Final = {"mqtts", "wss"}
-_WEBSOCKET: Final = {"ws", "wss"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,39 +52,56 @@ _NOT_VALID_NOW: Final = (9, 10)
 """OpenSSL's codes for certificates that are not valid yet, or no longer."""
 
 
+@dataclass(slots=True)
 class MqttConnector:
     """Makes connections of one login; see ``ports.Connector``."""
 
-    def __init__(self, login: Login, *, clock: Clock) -> None:
-        self._login = login
-        self._clock = clock
-        self._context: ssl.SSLContext | None = None
+    login: Login
+    clock: Clock
+    _context: ssl.SSLContext | None = None
 
     async def connect(self, attempt: Attempt, will: Message | None) -> Connection:
         """See ``ports.Connector``."""
-        broker = attempt.broker
+        broker, protocol = attempt.broker, attempt.protocol
         try:
             options = self._options(attempt, will)
-            connection = MqttConnection(
-                broker.host, broker.port, clock=self._clock, protocol=attempt.protocol, **options
-            )
+            connection = MqttConnection(broker.host, broker.port, clock=self.clock, protocol=protocol, **options)
             await connection.open()
         except ConfigError as error:  # the password's file
             raise ConnectFailedError(ConnectFailure.REFUSED, str(error)) from None
         except ConnectFailedError as error:
-            self._context = None if error.failure is ConnectFailure.TLS else self._context
-            raise ConnectFailedError(error.failure, f"{broker}: {error}", reason=error.reason) from None
+            failure, text, reason = error.failure, str(error), error.reason
         except (OSError, WebsocketConnectionError) as error:
-            failure, text = _explain(error)
-            if isinstance(error, ssl.SSLCertVerificationError) and error.verify_code in _NOT_VALID_NOW:
-                text += f"; {self._clocks_apart()}"
-            self._context = None if failure is ConnectFailure.TLS else self._context  # the files may be renewed
-            raise ConnectFailedError(failure, f"{broker}: {text}") from error
-        return connection
+            (failure, text), reason = self._explain(error), None
+        else:
+            return connection
+        if failure is ConnectFailure.TLS:
+            self._context = None  # the files may be renewed
+        raise ConnectFailedError(failure, f"{broker}: {text}", reason=reason)
+
+    def _explain(self, error: Exception) -> tuple[ConnectFailure, str]:
+        """Say in one line what failed and what to do."""
+        tls, unreachable = ConnectFailure.TLS, ConnectFailure.UNREACHABLE
+        said: tuple[tuple[type[Exception], ConnectFailure, str], ...] = (  # the first that matches
+            (ssl.SSLCertVerificationError, tls, "its certificate is not accepted ({}); see [mqtt.tls] ca"),
+            (ssl.SSLError, tls, "no TLS with this port ({}); is it the broker's TLS port?"),
+            (socket.gaierror, ConnectFailure.UNRESOLVED, "the name is not known here ({}); check it and the DNS"),
+            (ConnectionRefusedError, unreachable, "nothing listens there; check the port, is the broker up?"),
+            (WebsocketConnectionError, unreachable, "no WebSocket there ({}); check the port and the path"),
+            (ConnectionError, unreachable, "closed during the handshake ({}); check the port and the scheme"),
+            (TimeoutError, unreachable, "no answer in time; check the address, the port and the firewall"),
+            (Exception, unreachable, "{}"),
+        )
+        failure, text = next((failure, text) for kind, failure, text in said if isinstance(error, kind))
+        detail = getattr(error, "verify_message", None) or getattr(error, "strerror", None) or str(error)
+        text = text.format(detail)
+        if isinstance(error, ssl.SSLCertVerificationError) and error.verify_code in _NOT_VALID_NOW:
+            text += f"; {self._clocks_apart()}"
+        return failure, text
 
     def _clocks_apart(self) -> str:
         """Return by how much the clock is off by which a certificate is judged, as far as that is known."""
-        now, wall = self._clock.now(), self._clock.wall()
+        now, wall = self.clock.now(), self.clock.wall()
         if now.error_ms is None:
             return f"it is judged by the system clock, {rfc3339(UtcNs(wall))}: is that right?"
         off_s = (wall - now.time) / NANOSECONDS_PER_SECOND
@@ -96,50 +110,38 @@ class MqttConnector:
     async def reachable(self, attempt: Attempt) -> bool:
         """See ``ports.Connector``."""
         address = (attempt.broker.host, attempt.broker.port)
-
-        def probe() -> None:
-            socket.create_connection(address, timeout=PROBE_WITHIN_S).close()
-
         try:
-            await in_daemon_thread(probe, name="mqtt-probe", late=lambda: None)
+            await in_daemon_thread(
+                lambda: socket.create_connection(address, PROBE_WITHIN_S).close(), name="mqtt-probe", late=lambda: None
+            )
         except OSError:
             return False
         return True
 
     def _options(self, attempt: Attempt, will: Message | None) -> dict[str, Any]:
         """Return the arguments of ``aiomqtt.Client`` that depend on the attempt."""
-        login = self._login
-        persistent = login.session_expiry > 0
+        login, password, expiry_s = self.login, self.login.password(), int(to_seconds(self.login.session_expiry))
         options: dict[str, Any] = {
             "identifier": login.client_id,
-            "username": login.username,
-            "password": (password := login.password()),
+            # paho sends no password without a name; MQTT 5 allows an empty one
+            "username": "" if login.username is None and password is not None else login.username,
+            "password": password,
             "keepalive": int(to_seconds(login.keepalive)),
         }
-        if login.username is None and password is not None:
-            options["username"] = ""  # paho sends no password without a name; MQTT 5 allows an empty one
+        will_properties = None
         if attempt.protocol == 5:
-            properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-            properties.SessionExpiryInterval = int(to_seconds(login.session_expiry))
-            properties.ReceiveMaximum = MAX_QUEUED_INBOUND
-            properties.MaximumPacketSize = MAX_INBOUND
-            options |= {"properties": properties, "clean_start": not persistent}
-        else:
-            options["clean_session"] = not persistent
+            limits = {"ReceiveMaximum": MAX_QUEUED_INBOUND, "MaximumPacketSize": MAX_INBOUND}
+            options["properties"] = properties(PacketTypes.CONNECT, SessionExpiryInterval=expiry_s, **limits)
+            will_properties = properties(PacketTypes.WILLMESSAGE, WillDelayInterval=int(to_seconds(login.will_delay)))
+        options["clean_start" if attempt.protocol == 5 else "clean_session"] = expiry_s == 0
         if will is not None:
-            options["will"] = self._will(attempt, will)
-        if attempt.broker.scheme in _ENCRYPTED:
+            qos, retain = attempt.will_qos, attempt.will_retained
+            options["will"] = Will(will.topic, will.payload, qos, retain, will_properties)
+        if attempt.broker.encrypted:
             options["tls_context"] = self._tls_context()
-        if attempt.broker.scheme in _WEBSOCKET:
+        if attempt.broker.scheme.startswith("ws"):
             options |= {"transport": "websockets", "websocket_path": attempt.broker.path or "/mqtt"}
         return options
-
-    def _will(self, attempt: Attempt, will: Message) -> Will:
-        properties = None
-        if attempt.protocol == 5:
-            properties = Properties(PacketTypes.WILLMESSAGE)  # type: ignore[no-untyped-call]
-            properties.WillDelayInterval = int(to_seconds(self._login.will_delay))
-        return Will(will.topic, will.payload, attempt.will_qos, attempt.will_retained, properties)
 
     def _tls_context(self) -> ssl.SSLContext:
         """Build the context at first use: reading the certificate authorities costs time and memory.
@@ -149,7 +151,7 @@ class MqttConnector:
         """
         if self._context is not None:
             return self._context
-        tls = self._login.tls
+        tls = self.login.tls
         try:
             context = ssl.create_default_context(cafile=tls.ca)
             if tls.cert is not None:
@@ -162,29 +164,3 @@ class MqttConnector:
             context.set_alpn_protocols(list(tls.alpn))
         self._context = context
         return context
-
-
-def _explain(error: Exception) -> tuple[ConnectFailure, str]:
-    """Say in one line what failed and what to do."""
-    said: tuple[tuple[type[Exception], ConnectFailure, str], ...] = (  # the first that matches
-        (ssl.SSLCertVerificationError, ConnectFailure.TLS, "its certificate is not accepted ({}); see [mqtt.tls] ca"),
-        (ssl.SSLError, ConnectFailure.TLS, "no TLS with this port ({}); is it the broker's TLS port?"),
-        (socket.gaierror, ConnectFailure.UNRESOLVED, "the name is not known here ({}); check it and the DNS"),
-        (
-            ConnectionRefusedError,
-            ConnectFailure.UNREACHABLE,
-            "nothing listens there; check the port, is the broker up?",
-        ),
-        (WebsocketConnectionError, ConnectFailure.UNREACHABLE, "no WebSocket there ({}); check the port and the path"),
-        (
-            ConnectionError,
-            ConnectFailure.UNREACHABLE,
-            "closed during the handshake ({}); check the port and the scheme",
-        ),
-        (TimeoutError, ConnectFailure.UNREACHABLE, "no answer in time; check the address, the port and the firewall"),
-    )
-    detail = getattr(error, "verify_message", None) or getattr(error, "strerror", None) or str(error)
-    for kind, failure, text in said:
-        if isinstance(error, kind):
-            return failure, text.format(detail)
-    return ConnectFailure.UNREACHABLE, str(error)

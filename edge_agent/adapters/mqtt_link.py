@@ -10,7 +10,6 @@ from functools import lru_cache
 from typing import Any, Final, cast
 
 import aiomqtt
-from paho.mqtt.client import Client as PahoClient
 from paho.mqtt.client import MQTTMessage
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
@@ -21,9 +20,9 @@ from typing_extensions import override
 from edge_agent.adapters.mqtt_transport import MqttTransport
 from edge_agent.core.connection import ClosedBy, Closing, ProtocolVersion
 from edge_agent.core.silence import ANSWER_WITHIN
-from edge_agent.core.timebase import later, to_seconds
+from edge_agent.core.timebase import to_seconds
 from edge_agent.errors import TooLargeError
-from edge_agent.ports import Clock, Delivery, Limits, Message
+from edge_agent.ports import Clock, Delivery, Message
 
 WINDOW: Final = 100  # unacknowledged publishes; more gains nothing, and covers a round trip of a second at 100 a second
 WINDOW_3_1_1: Final = 20  # what brokers of that protocol, which cannot announce a limit, commonly keep
@@ -45,16 +44,19 @@ class _Packed:
         return self._packed
 
 
+def properties(kind: int, **given: object) -> Properties:
+    """Return the properties of a kind of packet; those that are ``None`` are left out."""
+    made = Properties(kind)  # type: ignore[no-untyped-call]
+    for name, value in given.items():
+        if value is not None:
+            setattr(made, name, value)
+    return made
+
+
 @lru_cache(maxsize=64)
-def _publish_properties(expiry_s: int | None, content_type: str | None) -> Properties | None:
-    if expiry_s is None and content_type is None:
-        return None
-    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-    if expiry_s is not None:
-        properties.MessageExpiryInterval = expiry_s
-    if content_type is not None:
-        properties.ContentType = content_type
-    return cast("Properties", _Packed(properties))
+def _publish_properties(expiry_s: int | None, content_type: str | None) -> Properties:
+    made = properties(PacketTypes.PUBLISH, MessageExpiryInterval=expiry_s, ContentType=content_type)
+    return cast("Properties", _Packed(made))
 
 
 class MqttConnection(MqttTransport):
@@ -63,6 +65,7 @@ class MqttConnection(MqttTransport):
     def __init__(self, hostname: str, port: int, *, clock: Clock, protocol: ProtocolVersion, **options: Any) -> None:  # noqa: ANN401  # aiomqtt's own
         """Prepare a connection; the arguments are those of ``MqttTransport``."""
         super().__init__(hostname, port, clock=clock, protocol=protocol, **options)
+        self._client.on_publish, self._client.on_message = self._puback_came, self._message_came
         self._unacknowledged: dict[int, tuple[asyncio.Future[int | None], int]] = {}
         self._unacknowledged_bytes = 0
         self._room = asyncio.Event()
@@ -70,26 +73,11 @@ class MqttConnection(MqttTransport):
         self._inbound_bytes = 0
         self._arrived = asyncio.Event()
 
-    @property
-    def protocol(self) -> ProtocolVersion:
-        """See ``ports.Connection``."""
-        return self._protocol
-
-    @property
-    def limits(self) -> Limits:
-        """See ``ports.Connection``."""
-        return self._limits
-
-    @property
-    def session_present(self) -> bool:
-        """See ``ports.Connection``."""
-        return self._session_present
-
     def has_room(self) -> bool:
         """See ``ports.Connection``."""
-        window = WINDOW if self._protocol == 5 else WINDOW_3_1_1
+        window = WINDOW if self.protocol == 5 else WINDOW_3_1_1
         return (
-            len(self._unacknowledged) < min(window, self._limits.receive_maximum)
+            len(self._unacknowledged) < min(window, self.limits.receive_maximum)
             and self._unacknowledged_bytes < WINDOW_BYTES
             and not self._end.done()
         )
@@ -106,24 +94,22 @@ class MqttConnection(MqttTransport):
     def send(self, message: Message) -> asyncio.Future[int | None]:
         """See ``ports.Connection``."""
         size = len(message.payload) + len(message.topic) + PACKET_OVERHEAD
-        if size > self._limits.maximum_packet_size:
-            text = f"{message.topic}: {size} bytes, the broker accepts {self._limits.maximum_packet_size}"
-            raise TooLargeError(text)
+        if size > self.limits.maximum_packet_size:
+            raise TooLargeError(f"{message.topic}: {size} bytes, the broker accepts {self.limits.maximum_packet_size}")
         acknowledged: asyncio.Future[int | None] = self._loop.create_future()
         if self._end.done():
             acknowledged.set_result(None)
             return acknowledged
-        qos = self._limits.maximum_qos
-        properties = _publish_properties(message.expiry_s, message.content_type) if self._protocol == 5 else None
-        retain = message.retain and self._limits.retain_available
-        mid = self._client.publish(message.topic, message.payload, qos, retain, properties).mid
+        qos = self.limits.maximum_qos
+        more = _publish_properties(message.expiry_s, message.content_type) if self.protocol == 5 else None
+        retain = message.retain and self.limits.retain_available
+        mid = self._client.publish(message.topic, message.payload, qos, retain, more).mid
         if qos == 0:
             acknowledged.set_result(0)
             return acknowledged
         if not self._unacknowledged:
-            now = self._clock.monotonic()
-            self._silence.owed_since = now
-            self._look_by(later(now, ANSWER_WITHIN))
+            self._silence.owed_since = self._clock.monotonic()
+            self._look_in_time()
         self._unacknowledged[mid] = (acknowledged, size)
         self._unacknowledged_bytes += size
         return acknowledged
@@ -132,11 +118,8 @@ class MqttConnection(MqttTransport):
         """See ``ports.Connection``."""
         if self._end.done():
             return None
-        topics: Any
-        if self._protocol == 5:
-            topics = [(name, SubscribeOptions(qos=1, retainAsPublished=True)) for name in filters]
-        else:
-            topics = [(name, 1) for name in filters]
+        how: Any = SubscribeOptions(qos=1, retainAsPublished=True) if self.protocol == 5 else 1
+        topics = [(name, how) for name in filters]
         asked = self._loop.create_task(self.subscribe(topics, timeout=to_seconds(ANSWER_WITHIN)))
         try:
             await asyncio.wait((asked, self._end), return_when=asyncio.FIRST_COMPLETED)
@@ -149,9 +132,8 @@ class MqttConnection(MqttTransport):
         finally:
             asked.cancel()
         if len(codes) != len(filters):
-            self._give_up(
-                Closing(ClosedBy.PROTOCOL, detail=f"a SUBACK of {len(codes)} codes for {len(filters)} filters")
-            )
+            detail = f"a SUBACK of {len(codes)} codes for {len(filters)} filters"
+            self._give_up(Closing(ClosedBy.PROTOCOL, detail=detail))
             return None
         return [code.value if isinstance(code, ReasonCode) else code for code in codes]
 
@@ -191,10 +173,7 @@ class MqttConnection(MqttTransport):
 
     # -- what paho calls
 
-    @override
-    def _on_publish(
-        self, client: PahoClient, userdata: Any, mid: int, reason_code: ReasonCode, properties: Properties
-    ) -> None:
+    def _puback_came(self, _: object, __: object, mid: int, code: ReasonCode, ___: object) -> None:
         entry = self._unacknowledged.pop(mid, None)
         if entry is None:
             return
@@ -202,11 +181,10 @@ class MqttConnection(MqttTransport):
         self._unacknowledged_bytes -= size
         self._silence.owed_since = self._clock.monotonic() if self._unacknowledged else None
         if not acknowledged.done():
-            acknowledged.set_result(reason_code.value)
+            acknowledged.set_result(code.value)
         self._room.set()
 
-    @override
-    def _on_message(self, client: PahoClient, userdata: Any, message: MQTTMessage) -> None:
+    def _message_came(self, _: object, __: object, message: MQTTMessage) -> None:
         try:
             topic = message.topic
         except UnicodeDecodeError:

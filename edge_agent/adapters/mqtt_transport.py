@@ -2,9 +2,9 @@
 
 With ``mqtt_link`` the only user of aiomqtt and paho, and the only place that touches their private parts. aiomqtt 2 by
 itself acknowledges messages before anybody has handled them, hides the reason codes of PUBACKs and the limits of the
-CONNACK, leaves publishes pending when the connection ends, and wakes up once a second. What is relied on: the callbacks
-that aiomqtt registers with paho are methods that a subclass may override, and paho makes its socket in two methods.
-The contract tests of the link hold both libraries to it.
+CONNACK, leaves publishes pending when the connection ends, and wakes up once a second. So all callbacks of paho but the
+one for SUBACKs are taken over here, and the two methods in which paho makes its socket. The contract tests of the link
+hold both libraries to what is relied on.
 """
 
 from __future__ import annotations
@@ -14,22 +14,18 @@ import errno
 import logging
 import socket
 import ssl
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import aiomqtt
-from paho.mqtt.client import Client as PahoClient
-from paho.mqtt.client import ConnectFlags, DisconnectFlags
-from paho.mqtt.properties import Properties
+from paho.mqtt.client import DisconnectFlags
 from paho.mqtt.reasoncodes import ReasonCode
-from typing_extensions import override
 
 from edge_agent.adapters.buffered_socket import BufferedSocket, OversizedError
 from edge_agent.adapters.threads import in_daemon_thread
-from edge_agent.core.connection import ClosedBy, Closing, ProtocolVersion
+from edge_agent.core.connection import SPOKEN, ClosedBy, Closing, ProtocolVersion
 from edge_agent.core.silence import ANSWER_WITHIN, Do, SilenceWatch
 from edge_agent.core.timebase import (
     NANOSECONDS_PER_MILLISECOND,
-    MonotonicNs,
     elapsed,
     later,
     seconds,
@@ -37,9 +33,6 @@ from edge_agent.core.timebase import (
 )
 from edge_agent.errors import ConnectFailedError, ConnectFailure
 from edge_agent.ports import Clock, Limits
-
-if TYPE_CHECKING:
-    from paho.mqtt.client import SocketLike
 
 MAX_INBOUND: Final = 256 * 1024  # bytes of one incoming packet
 TURN: Final = seconds(0.005)  # for what comes in; then everybody else in the loop has a turn, however much is left
@@ -74,22 +67,22 @@ class MqttTransport(aiomqtt.Client):
         # 0 in flight: paho leaves the window to us, and does not walk all of it on every acknowledgement.
         super().__init__(hostname, port, protocol=version, logger=_LIBRARY_LOG, max_inflight_messages=0, **options)
         self._client.manual_ack_set(on=True)
-        self._protocol: ProtocolVersion = protocol
+        self._client.on_connect, self._client.on_disconnect = self._connack_came, self._connection_went
+        self._client.on_socket_open = self._client.on_socket_unregister_write = None
+        self._client.on_socket_close, self._client.on_socket_register_write = self._socket_closes, self._bytes_wait
+        self.protocol: ProtocolVersion = protocol
+        self.limits = Limits()
         self._clock = clock
-        self._limits = Limits()
-        self._session_present = False
         self._end: asyncio.Future[Closing] = self._loop.create_future()
         self._connack: asyncio.Future[None] = self._loop.create_future()
         self._giving_up: Closing | None = None
         self._buffered: BufferedSocket | None = None
         self._fileno = -1
         self._reading = False
-        self._writer_armed = False
         self._flush_scheduled = False
         self._read_scheduled = False
-        self._silence = SilenceWatch(seconds(self._keepalive), last_out=clock.monotonic())
+        self._silence = SilenceWatch(seconds(self._keepalive), last_out=clock.monotonic(), last_in=clock.monotonic())
         self._look: asyncio.TimerHandle | None = None
-        self._look_at: MonotonicNs | None = None
         self._put_buffer_under_paho()
 
     # -- opening
@@ -115,24 +108,24 @@ class MqttTransport(aiomqtt.Client):
         self._fileno = self._socket().fileno()
         self._resume_reading()
         self._flush()
-        first = asyncio.FIRST_COMPLETED
-        await asyncio.wait((self._connack, self._end), timeout=CONNACK_WITHIN_S, return_when=first)
+        either = (self._connack, self._end)
+        await asyncio.wait(either, timeout=CONNACK_WITHIN_S, return_when=asyncio.FIRST_COMPLETED)
         if not self._connack.done():
             if self._end.done():
                 raise self._closed_early(self._end.result())
             text = f"connected, but no CONNACK came within {CONNACK_WITHIN_S:.0f} s; is it an MQTT port?"
             raise ConnectFailedError(ConnectFailure.SILENT, text)
         self._connack.result()
-        self._look_by(self._silence.next_look())
+        self._look_in_time()
 
     def _closed_early(self, closing: Closing) -> ConnectFailedError:
         if isinstance(self._socket().error, ssl.SSLError):  # TLS 1.3 refuses a client only after the handshake
             text = "the broker ended the TLS connection; is a client certificate needed ([mqtt.tls] cert, key)?"
             return ConnectFailedError(ConnectFailure.TLS, text)
         if closing.by is ClosedBy.PROTOCOL:
-            text = f"what answers is not MQTT {'5' if self._protocol == 5 else '3.1.1'}; is it the broker's port?"
-            old = self._protocol == 5
-            return ConnectFailedError(ConnectFailure.OLD_PROTOCOL if old else ConnectFailure.REFUSED, text)
+            failure = ConnectFailure.OLD_PROTOCOL if self.protocol == 5 else ConnectFailure.REFUSED
+            text = f"what answers is not MQTT {SPOKEN[self.protocol]}; is it the broker's port?"
+            return ConnectFailedError(failure, text)
         if closing.by is ClosedBy.PEER:
             hint = "is a client certificate needed" if self._client._ssl else "is it right that there is no TLS"
             text = f"closed without a CONNACK; is it the broker's port, and {hint}?"
@@ -140,37 +133,21 @@ class MqttTransport(aiomqtt.Client):
         return ConnectFailedError(ConnectFailure.UNREACHABLE, f"{closing.detail}; check the network")
 
     def _put_buffer_under_paho(self) -> None:
-        """Have paho use a socket that is buffered, and that is closed when its handshake fails."""
-        create = self._client._create_socket_connection
+        """Have paho use a socket that is buffered, after a TLS handshake that is bounded."""
+        paho: Any = self._client
+        create = paho._create_socket_connection
 
-        def buffered(sock: socket.socket) -> BufferedSocket:
+        def connect() -> BufferedSocket:
+            sock: socket.socket = create()
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, ANSWER_WITHIN // NANOSECONDS_PER_MILLISECOND)
+            if paho._ssl:
+                sock.settimeout(HANDSHAKE_WITHIN_S)
+                sock = paho._ssl_context.wrap_socket(sock, server_hostname=self._hostname)
             self._buffered = BufferedSocket(sock, max_request=MAX_INBOUND)
             return self._buffered
 
-        def create_with_options() -> socket.socket:
-            sock = create()
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            patience = ANSWER_WITHIN // NANOSECONDS_PER_MILLISECOND
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience)
-            return sock
-
-        def encrypt(sock: socket.socket) -> BufferedSocket:
-            context = self._client._ssl_context
-            assert context is not None, "paho asks only where TLS is configured"
-            encrypted = context.wrap_socket(sock, server_hostname=self._hostname, do_handshake_on_connect=False)
-            try:
-                encrypted.settimeout(HANDSHAKE_WITHIN_S)
-                encrypted.do_handshake()
-            except BaseException:
-                encrypted.close()
-                raise
-            return buffered(encrypted)
-
-        paho: Any = self._client
-        if self._client._ssl:
-            paho._create_socket_connection, paho._ssl_wrap_socket = create_with_options, encrypt
-        else:
-            paho._create_socket_connection = lambda: buffered(create_with_options())
+        paho._create_socket_connection, paho._ssl_wrap_socket = connect, lambda sock: sock
 
     def _socket(self) -> BufferedSocket:
         assert self._buffered is not None, "the connection was opened"
@@ -178,55 +155,30 @@ class MqttTransport(aiomqtt.Client):
 
     # -- what paho calls
 
-    @override
-    def _on_connect(
-        self,
-        client: PahoClient,
-        userdata: Any,
-        flags: ConnectFlags,
-        reason_code: ReasonCode,
-        properties: Properties | None = None,
-    ) -> None:
+    def _connack_came(self, _: object, __: object, ___: object, code: ReasonCode, said: object) -> None:
         if self._connack.done():
             return
-        if reason_code.value == UNSUPPORTED_PROTOCOL and self._protocol == 5:
+        if code.value == UNSUPPORTED_PROTOCOL and self.protocol == 5:
             error = ConnectFailedError(ConnectFailure.OLD_PROTOCOL, "the broker does not speak MQTT 5; see protocol")
             self._connack.set_exception(error)
-        elif reason_code.is_failure:
-            text = f"refused: {reason_code} (0x{reason_code.value:02X}); "
-            text += "check username and password_file" if reason_code.value in _LOGIN else "see the broker's log"
-            error = ConnectFailedError(ConnectFailure.REFUSED, text, reason=reason_code.value)
-            self._connack.set_exception(error)
+        elif code.is_failure:
+            advice = "check username and password_file" if code.value in _LOGIN else "see the broker's log"
+            text = f"refused: {code} (0x{code.value:02X}); {advice}"
+            self._connack.set_exception(ConnectFailedError(ConnectFailure.REFUSED, text, reason=code.value))
         else:
-            self._session_present = flags.session_present
-            self._obey(properties)
+            self.limits = Limits(
+                receive_maximum=getattr(said, "ReceiveMaximum", 65535),
+                maximum_packet_size=getattr(said, "MaximumPacketSize", 268_435_455),
+                maximum_qos=min(getattr(said, "MaximumQoS", 1), 1),
+                retain_available=bool(getattr(said, "RetainAvailable", 1)),
+            )
+            if keepalive := getattr(said, "ServerKeepAlive", 0):
+                self._silence.keepalive = seconds(keepalive)
             self._connack.set_result(None)
 
-    def _obey(self, properties: Properties | None) -> None:
-        def said(name: str, default: int) -> int:
-            return int(getattr(properties, name, default))
-
-        keepalive = said("ServerKeepAlive", 0)
-        self._limits = Limits(
-            receive_maximum=said("ReceiveMaximum", 65535),
-            maximum_packet_size=said("MaximumPacketSize", 268_435_455),
-            maximum_qos=min(said("MaximumQoS", 1), 1),
-            retain_available=bool(said("RetainAvailable", 1)),
-        )
-        if keepalive:
-            self._silence.keepalive = seconds(keepalive)
-
-    @override
-    def _on_disconnect(
-        self,
-        client: PahoClient,
-        userdata: Any,
-        flags: DisconnectFlags,
-        reason_code: ReasonCode,
-        properties: Properties | None = None,
-    ) -> None:
+    def _connection_went(self, _: object, __: object, flags: DisconnectFlags, code: ReasonCode, ___: object) -> None:
         if flags.is_disconnect_packet_from_server:
-            self._ended(Closing(ClosedBy.PEER, reason_code.value, f"the broker said: {reason_code}"))
+            self._ended(Closing(ClosedBy.PEER, code.value, f"the broker said: {code}"))
         else:
             self._ended(self._giving_up or self._explain_loss())
 
@@ -240,27 +192,17 @@ class MqttTransport(aiomqtt.Client):
         by = ClosedBy.PEER if ended else ClosedBy.NETWORK
         return Closing(by, detail=str(sock.error))
 
-    @override
-    def _on_socket_open(self, client: PahoClient, userdata: Any, sock: SocketLike) -> None:
-        pass  # in the connecting thread; open() goes on in the loop's
-
-    @override
-    def _on_socket_close(self, client: PahoClient, userdata: Any, sock: SocketLike) -> None:
+    def _socket_closes(self, *_: object) -> None:
         if self._fileno >= 0:
             self._loop.remove_reader(self._fileno)
             self._loop.remove_writer(self._fileno)
             self._fileno = -1
         self._reading = False
 
-    @override
-    def _on_socket_register_write(self, client: PahoClient, userdata: Any, sock: SocketLike) -> None:
+    def _bytes_wait(self, *_: object) -> None:
         if self._fileno >= 0 and not self._flush_scheduled:
             self._flush_scheduled = True
             self._loop.call_soon(self._flush)
-
-    @override
-    def _on_socket_unregister_write(self, client: PahoClient, userdata: Any, sock: SocketLike) -> None:
-        pass  # _flush decides by what is left
 
     # -- bytes
 
@@ -297,7 +239,7 @@ class MqttTransport(aiomqtt.Client):
             self._silence.last_in = self._clock.monotonic()
             if self._silence.ping_sent is not None and self._client._ping_t == 0:  # paho clears it at a PINGRESP
                 self._silence.ping_sent = None
-                self._look_by(self._silence.next_look())
+                self._look_in_time()
         except Exception as error:  # noqa: BLE001  # paho lets bytes that are not MQTT surface as almost anything
             self._give_up(Closing(ClosedBy.PROTOCOL, detail=f"the broker sent something that is not MQTT: {error!r}"))
 
@@ -314,37 +256,34 @@ class MqttTransport(aiomqtt.Client):
             self._give_up(self._explain_loss())
             return
         self._silence.last_out = self._clock.monotonic()
-        if done and self._writer_armed:
+        if done:
             self._loop.remove_writer(self._fileno)
-        elif not done and not self._writer_armed:
+        else:
             self._loop.add_writer(self._fileno, self._flush)
-        self._writer_armed = not done
 
     # -- silence and the end
 
-    def _look_by(self, deadline: MonotonicNs) -> None:
-        """Make sure that the silence is looked at by ``deadline``; one timer serves, moved only to be earlier."""
-        if self._end.done() or (self._look_at is not None and self._look_at <= deadline):
+    def _look_in_time(self) -> None:
+        """Make sure that the silence is looked at when something is due; one timer serves, moved only to be earlier."""
+        due, _ = self._silence.next_due()
+        at = self._loop.time() + max(to_seconds(elapsed(self._clock.monotonic(), due)), 0)
+        if self._end.done() or (self._look is not None and self._look.when() <= at):
             return
         if self._look is not None:
             self._look.cancel()
-        self._look_at = deadline
-        wait = to_seconds(elapsed(self._clock.monotonic(), deadline))
-        self._look = self._loop.call_later(max(wait, 0), self._look_at_silence)
+        self._look = self._loop.call_at(at, self._look_at_silence)
 
     def _look_at_silence(self) -> None:
-        self._look_at = None
+        self._look = None
         now = self._clock.monotonic()
-        match self._silence.decide(now):
-            case Do.GIVE_UP:
-                self._give_up(Closing(ClosedBy.SILENCE, detail="the broker answered nothing for 20 s"))
-                return
-            case Do.PING:
-                self._client._send_pingreq()
-                self._silence.ping_sent = now
-            case Do.NOTHING:
-                pass
-        self._look_by(self._silence.next_look())
+        due, what = self._silence.next_due()
+        if due <= now and what is Do.GIVE_UP:
+            self._give_up(Closing(ClosedBy.SILENCE, detail="the broker answered nothing for 20 s"))
+            return
+        if due <= now:
+            self._client._send_pingreq()
+            self._silence.ping_sent = now
+        self._look_in_time()
 
     def _give_up(self, closing: Closing) -> None:
         """End the connection from here."""

@@ -66,7 +66,7 @@ class _Ear(Watcher):
 
     @override
     def _hear(self, delivery: Delivery) -> None:
-        self.verification.take(delivery.payload, self._clock.monotonic())
+        self.verification.take(delivery.payload, self.clock.monotonic())
 
 
 def _listen(args: argparse.Namespace, verification: Verification) -> None:

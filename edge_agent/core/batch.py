@@ -150,7 +150,7 @@ class Salvaged:
 
     outbox: str
     records: Sequence[Record] = ()
-    notes: Mapping[str, bytes] = field(default_factory=dict)
     gaps: Sequence[Gap] = ()
     seen: Sequence[tuple[bytes, str]] = ()
     dead: Sequence[DeadLetter] = ()
+    notes: Mapping[str, bytes] = field(default_factory=dict)

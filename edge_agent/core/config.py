@@ -21,25 +21,8 @@ from edge_agent.core.config_models import Config
 from edge_agent.core.units import quoted
 from edge_agent.errors import ConfigError, ConfigProblem
 
-_BUILT: Final = (
-    "version",
-    "profile",
-    "device",
-    "mqtt",
-    "outbox",
-    "heartbeat",
-    "control",
-    "state",
-    "log",
-    "operator",
-    "time",
-    "programs",
-    "folders",
-    "endpoints",
-    "runner",
-    "jobs",
-)
-_NOT_YET: Final = ("device.labels", "device.timezone", "time.first_sync_wait")
+_NOT_YET: Final = ("commands", "config", "metrics", "api")
+_KEYS_NOT_YET: Final = ("device.labels",)
 _METERED: Final = {
     "heartbeat": {"every": "15m"},
     "mqtt": {"keepalive": "20m", "will_delay": "60s"},
@@ -98,19 +81,20 @@ def parse(
         ConfigError: with all problems found, in file order.
     """
     merged, origins = merge(sources)
-    data = _with_profile(merged)
+    data: Table = {}
+    for layer in (_METERED if merged.get("profile") == "metered" else {}, merged):
+        lay_over(data, layer)
     found = list(_fill_templates(data, facts, common_name))
+    names = [source.name for source in sources] or [""]
     config, wrong = validated(Config, data)
     found += wrong
     if config is not None:
         found += _dangling(config)
         found += () if kinds is None else check_jobs(config, kinds)
-    if config is None or found:
-        order = {source.name: index for index, source in enumerate(sources)}
-        main = sources[0].name if sources else ""
-        problems = [ConfigProblem(_origin(path, origins, main), dotted(path), reason) for path, reason in found]
-        raise ConfigError(sorted(problems, key=lambda problem: order.get(problem.file, 0)))
-    return Loaded(config, digest(config), unused_keys(merged), tuple(source.name for source in sources))
+        if not found:
+            return Loaded(config, digest(config), unused_keys(merged), tuple(names))
+    problems = [ConfigProblem(_origin(path, origins, names[0]), dotted(path), reason) for path, reason in found]
+    raise ConfigError(sorted(problems, key=lambda problem: names.index(problem.file)))
 
 
 def digest(config: Config) -> str:
@@ -123,7 +107,7 @@ def unused_keys(merged: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the keys that a merged document sets and whose part is not built yet, as ``section.key``."""
     tables = ((section, table) for section, table in merged.items() if isinstance(table, dict))
     keys = ((section, dotted((section, key))) for section, table in tables for key in table)
-    return tuple(key for section, key in keys if section not in _BUILT or key in _NOT_YET)
+    return tuple(key for section, key in keys if section in _NOT_YET or key in _KEYS_NOT_YET)
 
 
 def dotted(path: Path) -> str:
@@ -151,14 +135,6 @@ def derived_id(facts: HostFacts) -> str | None:
     hashed = bytearray(hmac.digest(key, _APPLICATION_ID, "sha256")[:8])
     hashed[6] = hashed[6] & 0x0F | 0x40  # it is made a UUID of version 4 there
     return f"edge-{hashed.hex()}"
-
-
-def _with_profile(merged: Table) -> Table:
-    """Return a copy of the document with the profile's defaults under it."""
-    data: Table = {}
-    for layer in (_METERED if merged.get("profile") == "metered" else {}, merged):
-        lay_over(data, layer)
-    return data
 
 
 def _fill_templates(data: Table, facts: HostFacts, common_name: CommonName | None) -> Iterator[tuple[Path, str]]:

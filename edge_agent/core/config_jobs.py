@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from datetime import UTC, datetime
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
@@ -21,8 +19,8 @@ from edge_agent.core.config_types import (
     size,
 )
 from edge_agent.core.cron import translate
-from edge_agent.core.timebase import DurationNs, UtcNs, rfc3339, utc_from_datetime
-from edge_agent.core.units import parse_duration, parse_size, quoted
+from edge_agent.core.timebase import DurationNs, UtcNs, rfc3339
+from edge_agent.core.units import parse_instant
 
 
 def _parse_cron(text: str) -> str:
@@ -30,25 +28,12 @@ def _parse_cron(text: str) -> str:
     return " ".join(text.split())
 
 
-def _parse_instant(text: str) -> UtcNs:
-    try:
-        moment = datetime.fromisoformat(text) if re.match(r"\d{4}-\d\d-\d\d[Tt ]", text, re.ASCII) else None
-        utc = moment.astimezone(UTC) if moment is not None and moment.tzinfo is not None else None
-    except (ValueError, OverflowError):
-        utc = None
-    if utc is None or not 1970 <= utc.year < 2200:
-        raise ValueError(
-            f'found {quoted(text)}; a time with its zone like "2026-12-01T00:00:00Z" is needed, of 1970 to 2199'
-        )
-    return utc_from_datetime(utc)
-
-
 _ARGUMENT: Final = matching(r"[^\x00]{1,4096}", "a text of 1 to 4096 characters without NUL")
 _VALUE: Final = matching(r"[^\x00]{0,4096}", "a text of at most 4096 characters without NUL")
 _VARIABLE: Final = matching(r"[A-Za-z_][A-Za-z0-9_]{0,127}", 'the name of a variable like "LANG"')
 _KIND: Final = matching(r"[A-Za-z][A-Za-z0-9_-]{0,63}", 'the name of a kind like "system"')
 
-Instant = Annotated[UtcNs, FromText(_parse_instant, "a time", show=rfc3339)]
+Instant = Annotated[UtcNs, FromText(parse_instant, "a time", show=rfc3339)]
 Cron = Annotated[str, FromText(_parse_cron, "a cron expression")]
 
 
@@ -64,12 +49,8 @@ class Program(Section):
     cwd: AbsolutePath | None = Field(
         None, description="Where it runs; default: the job's own folder below the state directory."
     )
-    timeout: Annotated[DurationNs, duration("100ms", "7d")] | None = Field(
-        None, description="Longest run; default: the job's or command's; duration, 100ms to 7d."
-    )
-    max_output: Annotated[int, size("0B", "16MiB")] = Field(
-        parse_size("64KiB"), description="What is kept of its output; size, 0B to 16MiB."
-    )
+    timeout: DurationNs | None = duration(None, "100ms", "7d", "Longest run; default: the job's or command's")
+    max_output: int = size("64KiB", "0B", "16MiB", "What is kept of its output")
 
 
 class Folder(Section):
@@ -96,53 +77,37 @@ class Retry(Section):
     """What follows a failed run."""
 
     attempts: int = Field(1, ge=1, le=100, description="Attempts per run, the first included; 1: no retry.")
-    backoff: Annotated[DurationNs, duration("100ms", "1d")] = Field(
-        parse_duration("5s"), description="First pause, doubled each time; duration, 100ms to 1d."
-    )
+    backoff: DurationNs = duration("5s", "100ms", "1d", "First pause, doubled each time")
 
 
 class Breaker(Section):
     """When a job that fails again and again is left alone for a while."""
 
     failures: int = Field(5, ge=1, le=1000, description="Failed runs in a row that open it.")
-    cooldown: Annotated[DurationNs, duration("1s", "7d")] = Field(
-        parse_duration("5m"), description="How long it stays open; duration, 1s to 7d."
-    )
+    cooldown: DurationNs = duration("5m", "1s", "7d", "How long it stays open")
 
 
 class Job(Section):
     """One job: what it does, when, and what becomes of runs that fail or are missed."""
 
     kind: Annotated[str, _KIND] = Field(description="system, exec, files, prune, http, or one from an entry point.")
-    every: Annotated[DurationNs, duration("100ms", "3650d")] | None = Field(
-        None, description="Interval; duration, 100ms to 3650d."
-    )
+    every: DurationNs | None = duration(None, "100ms", "3650d", "Interval")
     cron: Cron | None = Field(None, description="5 cron fields, or 6 with seconds first, or @daily and the like.")
     at: Instant | None = Field(None, description="Once, at this time; RFC 3339.")
-    after: Annotated[DurationNs, duration("0s", "3650d")] | None = Field(
-        None, description="Once, that long after it was put; duration, 0s to 3650d."
-    )
-    splay: Annotated[DurationNs, duration("0s", "3650d")] | None = Field(
-        None, description="Spread over the fleet; default: the period for every, 0s for cron; duration, 0s to 3650d."
-    )
+    after: DurationNs | None = duration(None, "0s", "3650d", "Once, that long after it was put")
+    splay: DurationNs | None = duration(None, "0s", "3650d", "Spread over the fleet; default: the period, 0s for cron")
     timezone: Zone | None = Field(None, description="Time zone of cron; default: device.timezone.")
-    timeout: Annotated[DurationNs, duration("100ms", "7d")] = Field(
-        parse_duration("20s"), description="Longest run; duration, 100ms to 7d."
-    )
+    timeout: DurationNs = duration("20s", "100ms", "7d", "Longest run")
     priority: Literal["critical", "normal", "bulk"] = Field(
         "normal", description="Of its records, and in the waiting line."
     )
     misfire: Literal["skip", "run_once", "run_all"] = Field("skip", description="What becomes of missed runs.")
-    misfire_window: Annotated[DurationNs, duration("1s", "3650d")] = Field(
-        parse_duration("1d"), description="Runs missed longer ago are skipped; duration, 1s to 3650d."
-    )
+    misfire_window: DurationNs = duration("1d", "1s", "3650d", "Runs missed longer ago are skipped")
     guarantee: Literal["at_most_once", "at_least_once"] = Field(
         "at_most_once", description="What holds when a crash cuts a run off."
     )
     durability: Literal["auto", "always"] = Field("auto", description="always: disk first, even online.")
-    grace: Annotated[DurationNs, duration("0s", "5m")] = Field(
-        parse_duration("5s"), description="Time to end before it is killed; duration, 0s to 5m."
-    )
+    grace: DurationNs = duration("5s", "0s", "5m", "Time to end before it is killed")
     overlap: Literal["skip", "queue", "cancel"] = Field("skip", description="When it is due while it still runs.")
     keep: Literal["all", "latest"] = Field("all", description="latest: a newer unsent record replaces an older one.")
     enabled: bool = Field(default=True, description="Whether it is scheduled.")

@@ -34,7 +34,7 @@ from edge_agent.core.config_types import (
     size,
 )
 from edge_agent.core.timebase import DurationNs
-from edge_agent.core.units import format_duration, format_size, parse_duration, parse_size
+from edge_agent.core.units import format_duration, format_size
 
 
 class Device(Section):
@@ -73,18 +73,10 @@ class Mqtt(Section):
     prefix: Prefix = Field("edge", description="First levels of every topic; may use {id}.")
     client_id: Annotated[str, plain_text(128)] = Field("{id}", description="MQTT client id; may use {id}.")
     protocol: Literal["auto", 5, 4] = Field("auto", description="MQTT 5, else 3.1.1 (auto); only 5; only 3.1.1 (4).")
-    keepalive: Annotated[DurationNs, duration("5s", "18h", whole_seconds=True)] = Field(
-        parse_duration("60s"), description="Silence after which the connection is probed; duration, 5s to 18h."
-    )
-    reconnect_max: Annotated[DurationNs, duration("1s", "1d")] = Field(
-        parse_duration("60s"), description="Cap of the pause between connection attempts; duration, 1s to 1d."
-    )
-    session_expiry: Annotated[DurationNs, duration("0s", "3650d", whole_seconds=True)] = Field(
-        parse_duration("1d"), description="How long the broker keeps the session; duration, 0s to 3650d."
-    )
-    will_delay: Annotated[DurationNs, duration("0s", "1d", whole_seconds=True)] = Field(
-        parse_duration("10s"), description="How long the broker waits to say offline (MQTT 5); duration, 0s to 1d."
-    )
+    keepalive: DurationNs = duration("60s", "5s", "18h", "Silence after which the connection is probed", step="1s")
+    reconnect_max: DurationNs = duration("60s", "1s", "1d", "Cap of the pause between connection attempts")
+    session_expiry: DurationNs = duration("1d", "0s", "3650d", "How long the broker keeps the session", step="1s")
+    will_delay: DurationNs = duration("10s", "0s", "1d", "How long the broker waits to say offline", step="1s")
     username: Annotated[str, plain_text(512)] | None = Field(None, description="Login name; may use {id}.")
     password_file: SecretFile | None = Field(None, description="File or systemd credential that holds the password.")
     tls: Tls = Field(Tls.model_construct(), description="TLS files.")
@@ -105,23 +97,12 @@ class Time(Section):
     host: Literal["auto", "trust", "none"] = Field(
         "auto", description="The host's own discipline: one vote (auto), the only one (trust), none."
     )
-    alarm_offset: Annotated[DurationNs, duration("1ms", "1d")] = Field(
-        parse_duration("50ms"), description="An OS clock further off raises an event; duration, 1ms to 1d."
-    )
-    poll_min: Annotated[DurationNs, duration("16s", "36h")] = Field(
-        parse_duration("64s"), description="Shortest poll interval; duration, 16s to 36h."
-    )
-    poll_max: Annotated[DurationNs, duration("16s", "36h")] = Field(
-        parse_duration("1024s"), description="Longest poll interval; duration, 16s to 36h."
-    )
-    first_sync_wait: Annotated[DurationNs, duration("0s", "7d")] = Field(
-        parse_duration("10m"), description="How long calendar jobs wait for a first sync; duration, 0s to 7d."
-    )
+    alarm_offset: DurationNs = duration("50ms", "1ms", "1d", "An OS clock further off raises an event")
+    poll_min: DurationNs = duration("64s", "16s", "36h", "Shortest poll interval")
+    poll_max: DurationNs = duration("1024s", "16s", "36h", "Longest poll interval")
+    first_sync_wait: DurationNs = duration("10m", "0s", "7d", "How long calendar jobs wait for a first sync")
 
-    step_above: Annotated[DurationNs, duration("1s", "1d")] = Field(
-        parse_duration("60s"),
-        description="A larger error of the agent's time is stepped, not slewed; duration, 1s to 1d.",
-    )
+    step_above: DurationNs = duration("60s", "1s", "1d", "A larger error of the agent's time is stepped, not slewed")
     slew_max_ppm: int = Field(50_000, ge=500, le=100_000, description="Fastest slew of the agent's time; ppm.")
 
     @model_validator(mode="after")
@@ -135,22 +116,14 @@ class Time(Section):
 class Outbox(Section):
     """The records on their way to the broker."""
 
-    max_bytes: Annotated[int, size("64KiB", "1024GiB")] = Field(
-        parse_size("64MiB"), description="Room on disk; size, 64KiB to 1024GiB."
-    )
-    max_age: Annotated[DurationNs, duration("1m", "3650d")] = Field(
-        parse_duration("7d"), description="Older records are dropped and named; duration, 1m to 3650d."
-    )
-    max_record: Annotated[int, size("1KiB", "16MiB")] = Field(
-        parse_size("120KiB"), description="Largest record; size, 1KiB to 16MiB."
-    )
+    max_bytes: int = size("64MiB", "64KiB", "1024GiB", "Room on disk")
+    max_age: DurationNs = duration("7d", "1m", "3650d", "Older records are dropped and named")
+    max_record: int = size("120KiB", "1KiB", "16MiB", "Largest record")
     when_full: Literal["drop_oldest", "refuse"] = Field(
         "drop_oldest", description="What a full outbox does, lowest priority first."
     )
     rate: int = Field(80, ge=0, le=100_000, description="Backlog records per second above new ones; 0: no limit.")
-    commit: Annotated[DurationNs, duration("0s", "1m")] = Field(
-        parse_duration("1s"), description="Longest wait for a PUBACK before disk, online; duration, 0s to 1m."
-    )
+    commit: DurationNs = duration("1s", "0s", "1m", "Longest wait for a PUBACK before disk, online")
     batch: int = Field(1, ge=1, le=1000, description="Records per message; above 1, consumers see arrays.")
 
     @model_validator(mode="after")
@@ -165,9 +138,7 @@ class Outbox(Section):
 class Heartbeat(Section):
     """The sign of life."""
 
-    every: Annotated[DurationNs, duration("100ms", "1d")] = Field(
-        parse_duration("1m"), description="Interval; duration, 100ms to 1d."
-    )
+    every: DurationNs = duration("1m", "100ms", "1d", "Interval")
 
 
 def _parse_public_key(text: str) -> str:
@@ -216,9 +187,7 @@ class Remote(Section):
     remote: Listed[Literal["heartbeat", "jobs", "log", "metrics", "mqtt", "outbox", "runner", "time"]] = Field(
         ("heartbeat", "jobs", "log", "outbox"), description="Sections that it may touch."
     )
-    confirm_timeout: Annotated[DurationNs, duration("10s", "1d")] = Field(
-        parse_duration("2m"), description="Rolled back if not confirmed within it; duration, 10s to 1d."
-    )
+    confirm_timeout: DurationNs = duration("2m", "10s", "1d", "Rolled back if not confirmed within it")
 
 
 class Metrics(Section):

@@ -17,7 +17,7 @@ Nothing here reads a clock: every instant is an argument.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, Literal
@@ -31,6 +31,9 @@ from edge_agent.errors import ConnectFailedError, ConnectFailure
 ProtocolVersion = Literal[4, 5]
 """The protocol level of a CONNECT packet: 4 is MQTT 3.1.1."""
 
+SPOKEN: Final[Mapping[ProtocolVersion, str]] = {5: "5", 4: "3.1.1"}
+"""What people call it."""
+
 FIRST_WAIT: Final = seconds(1)
 EARLY_OUTAGE: Final = seconds(120)
 EARLY_CAP: Final = seconds(4)
@@ -40,7 +43,6 @@ QUICK_CLOSES_THAT_MEAN_TAKEOVER: Final = 3
 TAKEOVER_WAIT: Final = seconds(60)
 TAKEOVER_FORGOTTEN_AFTER: Final = seconds(300)
 LEFT_OUT_FOR: Final = seconds(3600)
-STRIKES: Final = 2
 CLOSES_THAT_MEAN_OLD: Final = 2
 SESSION_TAKEN_OVER: Final = 0x8E  # MQTT 5 §3.14.2.1
 RETAIN_NOT_SUPPORTED: Final = 0x9A
@@ -116,7 +118,7 @@ class _BrokerMemory:
     closes_before_connack: int = 0
     one_filter_at_a_time: bool = False
     retains: bool = False  # it has accepted a retained message
-    strikes: dict[Suspect, int] = field(default_factory=dict)
+    struck: set[Suspect] = field(default_factory=set)  # the broker closed a connection with this alone outstanding
     left_out: dict[Suspect, MonotonicNs] = field(default_factory=dict)  # until when
 
 
@@ -124,49 +126,43 @@ RETAINED: Final = Suspect(SuspectKind.RETAINED, "messages")
 """A broker that does not take retained messages takes none, the Will included."""
 
 
+@dataclass(slots=True)
 class ConnectionPolicy:
     """The decisions of the connection loop.
 
     Call ``next_attempt``, then exactly one of ``failed`` or ``connected``; after ``connected``, ``closed`` at its end.
+
+    Attributes:
+        brokers: in order of preference; at least one.
+        protocol: the one protocol to speak; ``None`` tries MQTT 5 and falls back.
+        reconnect_max: cap of the wait between tries once an outage has lasted.
+        uniform: the randomness of the jitter.
     """
 
-    def __init__(
-        self,
-        brokers: Sequence[BrokerUrl],
-        *,
-        protocol: ProtocolVersion | None,
-        reconnect_max: DurationNs,
-        uniform: Uniform,
-    ) -> None:
-        """Start with nothing known.
+    brokers: Sequence[BrokerUrl]
+    protocol: ProtocolVersion | None
+    reconnect_max: DurationNs
+    uniform: Uniform
+    _memory: list[_BrokerMemory] = field(init=False)
+    _index: int = 0
+    _tries: int = 0
+    _outage_since: MonotonicNs | None = None
+    _connected_at: MonotonicNs | None = None
+    _quick_closes: int = 0
+    _taken_over: bool = False
 
-        Args:
-            brokers: in order of preference; at least one.
-            protocol: the one protocol to speak; ``None`` tries MQTT 5 and falls back.
-            reconnect_max: cap of the wait between tries once an outage has lasted.
-            uniform: the randomness of the jitter.
-        """
-        assert brokers, "there is at least one broker"
-        self._brokers = tuple(brokers)
-        self._memory = [_BrokerMemory(protocol or 5) for _ in brokers]
-        self._may_fall_back = protocol is None
-        self._reconnect_max = reconnect_max
-        self._uniform = uniform
-        self._index = 0
-        self._tries = 0
-        self._outage_since: MonotonicNs | None = None
-        self._connected_at: MonotonicNs | None = None
-        self._quick_closes = 0
-        self._taken_over = False
+    def __post_init__(self) -> None:
+        """Start with nothing known."""
+        self._memory = [_BrokerMemory(self.protocol or 5) for _ in self.brokers]
 
     # -- the loop
 
     def next_attempt(self, now: MonotonicNs) -> Attempt:
         """Return what to try next; the very first try has no wait."""
         memory = self._current
-        closes = memory.closes_before_connack - (CLOSES_THAT_MEAN_OLD if self._may_fall_back else 0)
+        closes = memory.closes_before_connack - (CLOSES_THAT_MEAN_OLD if self.protocol is None else 0)
         return Attempt(
-            broker=self._brokers[self._index],
+            broker=self.brokers[self._index],
             protocol=memory.protocol,
             # After closes that no change of protocol explains, the retained Will is left out every other two tries.
             will_retained=not self._is_left_out(RETAINED, now) and (closes < 2 or closes % 4 < 2),
@@ -177,32 +173,31 @@ class ConnectionPolicy:
     def failed(self, error: ConnectFailedError, now: MonotonicNs) -> None:
         """Take note that the attempt failed."""
         memory = self._current
-        if error.failure is ConnectFailure.OLD_PROTOCOL and self._may_fall_back:
+        memory.closes_before_connack += error.failure is ConnectFailure.CLOSED
+        is_old = error.failure is ConnectFailure.OLD_PROTOCOL or memory.closes_before_connack >= CLOSES_THAT_MEAN_OLD
+        if is_old and self.protocol is None:
             memory.protocol = 4
-        if error.failure is ConnectFailure.CLOSED:
-            memory.closes_before_connack += 1
-            if self._may_fall_back and memory.closes_before_connack >= CLOSES_THAT_MEAN_OLD:
-                memory.protocol = 4
         if error.failure is ConnectFailure.UNREACHABLE:
             self._quick_closes = 0  # it was away: that explains them
         if error.reason == QOS_NOT_SUPPORTED:
             memory.will_qos = 0
         if error.reason == RETAIN_NOT_SUPPORTED:
             memory.left_out[RETAINED] = later(now, LEFT_OUT_FOR)
-        self._outage_since = self._outage_since if self._outage_since is not None else now
+        if self._outage_since is None:
+            self._outage_since = now
         self._move_on()
 
     def connected(self, now: MonotonicNs, *, will_retained: bool) -> None:
         """Take note of a CONNACK; ``will_retained`` as in the attempt."""
         self._connected_at = now
         self._current.closes_before_connack = 0
-        if not will_retained:
-            self._current.left_out.setdefault(RETAINED, later(now, LEFT_OUT_FOR))
+        if not will_retained and self.may_retain(now):
+            self._current.left_out[RETAINED] = later(now, LEFT_OUT_FOR)
 
     def closed(
         self, closing: Closing, suspects: frozenset[Suspect], now: MonotonicNs, *, unanswered: bool = False
-    ) -> None:
-        """Take note of the end of a connection.
+    ) -> bool:
+        """Take note of the end of a connection; return whether it tells for the first time of another client.
 
         Args:
             closing: how it ended.
@@ -211,10 +206,8 @@ class ConnectionPolicy:
             unanswered: whether records were sent and none was answered: then one of them may be why.
         """
         assert self._connected_at is not None, "a connection was made"
-        life = elapsed(self._connected_at, now)
+        life, known = elapsed(self._connected_at, now), self.taken_over(now)
         self._connected_at = None
-        if life >= TAKEOVER_FORGOTTEN_AFTER:
-            self._taken_over = False
         blamed = closing.by is ClosedBy.PEER and closing.reason != SESSION_TAKEN_OVER and self._blame(suspects, now)
         self._watch_for_takeover(closing, life, blamed=blamed or unanswered)
         if life >= ESTABLISHED_AFTER or self._outage_since is None:
@@ -225,6 +218,7 @@ class ConnectionPolicy:
             self._index = 0
         elif not blamed:
             self._move_on()
+        return self._taken_over and not known
 
     # -- what may be asked of the broker in use
 
@@ -244,7 +238,7 @@ class ConnectionPolicy:
 
     def accepted(self, suspect: Suspect) -> None:
         """Take note that the broker accepted what was suspected."""
-        self._current.strikes.pop(suspect, None)
+        self._current.struck.discard(suspect)
         self._current.retains = self._current.retains or suspect.kind is SuspectKind.RETAINED
 
     # -- what to tell
@@ -252,8 +246,8 @@ class ConnectionPolicy:
     def reasons(self, now: MonotonicNs) -> list[str]:
         """Return why the connection is less than it should be, as stable words; empty when all is well."""
         found = ["client_id_taken_over"] if self.taken_over(now) else []
-        found += [f"{suspect.kind.value}_refused: {suspect.name}" for suspect in self._left_out(now)]
-        return found
+        left_out = [suspect for suspect, until in self._current.left_out.items() if until > now]
+        return found + [f"{suspect.kind.value}_refused: {suspect.name}" for suspect in left_out]
 
     def taken_over(self, now: MonotonicNs) -> bool:
         """Return whether another client uses this client id, as far as is known."""
@@ -263,14 +257,14 @@ class ConnectionPolicy:
 
     def next_review(self, now: MonotonicNs) -> MonotonicNs | None:
         """Return when the answers above change by themselves; ``None`` when they will not."""
-        instants = [self._current.left_out[suspect] for suspect in self._left_out(now)]
+        instants = [until for until in self._current.left_out.values() if until > now]
         if self.taken_over(now) and self._connected_at is not None:
             instants.append(later(self._connected_at, TAKEOVER_FORGOTTEN_AFTER))
         return min(instants, default=None)
 
     def first_attempt(self) -> Attempt:
         """Return how the preferred broker would be connected to."""
-        return Attempt(self._brokers[0], self._memory[0].protocol, will_retained=True, wait=seconds(0))
+        return Attempt(self.brokers[0], self._memory[0].protocol, will_retained=True, wait=seconds(0))
 
     @property
     def on_first_broker(self) -> bool:
@@ -284,15 +278,15 @@ class ConnectionPolicy:
         return self._memory[self._index]
 
     def _move_on(self) -> None:
-        self._index = (self._index + 1) % len(self._brokers)
+        self._index = (self._index + 1) % len(self.brokers)
         self._tries += self._index == 0
 
     def _wait(self, now: MonotonicNs) -> DurationNs:
         if self._outage_since is None:
             return seconds(0)
         early = elapsed(self._outage_since, now) < EARLY_OUTAGE
-        cap = min(EARLY_CAP, self._reconnect_max) if early else self._reconnect_max
-        wait = full_jitter(self._tries, base=FIRST_WAIT, cap=cap, uniform=self._uniform)
+        cap = min(EARLY_CAP, self.reconnect_max) if early else self.reconnect_max
+        wait = full_jitter(self._tries, base=FIRST_WAIT, cap=cap, uniform=self.uniform)
         return DurationNs(wait + TAKEOVER_WAIT) if self._taken_over else wait
 
     def _watch_for_takeover(self, closing: Closing, life: DurationNs, *, blamed: bool) -> None:
@@ -316,24 +310,14 @@ class ConnectionPolicy:
         if len(suspects) != 1:  # many topics in flight: any of them, or none
             return False
         (suspect,) = suspects
-        strikes = self._current.strikes.get(suspect, 0) + 1
-        if strikes < STRIKES:
-            self._current.strikes[suspect] = strikes
+        if suspect not in self._current.struck:
+            self._current.struck.add(suspect)
             return False
-        self._current.strikes.pop(suspect)
+        self._current.struck.remove(suspect)
         if suspect.kind is SuspectKind.RETAINED:
             suspect = Suspect(SuspectKind.TOPIC, suspect.name) if self._current.retains else RETAINED
         self._current.left_out[suspect] = later(now, LEFT_OUT_FOR)
         return True
 
     def _is_left_out(self, suspect: Suspect, now: MonotonicNs) -> bool:
-        until = self._current.left_out.get(suspect)
-        if until is None:
-            return False
-        if until > now:
-            return True
-        del self._current.left_out[suspect]
-        return False
-
-    def _left_out(self, now: MonotonicNs) -> list[Suspect]:
-        return [suspect for suspect in list(self._current.left_out) if self._is_left_out(suspect, now)]
+        return self._current.left_out.get(suspect, now) > now

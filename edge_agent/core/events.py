@@ -177,22 +177,3 @@ class HeartbeatData:
     clock: ClockData = ClockData()
     outbox: OutboxData = field(default_factory=OutboxData)
     jobs: JobsData = JobsData()
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionData:
-    """The MQTT connection: the broker's URL, ``5`` or ``3.1.1``, and since when."""
-
-    broker: str
-    protocol: str
-    since: str
-
-
-@dataclass(frozen=True, slots=True)
-class HealthData:
-    """``data`` of ``edge.health.v1``: ``degraded`` with a reason for each thing that is less than it should be."""
-
-    session: str
-    state: Literal["ok", "degraded"]
-    reasons: tuple[str, ...]
-    connection: ConnectionData

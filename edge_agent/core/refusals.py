@@ -43,9 +43,8 @@ def answer(reason: int) -> Answer:
 
 @dataclass(slots=True)
 class _Pause:
-    until: MonotonicNs
+    until: MonotonicNs | None  # 0 = it is over: one record may go; None = that one has gone
     length: DurationNs
-    probing: bool = False
 
 
 class Pauses:
@@ -61,9 +60,9 @@ class Pauses:
         if pause is None:
             self._pauses[channel] = _Pause(self._end(FIRST_PAUSE, now), FIRST_PAUSE)
             return True
-        if pause.probing:  # what else of it was in flight says nothing new
+        if pause.until is None:  # what else of it was in flight says nothing new
             pause.length = DurationNs(min(pause.length * 2, LONGEST_PAUSE))
-            pause.until, pause.probing = self._end(pause.length, now), False
+            pause.until = self._end(pause.length, now)
         return False
 
     def accepted(self, channel: str) -> bool:
@@ -72,22 +71,22 @@ class Pauses:
 
     def undecided(self, channel: str) -> None:
         """Take note that a probe was refused for another reason: the next record is one."""
-        if (pause := self._pauses.get(channel)) is not None and pause.probing:
-            pause.probing, pause.until = False, MonotonicNs(0)
+        if (pause := self._pauses.get(channel)) is not None and pause.until is None:
+            pause.until = MonotonicNs(0)
 
     def may_go(self, channel: str) -> bool:
         """Return whether a record of the channel may be sent; of a paused channel, one does once the pause is over."""
         pause = self._pauses.get(channel)
         if pause is None:
             return True
-        if pause.until > 0 or pause.probing:
+        if pause.until != 0:
             return False
-        pause.probing = True
+        pause.until = None
         return True
 
     def due(self, now: MonotonicNs) -> list[str]:
         """Return the channels whose pause is over: one record of each may go."""
-        over = [name for name, pause in self._pauses.items() if not pause.probing and 0 < pause.until <= now]
+        over = [name for name, pause in self._pauses.items() if pause.until and pause.until <= now]
         for name in over:
             self._pauses[name].until = MonotonicNs(0)
         return over
@@ -99,7 +98,7 @@ class Pauses:
 
     def next_due(self) -> MonotonicNs | None:
         """Return when the first pause is over."""
-        return min((p.until for p in self._pauses.values() if not p.probing and p.until > 0), default=None)
+        return min((pause.until for pause in self._pauses.values() if pause.until), default=None)
 
     def channels(self) -> list[str]:
         """Return what is paused."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from operator import itemgetter
 from typing import Final
 
 from edge_agent.core.timebase import DurationNs, MonotonicNs, later, seconds
@@ -18,9 +19,8 @@ ANSWER_WITHIN: Final = seconds(20)
 
 
 class Do(Enum):
-    """What to do now."""
+    """What to do about a connection."""
 
-    NOTHING = "nothing"
     PING = "ping"
     GIVE_UP = "give_up"
 
@@ -32,33 +32,20 @@ class SilenceWatch:
     Attributes:
         keepalive: the idle time after which a PINGREQ is due.
         last_out: when something was last sent.
-        last_in: when something last arrived; ``None`` = nothing has yet.
+        last_in: when something last arrived.
         ping_sent: when the PINGREQ was sent that is not answered yet; ``None`` = none is.
         owed_since: since when acknowledgements are due and none has come; ``None`` = none is due.
     """
 
     keepalive: DurationNs
     last_out: MonotonicNs
-    last_in: MonotonicNs | None = None
+    last_in: MonotonicNs
     ping_sent: MonotonicNs | None = None
     owed_since: MonotonicNs | None = None
 
-    def decide(self, now: MonotonicNs) -> Do:
-        """Return what is due at ``now``."""
-        if any(later(since, ANSWER_WITHIN) <= now for since in (self.ping_sent, self.owed_since) if since is not None):
-            return Do.GIVE_UP
-        if self.ping_sent is None and self._ping_due() <= now:
-            return Do.PING
-        return Do.NOTHING
-
-    def next_look(self) -> MonotonicNs:
-        """Return the first instant at which ``decide`` may have another answer."""
-        due = [later(since, ANSWER_WITHIN) for since in (self.ping_sent, self.owed_since) if since is not None]
+    def next_due(self) -> tuple[MonotonicNs, Do]:
+        """Return what is due next if nothing changes, and when: the broker must hear of us, and we of it."""
+        due = [(later(at, ANSWER_WITHIN), Do.GIVE_UP) for at in (self.ping_sent, self.owed_since) if at is not None]
         if self.ping_sent is None:
-            due.append(self._ping_due())
-        return min(due)
-
-    def _ping_due(self) -> MonotonicNs:
-        """Return when a PINGREQ is due: the broker must hear of us, and we of it."""
-        last = self.last_out if self.last_in is None else min(self.last_out, self.last_in)
-        return later(last, self.keepalive)
+            due.append((later(min(self.last_out, self.last_in), self.keepalive), Do.PING))
+        return min(due, key=itemgetter(0))

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import orjson
 
 from edge_agent.core.config_types import NAME_PATTERN
 from edge_agent.core.records import Priority
-from edge_agent.core.timebase import UtcNs, utc_from_datetime
+from edge_agent.core.timebase import UtcNs
+from edge_agent.core.units import parse_instant
 from edge_agent.errors import SubmissionError
 
 ENVELOPE: Final = 64 * 1024
@@ -24,9 +24,6 @@ OWN_EVENTS: Final = frozenset({"agent", "clock", "config", "job", "outbox"})
 """The kinds of event that the agent says itself."""
 
 _PARAMS: Final = frozenset({"channel", "data", "time", "priority", "keep", "key"})
-_EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_LATEST: Final = datetime(2262, 1, 1, tzinfo=UTC)  # nanoseconds since 1970 have 63 bits
-_RFC3339: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,17 +119,10 @@ def _data(params: Mapping[Any, object], max_record: int) -> bytes:
 
 
 def _time(value: object) -> UtcNs | None:
-    if value is None:
-        return None
     try:
-        # fromisoformat alone takes much more than RFC 3339
-        if isinstance(value, str) and _RFC3339.fullmatch(value):
-            instant = datetime.fromisoformat(value.upper())
-            if _EARLIEST <= instant < _LATEST:
-                return utc_from_datetime(instant)
-    except (ValueError, OverflowError):
-        pass
-    raise SubmissionError(f"time {_shown(value)}: RFC 3339 is needed, like 2026-12-01T00:00:00Z, from 1970 to 2261")
+        return None if value is None else parse_instant(value if isinstance(value, str) else _shown(value))
+    except ValueError as error:
+        raise SubmissionError(f"time: {error}") from None
 
 
 def _key(value: object) -> str | None:

@@ -1,4 +1,4 @@
-"""Durations and sizes as people write them: ``"1h30m"``, ``"64MiB"``.
+"""Durations, sizes and instants as people write them: ``"1h30m"``, ``"64MiB"``, ``"2026-12-01T00:00:00Z"``.
 
 Only whole numbers, so that what is written is what is meant, and only one spelling of each unit.
 """
@@ -6,20 +6,17 @@ Only whole numbers, so that what is written is what is meant, and only one spell
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from typing import Final
 
-from edge_agent.core.timebase import NANOSECONDS_PER_MILLISECOND, NANOSECONDS_PER_SECOND, DurationNs
+from edge_agent.core.timebase import (
+    NANOSECONDS_PER_MILLISECOND,
+    NANOSECONDS_PER_SECOND,
+    DurationNs,
+    UtcNs,
+    utc_from_datetime,
+)
 
-MAX_DURATION: Final = DurationNs(3660 * 86_400 * NANOSECONDS_PER_SECOND)
-"""The longest duration that can be written: about ten years."""
-
-MAX_SIZE: Final = 1 << 40
-"""The largest size that can be written, in bytes: 1 TiB."""
-
-DURATION_PATTERN: Final = r"^(?=.)([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$"
-SIZE_PATTERN: Final = r"^[0-9]+(B|KiB|MiB|GiB)$"
-
-_DURATION: Final = re.compile(r"(?=.)" + "".join(rf"(?:([0-9]{{1,15}}){unit})?" for unit in ("d", "h", "m", "s", "ms")))
 _NANOSECONDS: Final = {
     "d": 86_400 * NANOSECONDS_PER_SECOND,
     "h": 3600 * NANOSECONDS_PER_SECOND,
@@ -27,8 +24,11 @@ _NANOSECONDS: Final = {
     "s": NANOSECONDS_PER_SECOND,
     "ms": NANOSECONDS_PER_MILLISECOND,
 }
-_SIZE: Final = re.compile(r"([0-9]{1,15})(B|KiB|MiB|GiB)")
 _BYTES: Final = {"GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10, "B": 1}
+
+DURATION_PATTERN: Final = "^(?=.)" + "".join(f"(?:([0-9]{{1,15}}){unit})?" for unit in _NANOSECONDS) + "$"
+SIZE_PATTERN: Final = f"^([0-9]{{1,15}})({'|'.join(_BYTES)})$"
+_RFC3339: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
 
 def quoted(text: str) -> str:
@@ -41,9 +41,9 @@ def parse_duration(text: str) -> DurationNs:
     """Return the duration in nanoseconds that a text like ``"250ms"`` or ``"1h30m"`` means.
 
     Raises:
-        ValueError: it is no duration, or longer than ``MAX_DURATION``; the message says what is allowed.
+        ValueError: it is no duration; the message says what is allowed.
     """
-    match = _DURATION.fullmatch(text)
+    match = re.fullmatch(DURATION_PATTERN, text)
     if match is None:
         hint = "; no decimals, combine units instead, like 1s500ms" if re.search(r"[0-9][.,][0-9]", text) else ""
         raise ValueError(
@@ -51,10 +51,7 @@ def parse_duration(text: str) -> DurationNs:
             f"(d, h, m, s, ms, in this order{hint})",
         )
     counts = zip(match.groups(default="0"), _NANOSECONDS.values(), strict=True)
-    total = sum(int(count) * unit for count, unit in counts)
-    if total > MAX_DURATION:
-        raise ValueError(f"found {quoted(text)}; at most {format_duration(MAX_DURATION)} is allowed")
-    return DurationNs(total)
+    return DurationNs(sum(int(count) * unit for count, unit in counts))
 
 
 def format_duration(duration: DurationNs) -> str:
@@ -71,21 +68,34 @@ def parse_size(text: str) -> int:
     """Return the number of bytes that a text like ``"64MiB"`` means.
 
     Raises:
-        ValueError: it is no size, or larger than ``MAX_SIZE``; the message says what is allowed.
+        ValueError: it is no size; the message says what is allowed.
     """
-    match = _SIZE.fullmatch(text)
+    match = re.fullmatch(SIZE_PATTERN, text)
     if match is None:
         raise ValueError(
             f'found {quoted(text)}; a size like "512B", "120KiB", "64MiB" or "2GiB" is needed '
             "(whole numbers; no KB, MB)",
         )
-    size = int(match[1]) * _BYTES[match[2]]
-    if size > MAX_SIZE:
-        raise ValueError(f"found {quoted(text)}; at most {format_size(MAX_SIZE)} is allowed")
-    return size
+    return int(match[1]) * _BYTES[match[2]]
 
 
 def format_size(size: int) -> str:
     """Return a number of bytes in the form that ``parse_size`` reads, with the largest unit that loses nothing."""
     unit = next(unit for unit, length in _BYTES.items() if size % length == 0 and (size or unit == "B"))
     return f"{size // _BYTES[unit]}{unit}"
+
+
+def parse_instant(text: str) -> UtcNs:
+    """Return the instant that a time in the form of RFC 3339 means.
+
+    Raises:
+        ValueError: it is none, or nanoseconds since 1970 with 63 bits do not hold it; the message says what is allowed.
+    """
+    try:  # fromisoformat alone takes much more than RFC 3339
+        instant = utc_from_datetime(datetime.fromisoformat(text.upper())) if _RFC3339.fullmatch(text) else -1
+    except ValueError:  # the 30th of February
+        instant = -1
+    if not 0 <= instant < 1 << 63:
+        needed = 'a time with its zone like "2026-12-01T00:00:00Z" (RFC 3339, from 1970 to 2262) is needed'
+        raise ValueError(f"found {quoted(text)}; {needed}")
+    return UtcNs(instant)

@@ -18,7 +18,6 @@ from edge_agent.adapters.drop_folder import DropFolder
 from edge_agent.core.config_kinds import FolderName, May, Reference
 from edge_agent.core.config_types import FileGlob, Section, duration
 from edge_agent.core.timebase import DurationNs, later
-from edge_agent.core.units import parse_duration
 from edge_agent.errors import JobError, OutboxError
 from edge_agent.job_ports import Context, Kind
 from edge_agent.jobs.json_value import json_value
@@ -52,9 +51,7 @@ class Options(Section):
         "text",
         description='What files hold: {"file", "text"}; a JSON value; a JSON value per line; {"file", "base64"}.',
     )
-    settle: Annotated[DurationNs, duration("0s", "1h")] = Field(
-        parse_duration("2s"), description="A spool's file is left alone until it is quiet so long; duration, 0s to 1h."
-    )
+    settle: DurationNs = duration("2s", "0s", "1h", "A spool's file is left alone until it is quiet so long")
     archive: bool = Field(default=False, description="A spool's files are moved into its folder archive, not removed.")
 
     @model_validator(mode="after")

@@ -6,14 +6,14 @@ import asyncio
 import logging
 import ssl
 from importlib.util import find_spec
-from typing import Annotated, Final
+from typing import Final
 
 from pydantic import Field
 
 from edge_agent.core.config_kinds import EndpointName
 from edge_agent.core.config_types import Section, duration, size
 from edge_agent.core.timebase import DurationNs, to_seconds
-from edge_agent.core.units import format_duration, format_size, parse_duration, parse_size
+from edge_agent.core.units import format_duration, format_size
 from edge_agent.errors import JobError
 from edge_agent.job_ports import Context, Kind
 from edge_agent.jobs.json_value import json_value
@@ -27,12 +27,8 @@ class Options(Section):
     """Whom to ask, and how much of an answer is waited for."""
 
     endpoint: EndpointName = Field(description="Name of a table below [endpoints], or a URL.")
-    timeout: Annotated[DurationNs, duration("100ms", "5m")] = Field(
-        parse_duration("10s"), description="Longest wait for the whole answer; duration, 100ms to 5m."
-    )
-    max_bytes: Annotated[int, size("1B", "16MiB")] = Field(
-        parse_size("64KiB"), description="Largest answer; size, 1B to 16MiB."
-    )
+    timeout: DurationNs = duration("10s", "100ms", "5m", "Longest wait for the whole answer")
+    max_bytes: int = size("64KiB", "1B", "16MiB", "Largest answer")
 
 
 async def run(ctx: Context, options: Options) -> None:

@@ -46,13 +46,9 @@ class Options(Section):
         description="Name of a table below [folders] that allows to delete, or a path; its own folders are left alone."
     )
     pattern: FileGlob = Field("*", description="Names of the files; hidden ones only if it begins with a dot.")
-    max_age: Annotated[DurationNs, duration("1m", "3650d")] | None = Field(
-        None, description="Older files are removed; duration, 1m to 3650d."
-    )
+    max_age: DurationNs | None = duration(None, "1m", "3650d", "Older files are removed")
     max_files: int | None = Field(None, ge=0, description="How many files are kept.")
-    max_bytes: Annotated[int, size("0B", "1024GiB")] | None = Field(
-        None, description="How much they may have together; size, 0B to 1024GiB."
-    )
+    max_bytes: int | None = size(None, "0B", "1024GiB", "How much they may have together")
     dry_run: bool = Field(default=False, description="Only say what would be removed.")
 
     @model_validator(mode="after")

@@ -6,14 +6,13 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final, Literal
 
 import orjson
 from pydantic import Field
 
 from edge_agent.core.config_types import AbsolutePath, Listed, Section, duration
 from edge_agent.core.timebase import DurationNs, later
-from edge_agent.core.units import parse_duration
 from edge_agent.job_ports import Context, Kind
 from edge_agent.jobs.off_loop import off_loop
 
@@ -31,9 +30,7 @@ class Options(Section):
     disks: Listed[AbsolutePath] = Field(
         ("/",), min_length=1, max_length=16, description="A path on each of the disks that are measured."
     )
-    cpu_over: Annotated[DurationNs, duration("100ms", "1m")] = Field(
-        parse_duration("1s"), description="How long the CPU is watched for its percentage; duration, 100ms to 1m."
-    )
+    cpu_over: DurationNs = duration("1s", "100ms", "1m", "How long the CPU is watched for its percentage")
 
 
 async def run(ctx: Context, options: Options) -> None:

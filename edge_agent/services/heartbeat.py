@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from edge_agent.core.events import CONTENT_TYPE, HEARTBEAT, HeartbeatData, Stamp
@@ -20,45 +20,26 @@ LATE_BY: Final = seconds(30)  # how late the loop may wake before the watchdog c
 
 
 @dataclass(slots=True)
-class _Beat:
-    """A heartbeat that no broker has acknowledged; once encoded it keeps its bytes: sent twice, it is the same."""
-
-    data: HeartbeatData
-    stamp: Stamp
-    payload: bytes | None = None
-
-
 class Heartbeat:
-    """Measures on the grid, sends when there is a session."""
+    """Measures on the grid, sends when there is a session.
 
-    def __init__(
-        self,
-        link: Link,
-        *,
-        topics: Topics,
-        every: DurationNs,
-        measure: Callable[[], HeartbeatData],
-        clock: Clock,
-        liveness: Liveness,
-    ) -> None:
-        """Prepare.
+    Attributes:
+        link: where sessions come from.
+        topics: of this device.
+        every: the period.
+        measure: the state of the agent now; its ``session`` is filled in when it is sent.
+        clock: where the time comes from.
+        liveness: where progress is promised.
+    """
 
-        Args:
-            link: where sessions come from.
-            topics: of this device.
-            every: the period.
-            measure: the state of the agent now; its ``session`` is filled in when it is sent.
-            clock: where the time comes from.
-            liveness: where progress is promised.
-        """
-        self._link = link
-        self._topic = topics.heartbeat
-        self._every = every
-        self._measure = measure
-        self._clock = clock
-        self._liveness = liveness
-        self._latest: _Beat | None = None
-        self._beaten = asyncio.Event()
+    link: Link
+    topics: Topics
+    every: DurationNs
+    measure: Callable[[], HeartbeatData]
+    clock: Clock
+    liveness: Liveness
+    _latest: tuple[HeartbeatData, Stamp] | None = None
+    _beaten: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self) -> None:
         """Beat until cancelled."""
@@ -67,28 +48,29 @@ class Heartbeat:
             group.create_task(self._beat(), name="heartbeat-beat")
 
     async def _beat(self) -> None:
-        start = due = self._clock.monotonic()
+        start = due = self.clock.monotonic()
         try:
             while True:
-                await self._clock.sleep_until(due)
-                self._latest = _Beat(self._measure(), self._clock.now())
+                await self.clock.sleep_until(due)
+                self._latest = self.measure(), self.clock.now()
                 self._beaten.set()
-                due = next_on_grid(start, self._every, self._clock.monotonic())
-                self._liveness.promise("heartbeat", later(due, LATE_BY))
+                due = next_on_grid(start, self.every, self.clock.monotonic())
+                self.liveness.promise("heartbeat", later(due, LATE_BY))
         finally:
-            self._liveness.release("heartbeat")
+            self.liveness.release("heartbeat")
 
     async def _send(self) -> None:
-        expiry_s = max(1, math.ceil(2 * to_seconds(self._every)))
+        expiry_s = max(1, math.ceil(2 * to_seconds(self.every)))
+        encoded, payload = None, b""
         while True:
             await self._beaten.wait()
-            session = await self._link.session()
-            beat = self._latest
+            session = await self.link.session()
             self._beaten.clear()
-            assert beat is not None, "there is one once it has beaten"
-            if beat.payload is None:
-                beat.payload = session.event(HEARTBEAT, replace(beat.data, session=session.name), stamp=beat.stamp)
-            message = Message(self._topic, beat.payload, expiry_s=expiry_s, content_type=CONTENT_TYPE)
+            assert self._latest is not None, "there is one once it has beaten"
+            if encoded is not self._latest:  # else it keeps its bytes: sent twice, it is the same
+                data, stamp = encoded = self._latest
+                payload = session.event(HEARTBEAT, replace(data, session=session.name), stamp=stamp)
+            message = Message(self.topics.heartbeat, payload, expiry_s=expiry_s, content_type=CONTENT_TYPE)
             if not await session.publish(message):
                 self._beaten.set()  # this one again on the next session, or the one that has replaced it by then
                 await session.over.wait()

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import dataclass, field, replace
+from typing import Final, NamedTuple
 
 import orjson
 
 from edge_agent.core.backoff import Uniform, full_jitter
 from edge_agent.core.submission import Submission, parse_submission
-from edge_agent.core.timebase import later, seconds
+from edge_agent.core.timebase import later, seconds, to_seconds
 from edge_agent.errors import EdgeAgentError, OutboxError, SubmissionError
 from edge_agent.ports import Accept, Arrival, Clock, Inbox
 
@@ -28,96 +29,80 @@ _FINAL: Final = frozenset({"invalid", "too_large"})
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class _Offered:
-    """A file, and why its record was not accepted; ``None`` = it was."""
+class _Offered(NamedTuple):
+    """A file, why its record was not accepted (``None`` = it was), and whether trying again would change nothing."""
 
     arrival: Arrival
-    refusal: OutboxError | None
-
-    @property
-    def reason(self) -> str | None:
-        """What is said about it."""
-        return None if self.refusal is None else str(self.refusal)
-
-    @property
-    def is_final(self) -> bool:
-        """Whether trying again would change nothing."""
-        return self.refusal is None or self.refusal.word in _FINAL
+    reason: str | None = None
+    is_final: bool = True
 
 
+@dataclass(slots=True)
 class Intake:
-    """Offers each file's record; ``run`` is its task."""
+    """Offers each file's record; ``run`` is its task.
 
-    def __init__(self, inbox: Inbox, accept: Accept, *, max_record: int, clock: Clock, uniform: Uniform) -> None:
-        """Prepare.
+    Attributes:
+        inbox: where the files are.
+        accept: the way into the outbox.
+        max_record: bytes of the largest ``data``.
+        clock: where the time comes from.
+        uniform: the randomness of the backoff.
+    """
 
-        Args:
-            inbox: where the files are.
-            accept: the way into the outbox.
-            max_record: bytes of the largest ``data``.
-            clock: where the time comes from.
-            uniform: the randomness of the backoff.
-        """
-        self._inbox = inbox
-        self._accept = accept
-        self._max_record = max_record
-        self._clock = clock
-        self._uniform = uniform
-        self._changed = asyncio.Event()
-        self._resisting: dict[str, _Offered] = {}
-        self._warned: dict[str, str] = {}
+    inbox: Inbox
+    accept: Accept
+    max_record: int
+    clock: Clock
+    uniform: Uniform
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _resisting: dict[str, _Offered] = field(default_factory=dict)
+    _warned: dict[str, str] = field(default_factory=dict)
 
     async def run(self) -> None:
         """Take in what is there and what comes, until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._watch(), name="inbox-watch")
-            group.create_task(self._look(), name="inbox-look")
             group.create_task(self._take_in(), name="inbox-take-in")
 
     async def _watch(self) -> None:
         while True:
             try:
-                await self._inbox.watch(self._notice)
+                await self.inbox.watch(self._notice)
             except EdgeAgentError as error:
                 self._warn("inbox_not_watched", str(error))
-                await self._clock.sleep_until(later(self._clock.monotonic(), LOOK_EVERY))
+                await self.clock.sleep_until(later(self.clock.monotonic(), LOOK_EVERY))
 
     def _notice(self) -> None:
         self._warn("inbox_not_watched", None)
         self._changed.set()
 
-    async def _look(self) -> None:
-        while True:
-            self._changed.set()
-            await self._clock.sleep_until(later(self._clock.monotonic(), LOOK_EVERY))
-
     async def _take_in(self) -> None:
         attempt = 0
         while True:
-            await self._changed.wait()
             self._changed.clear()
             obstacle = await self._scan()
             self._warn("inbox_waits", obstacle)
             if obstacle is None:
                 attempt = 0
-                continue
-            wait = full_jitter(attempt, base=RETRY_FROM, cap=RETRY_UP_TO, uniform=self._uniform)
-            attempt += 1
-            await self._clock.sleep_until(later(self._clock.monotonic(), wait))
-            self._changed.set()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(to_seconds(LOOK_EVERY)):
+                        await self._changed.wait()
+            else:
+                wait = full_jitter(attempt, base=RETRY_FROM, cap=RETRY_UP_TO, uniform=self.uniform)
+                attempt += 1
+                await self.clock.sleep_until(later(self.clock.monotonic(), wait))
 
     async def _scan(self) -> str | None:
         """Offer every file that is there; return why some have to be offered again, if any."""
         obstacle: str | None = None
         resisting: dict[str, _Offered] = {}
         try:
-            async for batch in self._inbox.batches():
+            async for batch in self.inbox.batches():
                 offered = await self._offer_all(batch)
                 final = {each.arrival.name: each for each in offered if each.is_final}
-                left = await self._inbox.settle([(each.arrival, each.reason) for each in final.values()])
+                left = await self.inbox.settle([(each.arrival, each.reason) for each in final.values()])
                 resisting |= {arrival.name: final[arrival.name] for arrival in left}
-                _tell_rejected([each for name, each in final.items() if each.refusal and name not in resisting])
+                _tell_rejected([each for name, each in final.items() if each.reason and name not in resisting])
                 obstacle = next((each.reason for each in offered if not each.is_final), obstacle)
                 if len(resisting) >= MAX_RESISTING:
                     break
@@ -139,10 +124,10 @@ class Intake:
         if known is not None and known.arrival.identity == arrival.identity:
             return known
         try:
-            await self._accept(self._submission(arrival))
+            await self.accept(self._submission(arrival))
         except OutboxError as refusal:
-            return _Offered(arrival, refusal)
-        return _Offered(arrival, None)
+            return _Offered(arrival, str(refusal), refusal.word in _FINAL)
+        return _Offered(arrival)
 
     def _submission(self, arrival: Arrival) -> Submission:
         if arrival.fault is not None:
@@ -150,10 +135,8 @@ class Intake:
         try:
             params = orjson.loads(arrival.content)
         except orjson.JSONDecodeError as error:
-            raise SubmissionError(
-                f"not JSON: {error}; was the file renamed into the inbox when it was whole?"
-            ) from None
-        submission = parse_submission(params, max_record=self._max_record)
+            raise SubmissionError(f"not JSON: {error}; was the file whole when it was renamed?") from None
+        submission = parse_submission(params, max_record=self.max_record)
         return submission if submission.key is not None else replace(submission, key=arrival.key)
 
     def _warn(self, event: str, reason: str | None) -> None:
@@ -168,8 +151,5 @@ class Intake:
 
 def _tell_rejected(rejected: Sequence[_Offered]) -> None:
     if rejected:
-        first = rejected[0]
-        log.warning(
-            "inbox_rejected",
-            extra={"count": len(rejected), "file": first.arrival.name[:MAX_SHOWN], "reason": first.reason},
-        )
+        file, reason = rejected[0].arrival.name[:MAX_SHOWN], rejected[0].reason
+        log.warning("inbox_rejected", extra={"count": len(rejected), "file": file, "reason": reason})

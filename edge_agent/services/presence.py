@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Final
 
-from edge_agent.core.events import HEALTH, ConnectionData, HealthData
+from edge_agent.core.connection import SPOKEN
+from edge_agent.core.events import HEALTH
 from edge_agent.core.timebase import later, rfc3339, seconds
 from edge_agent.core.topics import Topics
 from edge_agent.ports import Clock, Delivery, Message
@@ -21,68 +23,56 @@ HEAL_EVERY: Final = seconds(1)  # so that two who contradict each other do not d
 FAREWELL_WITHIN_S: Final = 2.0
 
 
+@dataclass(slots=True)
 class Presence:
     """The device's status and health on one session after another.
 
     Attributes:
-        device: the device's id.
-        filters: what the device listens to.
-        will: what the broker is to say of a device that vanished.
+        topics: of this device.
+        groups: that it belongs to.
+        clock: where the time comes from.
+        conditions: what else is less than it should be, as stable words.
     """
 
-    def __init__(
-        self,
-        topics: Topics,
-        *,
-        groups: tuple[str, ...],
-        clock: Clock,
-        conditions: Callable[[], list[str]] = list,
-    ) -> None:
-        """Prepare.
+    topics: Topics
+    groups: tuple[str, ...]
+    clock: Clock
+    conditions: Callable[[], list[str]] = list
+    _contradicted: asyncio.Event = field(default_factory=asyncio.Event)
+    _leaving: bool = False
+    _said: tuple[str, tuple[str, ...]] | None = None  # the session and the reasons that were published last
 
-        Args:
-            topics: of this device.
-            groups: that it belongs to.
-            clock: where the time comes from.
-            conditions: what else is less than it should be, as stable words.
-        """
-        self._topics = topics
-        self.device = topics.device
-        self.filters = topics.filters(groups)
-        self.will = Message(topics.status, OFFLINE, retain=True)
-        self._clock = clock
-        self._conditions = conditions
-        self._contradicted = asyncio.Event()
-        self._leaving = False
-        self._said: tuple[str, tuple[str, ...]] | None = None  # the session and the reasons that were published last
+    @property
+    def will(self) -> Message:
+        """What the broker is to say of a device that vanished."""
+        return Message(self.topics.status, OFFLINE, retain=True)
 
     async def begin(self, session: Session) -> bool:
         """Say ``online``; return ``False`` when the connection ended first."""
         self._contradicted.clear()
         self._leaving = False
-        return await session.publish(Message(self._topics.status, ONLINE, retain=True))
+        return await session.publish(Message(self.topics.status, ONLINE, retain=True))
 
     async def tell_health(self, session: Session) -> bool:
         """Publish the health if it is not what was said last; return ``False`` when the connection ended first."""
         reasons = tuple(
-            session.policy.reasons(self._clock.monotonic())
+            session.policy.reasons(self.clock.monotonic())
             + [f"refused: {name} (0x{reason:02X})" for name, reason in sorted(session.refused.items())]
-            + self._conditions()
+            + self.conditions()
         )
         if (session.name, reasons) == self._said:
             return True
-        protocol = "5" if session.connection.protocol == 5 else "3.1.1"
-        connection = ConnectionData(session.broker, protocol, rfc3339(session.since))
-        data = HealthData(session.name, "degraded" if reasons else "ok", reasons, connection)
         self._said = (session.name, reasons)
-        log.log(
-            logging.WARNING if reasons else logging.INFO, "health", extra={"state": data.state, "reasons": data.reasons}
-        )
-        return await session.publish_event(HEALTH, self._topics.health, data, retain=True)
+        said = {"state": "degraded" if reasons else "ok", "reasons": reasons}
+        log.log(logging.WARNING if reasons else logging.INFO, "health", extra=said)
+        protocol, since = SPOKEN[session.connection.protocol], rfc3339(session.since)
+        connection = {"broker": session.broker, "protocol": protocol, "since": since}
+        data = {"session": session.name, **said, "connection": connection}
+        return await session.publish_event(HEALTH, self.topics.health, data, retain=True)
 
     def hear(self, delivery: Delivery) -> bool:
         """Take note of what somebody says of this device on its status topic; return whether it was that."""
-        if delivery.topic != self._topics.status:
+        if delivery.topic != self.topics.status:
             return False
         if delivery.payload == OFFLINE and not self._leaving:
             self._contradicted.set()
@@ -94,8 +84,8 @@ class Presence:
             await self._contradicted.wait()
             self._contradicted.clear()
             log.warning("status_healed", extra={"reason": "the broker said offline of a device that is online"})
-            await session.publish(Message(self._topics.status, ONLINE, retain=True))
-            await self._clock.sleep_until(later(self._clock.monotonic(), HEAL_EVERY))
+            await session.publish(Message(self.topics.status, ONLINE, retain=True))
+            await self.clock.sleep_until(later(self.clock.monotonic(), HEAL_EVERY))
 
     async def farewell(self, session: Session) -> None:
         """Say ``offline`` before a planned end; bounded, for a stop must not hang on a broker."""

@@ -77,9 +77,8 @@ class Session:
         suspect = Suspect(SuspectKind.RETAINED if retain else SuspectKind.TOPIC, message.topic)
         if not await self.connection.room():
             return False
-        sent = Message(message.topic, message.payload, retain, message.expiry_s, message.content_type)
         try:
-            acknowledged = self.connection.send(sent)
+            acknowledged = self.connection.send(message._replace(retain=retain))
         except TooLargeError:
             self._note(message.topic, PACKET_TOO_LARGE)  # said here in the broker's place
             return True
@@ -118,10 +117,8 @@ class Session:
         return frozenset(self._outstanding)
 
     def _note(self, name: str, reason: int) -> None:
-        before = self.refused.get(name, 0)
+        before = self.refused.pop(name, None)
         if reason >= REFUSED_FROM:
             self.refused[name] = reason
-        else:
-            self.refused.pop(name, None)
-        if self.refused.get(name, 0) != before:
+        if self.refused.get(name) != before:
             self.changed.set()

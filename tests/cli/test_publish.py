@@ -113,7 +113,7 @@ def test_every_option_reaches_the_daemon(running: Place) -> None:
         (["data/t"], b"\xff", "not JSON"),
         (["data/t"], '{"x": "' + "y" * MAX_RECORD + '"}', "outbox.max_record allows 122880"),
         (["data/t"], " " * (MAX_RECORD + 65537), "outbox.max_record allows 122880"),
-        (["data/t", "--time", "noon"], "{}", "time 'noon': RFC 3339 is needed"),
+        (["data/t", "--time", "noon"], "{}", 'time: found "noon"; a time with its zone'),
         (["data/t", "--key", "x" * 257], "{}", "a string of 1 to 256 characters"),
         (["data/t", "--key", "\udcff"], "{}", "not valid UTF-8"),
         (["data/t", "--priority", "high"], "{}", "invalid choice: 'high'"),

@@ -68,7 +68,7 @@ def test_durations_have_bounds(section: str, key: str, least: str, most: str, be
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        ({"mqtt": {"keepalive": "5s1ms"}}, "whole seconds"),
+        ({"mqtt": {"keepalive": "5s1ms"}}, "whole multiples of 1s"),
         ({"mqtt": {"tls": {"cert": "/c"}}}, "cert and key go together"),
         ({"mqtt": {"tls": {"key": "/k"}}}, "cert and key go together"),
         ({"operator": {"tls": {"key": "/k"}}}, "cert and key go together"),

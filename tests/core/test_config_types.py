@@ -54,7 +54,7 @@ def test_a_broker_url_is_read_and_written(text: str, broker: BrokerUrl) -> None:
         ("localhost", "a URL like"),
         ("http://h", "mqtt, mqtts, ws, wss"),
         ("mqtt://", "a URL like"),
-        ("mqtt://h:0", "found port 0; 1 to 65535"),
+        ("mqtt://h:0", "port 1 to 65535"),
         ("mqtt://h:65536", "1 to 65535"),
         ("mqtt://h:x", "a URL like"),
         ("mqtt://2001:db8::1", "a URL like"),
@@ -115,7 +115,7 @@ def test_what_is_bad_is_refused_in_one_line(name: str) -> None:
         (error,) = bad.value.errors()
         assert error["type"] == "value_error"
         assert str(error["ctx"]["error"]).isprintable()
-        assert re.search(r"needed|allowed|never begins", str(error["ctx"]["error"]))
+        assert re.search(r"needed|allowed", str(error["ctx"]["error"]))
 
 
 def test_a_kind_is_named_without_its_value() -> None:

@@ -1,7 +1,7 @@
 """What is published, judged by the schemas that ship with the package."""
 
 import json
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from importlib.resources import files
 from typing import Any
 
@@ -14,8 +14,6 @@ from edge_agent.core import events
 from edge_agent.core.events import (
     AgentData,
     ConfigData,
-    ConnectionData,
-    HealthData,
     HeartbeatData,
     Origin,
     Stamp,
@@ -35,8 +33,13 @@ HEARTBEAT = HeartbeatData(
     agent=AgentData("0.1.0", 4242, 39_000_000),
     config=ConfigData("a91270885834"),
 )
-HEALTH = HealthData("s1", "degraded", ("why",), ConnectionData("mqtt://b:1883", "5", "2026-01-01T00:00:00.000000Z"))
-SAMPLES: dict[str, HeartbeatData | HealthData] = {events.HEARTBEAT: HEARTBEAT, events.HEALTH: HEALTH}
+HEALTH = {
+    "session": "s1",
+    "state": "degraded",
+    "reasons": ("why",),
+    "connection": {"broker": "mqtt://b:1883", "protocol": "5", "since": "2026-01-01T00:00:00.000000Z"},
+}
+SAMPLES: dict[str, dict[str, Any]] = {events.HEARTBEAT: asdict(HEARTBEAT), events.HEALTH: HEALTH}
 
 
 def schema_of(event_type: str) -> dict[str, Any]:
@@ -58,8 +61,8 @@ def test_the_schema_requires_every_field_of_the_data(event_type: str) -> None:
     """Every field is there from the first release on, so the schema may demand it; and it knows no others."""
     data = schema_of(event_type)["properties"]["data"]
     sample = SAMPLES[event_type]
-    assert set(data["required"]) == {field.name for field in fields(sample)} == set(data["properties"])
-    for name, value in asdict(sample).items():
+    assert set(data["required"]) == set(sample) == set(data["properties"])
+    for name, value in sample.items():
         if isinstance(value, dict) and value:
             assert set(data["properties"][name]["required"]) == set(value)
 

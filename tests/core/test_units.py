@@ -11,8 +11,6 @@ from hypothesis import strategies as st
 from edge_agent.core.timebase import DurationNs
 from edge_agent.core.units import (
     DURATION_PATTERN,
-    MAX_DURATION,
-    MAX_SIZE,
     SIZE_PATTERN,
     format_duration,
     format_size,
@@ -36,7 +34,6 @@ SECOND = 1_000_000_000
         ("1d2h3m4s5ms", 93_784 * SECOND + 5_000_000),
         ("90m", 5400 * SECOND),
         ("007s", 7 * SECOND),
-        ("3660d", MAX_DURATION),
     ],
 )
 def test_a_duration_is_read(text: str, nanoseconds: int) -> None:
@@ -60,8 +57,6 @@ def test_a_duration_is_read(text: str, nanoseconds: int) -> None:
         ("5S", "a duration like"),
         ("5s\n", r"5s\n"),
         ("٣s", "a duration like"),
-        ("3661d", "at most 3660d is allowed"),
-        ("999999999999999d", "at most 3660d"),
         ("9" * 5000 + "s", "a duration like"),
     ],
 )
@@ -73,7 +68,7 @@ def test_a_bad_duration_is_refused_with_what_is_allowed(text: str, words: str) -
     assert len(str(bad.value)) < 300
 
 
-@given(st.integers(0, MAX_DURATION // 1_000_000))
+@given(st.integers(0, 1 << 53))
 def test_a_duration_survives_being_written_and_read(milliseconds: int) -> None:
     """What is written is read back as it was."""
     duration = DurationNs(milliseconds * 1_000_000)
@@ -90,7 +85,7 @@ def test_a_duration_is_written_with_the_largest_units(nanoseconds: int, text: st
 
 
 @pytest.mark.parametrize(
-    ("text", "size"), [("0B", 0), ("512B", 512), ("120KiB", 122_880), ("64MiB", 1 << 26), ("1024GiB", MAX_SIZE)]
+    ("text", "size"), [("0B", 0), ("512B", 512), ("120KiB", 122_880), ("64MiB", 1 << 26), ("1024GiB", 1 << 40)]
 )
 def test_a_size_is_read_and_written(text: str, size: int) -> None:
     """The largest unit that loses nothing is chosen."""
@@ -108,7 +103,6 @@ def test_a_size_is_read_and_written(text: str, size: int) -> None:
         ("64mib", "a size like"),
         ("1.5MiB", "whole numbers"),
         ("-1B", "a size like"),
-        ("1025GiB", "at most 1024GiB"),
         ("9" * 5000 + "B", "a size like"),
     ],
 )
@@ -118,7 +112,7 @@ def test_a_bad_size_is_refused_with_what_is_allowed(text: str, words: str) -> No
         parse_size(text)
 
 
-@given(st.integers(0, MAX_SIZE))
+@given(st.integers(0, 1 << 50))
 def test_a_size_survives_being_written_and_read(size: int) -> None:
     """What is written is read back as it was."""
     assert parse_size(format_size(size)) == size

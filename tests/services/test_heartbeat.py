@@ -13,6 +13,7 @@ import pytest
 from edge_agent.core.events import AgentData, ConfigData, HeartbeatData
 from edge_agent.core.liveness import Liveness
 from edge_agent.core.timebase import seconds
+from edge_agent.ports import Message
 from edge_agent.services.heartbeat import Heartbeat
 from tests.fakes import FakeBroker, FakeClock, fake_link
 
@@ -85,15 +86,19 @@ async def test_of_a_long_outage_only_the_latest_is_sent() -> None:
 @pytest.mark.virtual
 async def test_one_that_was_not_acknowledged_is_sent_again_as_it_was() -> None:
     """Same id, same bytes: a consumer can tell."""
-    broker = FakeBroker(puback=lambda topic: None if topic == TOPIC else 0)
-    pulse = Pulse(broker)
     seen: list[bytes] = []
+
+    def unanswered(message: Message) -> int | None:
+        if message.topic != TOPIC:
+            return 0
+        seen.append(message.payload)
+        return None
+
+    broker = FakeBroker(verdict=unanswered)
+    pulse = Pulse(broker)
     async with pulse.running():
         await asyncio.sleep(10)
-        assert pulse.service._latest is not None
-        assert pulse.service._latest.payload is not None
-        seen.append(pulse.service._latest.payload)
-        broker.puback = lambda _topic: 0
+        broker.verdict = None
         broker.crash()
         broker.up = True
         await asyncio.sleep(10)

@@ -239,6 +239,7 @@ async def test_a_bad_file_is_put_aside_with_the_reason_and_the_others_are_taken_
         listener.bind(str(tmp_path / "socket"))
     async with intake(folder(tmp_path), outbox):
         await until(lambda: any(record.message == "inbox_rejected" for record in logged(caplog)))
+    assert not left(tmp_path)
     reasons = rejected(tmp_path)
     assert len(outbox.records) == 1
     assert reasons.pop("channel") == "channel 'status': data/NAME or event/NAME is needed"

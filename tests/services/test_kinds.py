@@ -34,7 +34,9 @@ async def _blink(context: Context, options: _Blink) -> Mapping[str, object]:
 
 
 def _context(run: Run, job: Job) -> Context:
-    return Context(run.job, run.slot, run.trace, Locals({}, {}, {}), _publish, FakeClock(), Path(run.job), job.grace)
+    return Context(
+        run.job, run.slot, run.trace, Locals({}, {}, {}), _publish, 1000, FakeClock(), Path(run.job), job.grace
+    )
 
 
 KINDS: Final = Kinds({"blink": Kind("blink", _Blink, _blink)}, _context)

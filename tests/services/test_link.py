@@ -20,7 +20,6 @@ from edge_agent.core.liveness import Liveness
 from edge_agent.core.timebase import later, seconds
 from edge_agent.core.topics import Topics
 from edge_agent.ports import Connection, Delivery, Message
-from edge_agent.services import link as link_module
 from edge_agent.services.link import Link
 from edge_agent.services.presence import Presence
 from tests.fakes import FakeBroker, FakeClock, FakeConnection, FakeConnector, fake_link
@@ -178,11 +177,8 @@ async def test_each_broker_s_failure_is_logged_once_while_it_is_the_same(caplog:
     assert len(said) <= 2 * 7
 
 
-async def test_a_return_leaves_offline_on_the_broker_that_it_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_return_leaves_offline_on_the_broker_that_it_left(tmp_path: Path) -> None:
     """On two real brokers: the device hears its own farewell, and must not contradict it."""
-    monkeypatch.setattr(link_module, "RETURN_FIRST", seconds(0.3))
     first_port, clock, topics = free_port(), SystemClock(), Topics("edge", "dev-1")
     async with mosquitto(tmp_path) as second, observer(second.url) as seen:
         brokers = [BrokerUrl("mqtt", "127.0.0.1", port) for port in (first_port, second.port)]
@@ -194,6 +190,7 @@ async def test_a_return_leaves_offline_on_the_broker_that_it_left(
             liveness=Liveness(),
             new_name=lambda: "s",
         )
+        link._return_wait = seconds(0.3)
         async with running(link):
             await seen.wait(STATUS, b"online")
             async with mosquitto(tmp_path, port=first_port) as first, observer(first.url) as seen_first:
@@ -234,7 +231,7 @@ async def test_the_watchdog_hears_of_an_attempt_that_hangs() -> None:
 
     broker, clock, liveness = FakeBroker(), FakeClock(), Liveness()
     link, _ = fake_link(broker, clock=clock, liveness=liveness, brokers=(A,))
-    link._connector = Hanging(broker)
+    link.connector = Hanging(broker)
     async with running(link):
         await asyncio.sleep(50)
         assert liveness.overdue(clock.monotonic()) == []
@@ -256,15 +253,15 @@ async def test_being_offline_or_online_starves_no_watchdog() -> None:
 
 
 @pytest.mark.virtual
-async def test_a_bug_in_a_session_task_ends_the_link() -> None:
+async def test_a_bug_in_a_session_task_ends_the_link(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is not swallowed: the process ends and the service manager restarts it."""
     broker = FakeBroker()
     link, _ = fake_link(broker, clock=FakeClock())
 
-    def broken(delivery: Delivery) -> bool:
+    def broken(_presence: Presence, delivery: Delivery) -> bool:
         raise ZeroDivisionError(delivery.topic)
 
-    link._presence.hear = broken  # type: ignore[method-assign]
+    monkeypatch.setattr(Presence, "hear", broken)
     with pytest.raises(ExceptionGroup) as raised:
         await link.run()  # it hears its own online
     assert raised.group_contains(ZeroDivisionError)

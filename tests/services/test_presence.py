@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from importlib.resources import files
 
+import jsonschema
 import pytest
 
 from edge_agent.ports import Delivery
@@ -25,6 +27,9 @@ async def test_health_is_said_once_for_each_state_of_each_session() -> None:
     assert [data["state"] for data in states] == ["ok", "degraded", "ok"]
     assert states[1]["reasons"] == ["refused: t (0x87)"]
     assert all(message.retain for message in broker.log)
+    schema = json.loads((files("edge_agent") / "schemas/edge.health.v1.json").read_text())
+    for message in broker.log:
+        jsonschema.validate(json.loads(message.payload), schema, format_checker=jsonschema.FormatChecker())
 
 
 @pytest.mark.virtual

@@ -7,7 +7,6 @@ import asyncio
 import pytest
 
 from edge_agent.core.config_jobs import Job
-from edge_agent.core.timebase import seconds
 from edge_agent.services.scheduler import CATCH_UP_WITHIN
 from tests.support.schedules import Device
 
@@ -53,7 +52,7 @@ async def test_until_time_is_known_what_has_a_date_waits_and_what_has_an_interva
     async with device.up():
         await asyncio.sleep(301)
         assert len(device.runs["often"]) == 5
-        device.clock.utc_offset = device.clock.utc_offset + seconds(10 * 86_400)
+        device.clock.step(10 * 86_400)
         device.clock.state = "synced"
         device.scheduler.time_changed()
         await asyncio.sleep(3600)
@@ -124,7 +123,7 @@ async def test_a_step_of_true_time_doubles_nothing_and_stops_nothing(by_s: float
     device = Device(often=MINUTELY, rarely=HOURLY)
     async with device.up():
         await asyncio.sleep(2 * 3600 + 10)
-        device.clock.utc_offset = device.clock.utc_offset + seconds(by_s)
+        device.clock.step(by_s)
         device.scheduler.time_changed(stepped=True)
         before = len(device.runs["often"])
         await asyncio.sleep(3600)

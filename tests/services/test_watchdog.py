@@ -8,7 +8,7 @@ import pytest
 
 from edge_agent.core.liveness import Liveness
 from edge_agent.core.timebase import later, seconds
-from edge_agent.services.watchdog import Watchdog
+from edge_agent.services.watchdog import feed_watchdog
 from tests.fakes import FakeClock
 
 
@@ -39,9 +39,10 @@ class Recorder:
 async def test_it_feeds_twice_a_period_until_a_promise_is_broken_and_again_once_it_is_renewed() -> None:
     """A hang starves it; a service that comes back in time saves the process."""
     clock, liveness, recorder = FakeClock(), Liveness(), Recorder()
-    watchdog = Watchdog(recorder, period=seconds(30), clock=clock, liveness=liveness)
     start = asyncio.get_running_loop().time()
-    task = asyncio.get_running_loop().create_task(watchdog.run())
+    task = asyncio.get_running_loop().create_task(
+        feed_watchdog(recorder, period=seconds(30), clock=clock, liveness=liveness)
+    )
     await asyncio.sleep(301)
     assert len(recorder.fed) == 21
     liveness.promise("heartbeat", later(clock.monotonic(), seconds(10)))

@@ -53,7 +53,10 @@ class Feeder:
 
         async def hear() -> None:
             for _ in range(count):
-                line = await reader.readline()
+                try:
+                    line = await reader.readline()
+                finally:
+                    room.release()  # also when that was the end: somebody may wait for room
                 if not line:
                     raise ConnectionResetError("the daemon has gone")
                 answer = json.loads(line)
@@ -61,7 +64,6 @@ class Feeder:
                     self.confirmed[answer["id"]] = answer["result"]["id"]
                 else:
                     self.refused.append(answer["error"])
-                room.release()
 
         try:
             hearing = asyncio.get_running_loop().create_task(hear())

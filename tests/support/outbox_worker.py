@@ -153,7 +153,7 @@ async def running(
 def _link(broker: FakeBroker, clock: FakeClock) -> tuple[Link, Topics]:
     """Return a link that comes back at once."""
     link, topics = fake_link(broker, clock=clock)
-    link._policy = ConnectionPolicy(
+    link.policy = ConnectionPolicy(
         (BrokerUrl("mqtt", "fake", 1883),), protocol=None, reconnect_max=seconds(1), uniform=lambda: 0.1
     )
     return link, topics

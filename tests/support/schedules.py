@@ -1,5 +1,4 @@
-"""A scheduler in virtual time, with a clock that may be unknown or stepped, a notebook that survives a crash, and a device
-that can be switched off."""
+"""A device's scheduler in virtual time: its clock may be unknown or be stepped, and it may crash."""
 
 from __future__ import annotations
 
@@ -12,6 +11,7 @@ from datetime import UTC
 from typing import Any, Final
 
 import orjson
+from typing_extensions import override
 
 from edge_agent.adapters.alarm import LoopAlarm
 from edge_agent.core.config_jobs import Job
@@ -39,13 +39,19 @@ class Clock(FakeClock):
         self.utc_offset = MIDNIGHT
         self.state: TimeState = "synced"
 
+    @override
     def now(self) -> Stamp:
         """Return it."""
         return Stamp(UtcNs(self.utc_offset + self.monotonic()), self.state)
 
+    @override
     def raw(self) -> RawNs:
         """Return the loop's time."""
         return RawNs(self.monotonic())
+
+    def step(self, by_s: float) -> None:
+        """Jump."""
+        self.utc_offset = UtcNs(self.utc_offset + seconds(by_s))
 
 
 class Notebook:
@@ -123,9 +129,9 @@ class Device:
         try:
             yield self.scheduler
         finally:
+            kept = list(self.outcomes)
             if crash:
                 self.disk = dict(notebook.disk)
-                self.outcomes, kept = [], self.outcomes
             task.cancel()
             await asyncio.wait((task,))
             if crash:
