@@ -308,6 +308,34 @@ async def test_other_servers_of_the_host_are_taken_up(tmp_path: Path) -> None:
         assert rig.time.measure().state == "synced"
 
 
+async def test_servers_that_are_named_without_a_word_of_the_network_are_found_at_the_next_look(tmp_path: Path) -> None:
+    """A lease may be written down some time after the address has changed."""
+    rig = Rig(tmp_path)
+    async with rig.running():
+        await asyncio.sleep(10)
+        rig.names = ("a",)
+        await asyncio.sleep(64 + 20)
+        assert rig.time.measure().state == "synced"
+
+
+async def test_a_server_that_stays_keeps_what_it_has_asked_for_when_others_come(tmp_path: Path) -> None:
+    """It is not asked again because of them; nor because of other limits."""
+    rig = Rig(tmp_path, "a")
+    rig.servers.answers["a"] = Rejection.KISS_DENY
+    async with rig.running():
+        await asyncio.sleep(100)
+        rig.names = ("a", "b")
+        rig.changed.set()
+        await asyncio.sleep(100)
+        assert rig.time.measure().source == "b"
+    rig.config = Time.model_validate({"poll_min": "128s"})
+    async with rig.running():
+        await asyncio.sleep(2000)
+    assert [name for _, name in rig.servers.asked].count("a") == 1
+    sources = {face["name"]: face for face in rig.time.report()["sources"]}
+    assert sources["b"]["poll_s"] >= 128
+
+
 async def test_what_the_control_socket_offers(tmp_path: Path) -> None:
     """A report, a trace of which one can ask for the rest, and a burst for who asks."""
     rig = Rig(tmp_path, "a")
