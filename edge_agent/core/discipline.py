@@ -34,6 +34,10 @@ GOOD_NS: Final = seconds(0.25)
 PANIC_NS: Final = seconds(1000)
 STEP_AFTER: Final = seconds(6)
 STEER_EVERY: Final = seconds(64)
+HELD_AFTER: Final = seconds(600)
+MISSES: Final = 3
+"""So many requests to each source that brought nothing, and so long: then time is only held."""
+
 FRESH: Final = seconds(1)
 
 
@@ -46,7 +50,7 @@ class Policy:
         host: whether the host's own discipline is one vote (``auto``), the only one (``trust``), or none.
         step_above_ns: larger errors of the agent's time are stepped.
         slew_max_ppm: the fastest slew.
-        holdover_after_ns: after so long without a sample time is only held.
+        holdover_after_ns: after so long without a sample time is only held, even if nobody was asked.
         degraded_above_ns: a bound above this is called so.
     """
 
@@ -126,7 +130,7 @@ class Discipline:
         self.happenings: list[Happening] = []
         self._host: Sample | None = None
         self._root_ns = 0
-        self._good = 0
+        self._good = self._idle = 0
         self._clock: TrueClock | None = None
         self._was_synced = self._has_panicked = self._disagree = False
         self._large: tuple[int, RawNs] | None = None
@@ -153,14 +157,19 @@ class Discipline:
         peer = self.peers.get(sample.source)
         if peer is None:
             return "not_configured"
+        if not any(one.reach for one in self.peers.values()):
+            for one in self.peers.values():
+                one.asked = 0  # what kept all of them silent was the network: each may be expected back
         peer.add(sample)
         peer.standing = self._judge(peer, sample)
+        self._idle = 0 if peer.standing in USED else self._idle + 1
         return peer.standing
 
     def missed(self, source: str, why: str = "no_answer") -> None:
         """Take note that a source did not answer, or not so that it could be believed."""
         if (peer := self.peers.get(source)) is not None:
             peer.missed(why)
+            self._idle += 1
 
     def host(self, sample: Sample | None) -> None:
         """Take note of what the host's own discipline says; ``None`` = it is not synchronised, or nobody knows."""
@@ -189,7 +198,7 @@ class Discipline:
                 return "no_majority"
             if not overlap(agreed, self._estimate.interval(sample, sample.raw)):
                 return "outvoted"
-            self._say_disagree(disagree=False)
+        self._say_disagree(disagree=False)
         return self._feed(peer, sample)
 
     def _vote(self, answered: Sequence[Peer], voters: int, raw: RawNs) -> Interval | None:
@@ -205,7 +214,7 @@ class Discipline:
             return "gated"
         if self._estimate.restarts > restarts:
             self.happenings.append(Happening("estimate_restarted"))
-        self._good += 1
+        self._good += ENOUGH if peer.name == HOST else 1  # the host has compared often enough
         peer.standing = "selected"
         used = [one for one in self.peers.values() if one.recent and one.reach and one.standing in USED]
         self._root_ns = max(one.bound_ns() for one in used)
@@ -292,9 +301,9 @@ class Discipline:
             return "acquiring"
         if error_ns > self._policy.degraded_above_ns:
             return "degraded"
-        if not self._good or raw - self._estimate.accepted > self._policy.holdover_after_ns:
-            return "holdover"
-        return "synced"
+        silent = raw - self._estimate.accepted
+        in_vain = silent > HELD_AFTER and self._idle >= MISSES * len(self.peers)
+        return "holdover" if in_vain or not self._good or silent > self._policy.holdover_after_ns else "synced"
 
     # -- the face
 
