@@ -1,9 +1,9 @@
 """The estimate of true time against simpler ones, on the same simulated oscillators, paths and samples.
 
 ``python -m benchmarks.time`` lets devices live through a day online, one server every 64 s. For each network and place
-it prints how far each estimator is off: the median and the 99th percentile from the sixth hour on, and the median of how
-far off it would be one and twelve hours later if the network went at a full hour; the last row is ours over the best.
-Then it prints what a sample and a reading cost, as multiples of one plain reading of the clock.
+it prints how far each estimator is off: the median and the 99th percentile from the sixth hour on, and the median of
+how far off it would be one and twelve hours later if the network went at a full hour; the last row is ours over the
+best. Then it prints what a sample and a reading cost, as multiples of one plain reading of the clock.
 """
 
 from __future__ import annotations
