@@ -39,6 +39,7 @@ MISSES: Final = 3
 """So many requests to each source that brought nothing, and so long: then time is only held."""
 
 FRESH: Final = seconds(1)
+NO_TIME: Final = DurationNs(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,7 @@ class Discipline:
         peers: the sources.
         source: the one that speaks for all; ``None`` = none was believed yet.
         happenings: what has happened since somebody took it from here.
+        slept: how long the device had slept when what is known of this boot was saved; ``None`` = nothing is.
     """
 
     def __init__(self, policy: Policy, *, saved: SavedClock | None = None, boot: str = "") -> None:
@@ -128,6 +130,7 @@ class Discipline:
         self.peers = {name: Peer(name, delay_min_ns=delays.get(name)) for name in _names(policy)}
         self.source: str | None = None
         self.happenings: list[Happening] = []
+        self.slept = DurationNs(saved.slept_ns) if same and saved is not None else None
         self._host: Sample | None = None
         self._root_ns = 0
         self._good = self._idle = 0
@@ -138,7 +141,7 @@ class Discipline:
         self._face: tuple[int | None, ClockState] = (None, "unsynced")
         self._face_until = RawNs(-1)
         if same and saved is not None:
-            self._root_ns, self._was_synced = saved.error_ns, True
+            self._was_synced = True
             self._clock = TrueClock(saved.raw, saved.utc, slew_max_ppm=policy.slew_max_ppm)
             self._steer(saved.raw)
 
@@ -361,14 +364,14 @@ class Discipline:
             age_s=round((raw - last.raw) / 1e9, 1),
         )
 
-    def snapshot(self, raw: RawNs) -> SavedClock | None:
-        """Return what is worth saving; ``None`` while nothing is."""
+    def snapshot(self, raw: RawNs, slept: DurationNs = NO_TIME) -> SavedClock | None:
+        """Return what is worth saving, with how long the device has slept; ``None`` while nothing is."""
         known = self.true_time(raw)
         if known is None:
             return None
         delays = {name: peer.delay_min_ns for name, peer in self.peers.items() if peer.delay_min_ns is not None}
         oscillator = self._estimate.oscillator
-        return SavedClock(self._boot, raw, *known, oscillator.rate, self._estimate.rate_sigma, delays)
+        return SavedClock(self._boot, raw, *known, oscillator.rate, self._estimate.rate_sigma, delays, slept)
 
 
 def _names(policy: Policy) -> Sequence[str]:

@@ -86,7 +86,7 @@ class Timekeeping:
         self._outbox = outbox
         self._uniform = uniform
         self._polls: dict[str, tuple[Poll, asyncio.Event]] = {}
-        self._slept = clocks.slept()
+        self._slept = clocks.slept() if discipline.slept is None else discipline.slept  # perhaps while nobody looked
         self._wall_ahead = self._measure_wall()
         self._looked = clocks.raw()
         self._saved_at: MonotonicNs | None = None
@@ -106,9 +106,8 @@ class Timekeeping:
             config: the ``[time]`` section.
             servers: returns those to ask; looked at again when the network has changed.
         """
-        self._alarm_ns = config.alarm_offset
+        self._alarm_ns, self._found = config.alarm_offset, servers
         while True:
-            self._found = servers
             await self._keep(config, servers())
 
     async def _keep(self, config: TimeConfig, servers: tuple[str, ...]) -> None:
@@ -292,7 +291,7 @@ class Timekeeping:
             self._outbox.put(Submission("event/clock", orjson.dumps({"what": what, **data}), Priority.CRITICAL))
 
     async def _save(self) -> None:
-        saved = self._discipline.snapshot(self._clocks.raw())
+        saved = self._discipline.snapshot(self._clocks.raw(), self._slept)
         if saved is None:
             return
         self._saved_at = self._clocks.monotonic()

@@ -81,6 +81,8 @@ def test_a_restart_in_the_same_boot_goes_on_in_holdover() -> None:
     assert reading.error_ns is not None
     assert known.error_ns is not None
     assert reading.error_ns > known.error_ns / 2
+    third = Discipline(Policy(("a",)), saved=again.snapshot(RawNs(seconds(110))), boot="b")
+    assert third.at(RawNs(seconds(110)), NOBODY).error_ns == pytest.approx(reading.error_ns, rel=0.1)
     feed(again, 112, "a")
     assert state(again, 132) == "synced"
 

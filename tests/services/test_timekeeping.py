@@ -94,13 +94,20 @@ class Servers:
 class Rig:
     """Timekeeping on a made-up machine, with a real outbox behind it."""
 
-    def __init__(self, folder: Path, *names: str, wall_off_s: float = 0.0, **config: Any) -> None:  # noqa: ANN401  # as the model takes it
+    def __init__(
+        self,
+        folder: Path,
+        *names: str,
+        wall_off_s: float = 0.0,
+        saved: SavedClock | None = None,
+        **config: Any,  # noqa: ANN401  # as the model takes it
+    ) -> None:
         self.machine = Machine()
         self.machine.wall_off_ns = seconds(wall_off_s)
         self.servers = Servers(self.machine)
         self.names = names
         self.config = Time(**config)
-        self.discipline = Discipline(policy(self.config, names), boot="b")
+        self.discipline = Discipline(policy(self.config, names), saved=saved, boot="b")
         self.flow = Flow(folder, FakeBroker())
         self.flow.outbox._clock = DeviceClock(self.machine, self.discipline)
         self.saved: list[SavedClock] = []
@@ -202,6 +209,23 @@ async def test_a_sleep_is_noticed_told_and_followed_by_a_burst(tmp_path: Path) -
         assert rig.servers.count(now) >= 16
         assert rig.time.measure().state == "synced"
         assert rig.said("wall_stepped") == []
+
+
+async def test_a_sleep_while_the_agent_was_stopped_is_noticed_when_it_is_started(tmp_path: Path) -> None:
+    """Time is known as badly as after any sleep, though it is the same boot."""
+    rig = Rig(tmp_path, "a")
+    async with rig.running():
+        await asyncio.sleep(3600)
+        known = rig.time.measure().error_ms
+    (tmp_path / "again").mkdir()
+    again = Rig(tmp_path / "again", "a", saved=rig.saved[-1])
+    again.machine.asleep_ns = seconds(7200)
+    again.servers.answers["a"] = Rejection.UNREACHABLE
+    async with again.running():
+        await asyncio.sleep(10)
+        assert again.said("resumed") == [{"what": "resumed", "slept_s": 7200.0}]
+        assert known is not None
+        assert again.time.measure().error_ms == pytest.approx(known + 4000, rel=0.8)
 
 
 async def test_a_network_that_comes_is_used_at_once_and_one_that_flaps_is_no_reason_to_be_rude(tmp_path: Path) -> None:
