@@ -51,7 +51,7 @@ class Policy:
         host: whether the host's own discipline is one vote (``auto``), the only one (``trust``), or none.
         step_above_ns: larger errors of the agent's time are stepped.
         slew_max_ppm: the fastest slew.
-        holdover_after_ns: after so long without a sample time is only held, even if nobody was asked.
+        holdover_after_ns: after so long without a believed sample time is only held, even if nobody was asked.
         degraded_above_ns: a bound above this is called so.
     """
 
@@ -134,6 +134,7 @@ class Discipline:
         self._host: Sample | None = None
         self._root_ns = 0
         self._good = self._idle = 0
+        self._believed = RawNs(0)
         self._clock: TrueClock | None = None
         self._was_synced = self._has_panicked = self._disagree = False
         self._large: tuple[int, RawNs] | None = None
@@ -165,7 +166,10 @@ class Discipline:
                 one.asked = 0  # what kept all of them silent was the network: each may be expected back
         peer.add(sample)
         peer.standing = self._judge(peer, sample)
-        self._idle = 0 if peer.standing in USED else self._idle + 1
+        if peer.standing in USED:
+            self._idle, self._believed = 0, sample.raw
+        else:
+            self._idle += 1
         return peer.standing
 
     def missed(self, source: str, why: str = "no_answer") -> None:
@@ -304,7 +308,7 @@ class Discipline:
             return "acquiring"
         if error_ns > self._policy.degraded_above_ns:
             return "degraded"
-        silent = raw - self._estimate.accepted
+        silent = raw - self._believed
         in_vain = silent > HELD_AFTER and self._idle >= MISSES * len(self.peers)
         return "holdover" if in_vain or not self._good or silent > self._policy.holdover_after_ns else "synced"
 

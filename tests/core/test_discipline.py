@@ -159,6 +159,17 @@ def test_time_is_only_held_once_three_requests_to_each_were_in_vain(poll_s: floa
     assert state(one, at) == "holdover"
 
 
+def test_slow_answers_are_answers() -> None:
+    """Nothing is learned from them while more is known than they can say, but nobody has gone."""
+    one = Discipline(Policy(("a",), holdover_after_ns=seconds(600)))
+    feed(one, 1, "a", count=30)
+    for turn in range(20):
+        at = 100 + 64 * turn
+        assert one.take(sample("a", at, delay_ms=800)) == "gated"
+        assert state(one, at) == "synced"
+    assert whats(one) == ["sync_gained"]
+
+
 def test_nobody_is_asked_less_often_before_time_is_known() -> None:
     """The uncertainty is a generation, not nothing."""
     assert Discipline(Policy(("a",))).uncertainty_ns > seconds(1e8)
