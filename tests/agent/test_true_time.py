@@ -12,7 +12,7 @@ import time
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -36,10 +36,11 @@ from tests.support.agents import (
     observer,
     time_servers,
 )
-from tests.support.brokers import LOOPBACK, missing, mosquitto, require, tls_files
+from tests.support.brokers import LOOPBACK, free_port, missing, mosquitto, require, tls_files
 from tests.support.chrony import chronyd, free_udp_port
 from tests.support.faketime import WallClock, clocks_at_rate, wall_clock_at
 from tests.support.killing import Report, finished
+from tests.support.netns import namespace
 
 SYNC_S: Final = 20
 CLOCK_EVENT: Final = f"edge/{DEVICE}/up/event/clock"
@@ -205,6 +206,26 @@ async def test_a_boot_without_a_network_trusts_no_clock_until_a_server_is_there(
             states = [json.loads(beat.payload)["timestate"] for beat in seen.on(topic)]
             assert states[0] == "unsynced", name
             assert states == sorted(states, reverse=True), name  # unsynced until it is synced
+
+
+@pytest.mark.root
+@pytest.mark.slow
+@pytest.mark.timeout_s(120)
+async def test_a_network_that_comes_up_is_asked_at_once(tmp_path: Path) -> None:
+    """The kernel tells it, long after the agent has become patient; time is known within 20 s."""
+    with namespace() as space:
+        card = re.findall(r"\d+: (i\w+)@", space.run("ip", "-o", "link"))[0]
+        space.run("ip", "link", "set", card, "down")
+        async with chronyd(tmp_path, host=space.outside) as server:
+            text = config_text(f"mqtt://{space.outside}:{free_port()}", extra=time_servers(server))
+            async with agent(tmp_path, text, prefix=space.prefix) as process:
+                await process.logged("started")
+                source: dict[str, Any] = {}
+                while source.get("next_s", 0) < SYNC_S + 10:
+                    source = json.loads((await edge_agent(process, "clock", "--json"))[1])["sources"][0]
+                assert source["standing"] == "unreachable"
+                space.run("ip", "link", "set", card, "up")
+                await process.logged("clock_event", what="sync_gained", within_s=SYNC_S)
 
 
 # ---------------------------------------------------------------- the host's own word
