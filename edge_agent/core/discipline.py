@@ -209,11 +209,16 @@ class Discipline:
         return self._feed(peer, sample)
 
     def _vote(self, answered: Sequence[Peer], voters: int, raw: RawNs) -> Interval | None:
-        intervals = [self._estimate.interval(one.best(raw), raw) for one in answered]
+        """Return what a majority agrees on by the best of each one's samples, if by the last ones it still does."""
+        best = [self._estimate.interval(one.best(raw), raw) for one in answered]
+        last = [self._estimate.interval(one.recent[-1], raw) for one in answered]
         if self._policy.host == "auto" and self._host is not None and len(answered) > 1:
-            intervals.append(self._estimate.interval(self._host, raw))
-            voters += 1
-        return intersection(intervals, voters=voters)
+            host = self._estimate.interval(self._host, raw)
+            best, last, voters = [*best, host], [*last, host], voters + 1
+        agreed = intersection(best, voters=voters)
+        if agreed is None or 2 * sum(overlap(agreed, one) for one in last) <= voters:
+            return None
+        return agreed
 
     def _feed(self, peer: Peer, sample: Sample) -> str:
         restarts = self._estimate.restarts

@@ -140,11 +140,11 @@ def test_a_scenario_keeps_within_its_limits_with_many_seeds(name: str) -> None:
 
 
 def test_no_majority_freezes_within_one_poll_and_says_so() -> None:
-    """The bound grows from then on."""
+    """Or two, if an answer was lost. The bound grows from then on."""
     for run in lived("two-liars-of-four", SEEDS):
         said = [t for t, happening in run.happenings if happening.what == "sources_disagree"]
         assert said
-        assert 8 * HOUR_S <= said[0] <= 8 * HOUR_S + 9 * 64
+        assert 8 * HOUR_S <= said[0] <= 8 * HOUR_S + 2 * 64
         bounds = [bound for t, bound in run.bounds if t > said[0] + 600]
         assert all(later >= earlier - 0.001 for earlier, later in pairwise(bounds))
         assert bounds[-1] > bounds[0] * 1.2
