@@ -13,15 +13,16 @@ from edge_agent.core.timebase import NANOSECONDS_PER_SECOND, DurationNs, Monoton
 class SystemClock:
     """The clocks of this machine."""
 
+    def __init__(self) -> None:
+        self._slept = 0
+
     def monotonic(self) -> MonotonicNs:
         """Return CLOCK_MONOTONIC."""
         return MonotonicNs(time.monotonic_ns())
 
     def raw(self) -> RawNs:
         """Return CLOCK_MONOTONIC_RAW + (CLOCK_BOOTTIME - CLOCK_MONOTONIC): undisciplined, and counting suspend."""
-        return RawNs(
-            clock_gettime_ns(CLOCK_MONOTONIC_RAW) + clock_gettime_ns(CLOCK_BOOTTIME) - clock_gettime_ns(CLOCK_MONOTONIC)
-        )
+        return RawNs(clock_gettime_ns(CLOCK_MONOTONIC_RAW) + self.slept())
 
     def wall(self) -> WallNs:
         """Return CLOCK_REALTIME; it may be wrong and may step."""
@@ -38,8 +39,12 @@ class SystemClock:
         return min(tries)[1:]
 
     def slept(self) -> DurationNs:
-        """Return how long the device has been suspended since its boot."""
-        return DurationNs(clock_gettime_ns(CLOCK_BOOTTIME) - clock_gettime_ns(CLOCK_MONOTONIC))
+        """Return how long the device has been suspended since its boot.
+
+        It only grows: who is interrupted between the two readings finds too little, and keeps what was found before.
+        """
+        self._slept = max(self._slept, clock_gettime_ns(CLOCK_BOOTTIME) - clock_gettime_ns(CLOCK_MONOTONIC))
+        return DurationNs(self._slept)
 
     def now(self) -> Stamp:
         """Return CLOCK_REALTIME as a time that nobody vouches for."""

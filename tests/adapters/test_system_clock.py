@@ -8,8 +8,9 @@ import time
 
 import pytest
 
+from edge_agent.adapters import system_clock
 from edge_agent.adapters.system_clock import SystemClock
-from edge_agent.core.timebase import MonotonicNs, later, seconds
+from edge_agent.core.timebase import DurationNs, MonotonicNs, later, seconds
 
 CLOCK = SystemClock()
 
@@ -76,3 +77,23 @@ def test_monotonic_is_steady_and_never_goes_back() -> None:
     assert before <= readings[0]
     assert readings[-1] <= time.monotonic_ns()
     assert all(one <= other for one, other in itertools.pairwise(readings))
+
+
+def test_who_is_interrupted_between_two_readings_sees_the_same_counter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine that is ever so often: here it is every third reading, for 5 ms; then it sleeps for an hour."""
+    now, reads, slept = seconds(1000), itertools.count(), seconds(0)
+
+    def read(clock: int) -> int:
+        nonlocal now
+        now = DurationNs(now + seconds(0.005 if next(reads) % 4 == 0 else 50e-9))
+        return now + slept if clock == time.CLOCK_BOOTTIME else now
+
+    monkeypatch.setattr(system_clock, "clock_gettime_ns", read)
+    clock = SystemClock()
+    for slept in (seconds(0), seconds(3600)):  # it is read in ``read``
+        clock.slept()
+        clock.slept()
+        for _ in range(20):
+            before = now
+            assert 0 <= clock.raw() - before - slept <= seconds(0.006)
+        assert slept - clock.slept() <= seconds(1e-6)
