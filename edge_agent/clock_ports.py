@@ -9,7 +9,7 @@ from typing import Protocol
 from edge_agent.core.ntp import Rejection
 from edge_agent.core.sample import Sample
 from edge_agent.core.saved_clock import SavedClock
-from edge_agent.core.timebase import DurationNs, RawNs, WallNs
+from edge_agent.core.timebase import BootNs, DurationNs, RawNs, WallNs
 from edge_agent.ports import Clock
 
 
@@ -22,6 +22,22 @@ class Clocks(Clock, Protocol):
 
     def slept(self) -> DurationNs:
         """Return how long the device has been suspended since its boot."""
+        ...
+
+
+class Alarm(Protocol):
+    """One timer of the kernel, and the clock that it rings by."""
+
+    def now(self) -> BootNs:
+        """Return that clock."""
+        ...
+
+    def arm(self, at: BootNs) -> None:
+        """Let it ring once at an instant, soon if that has passed, in place of when it would have rung before."""
+        ...
+
+    def close(self) -> None:
+        """Let it not ring any more, and give it back."""
         ...
 
 

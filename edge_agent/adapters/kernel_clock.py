@@ -9,12 +9,14 @@ import errno
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from time import CLOCK_REALTIME
 from typing import Final
 
-_CLOCK_REALTIME: Final = 0
-_ABSTIME_CANCEL_ON_SET: Final = 1 | 2
-_FAR: Final = 1 << 31
-"""An instant of 2038, in seconds, that a 32-bit kernel still knows: what matters is the setting, not the timer."""
+from edge_agent.adapters.timerfd import ABSTIME, CANCEL_ON_SET, NONBLOCK, timerfd_create, timerfd_settime_ns
+from edge_agent.core.timebase import NANOSECONDS_PER_SECOND
+
+_FAR_NS: Final = ((1 << 31) - 1) * NANOSECONDS_PER_SECOND
+"""An instant of 2038 that a 32-bit kernel still knows: what matters is the setting, not the timer."""
 
 
 class _Timex(ctypes.Structure):
@@ -28,17 +30,6 @@ class _Timex(ctypes.Structure):
         ("esterror", ctypes.c_long),
         ("status", ctypes.c_int),
         ("rest", ctypes.c_char * 256),
-    )
-
-
-class _Itimerspec(ctypes.Structure):
-    """``struct itimerspec`` of timerfd_settime(2)."""
-
-    _fields_ = (  # type: ignore[mutable-override]  # as ctypes takes it, too
-        ("interval_s", ctypes.c_long),
-        ("interval_ns", ctypes.c_long),
-        ("value_s", ctypes.c_long),
-        ("value_ns", ctypes.c_long),
     )
 
 
@@ -70,7 +61,7 @@ def read_discipline() -> KernelDiscipline | None:
 async def wait_for_step() -> None:
     """Return when CLOCK_REALTIME is set; where that cannot be known, never."""
     stepped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    with contextlib.suppress(OSError, AttributeError), _cancelled_on_set() as timer:
+    with contextlib.suppress(OSError), _cancelled_on_set() as timer:
 
         def look() -> None:
             try:
@@ -90,15 +81,10 @@ async def wait_for_step() -> None:
 
 @contextlib.contextmanager
 def _cancelled_on_set() -> Iterator[int]:
-    """Make a timer that is cancelled when the clock is set (timerfd_create(2)); Python has that from 3.13 on."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    timer = libc.timerfd_create(_CLOCK_REALTIME, os.O_NONBLOCK | os.O_CLOEXEC)
-    if timer < 0:
-        raise OSError(ctypes.get_errno(), "timerfd_create")
+    """Make a timer that is cancelled when the clock is set."""
+    timer = timerfd_create(CLOCK_REALTIME, flags=NONBLOCK)
     try:
-        far = _Itimerspec(0, 0, _FAR - 1, 0)
-        if libc.timerfd_settime(timer, _ABSTIME_CANCEL_ON_SET, ctypes.byref(far), None) < 0:
-            raise OSError(ctypes.get_errno(), "timerfd_settime")
+        timerfd_settime_ns(timer, flags=ABSTIME | CANCEL_ON_SET, initial=_FAR_NS)
         yield timer
     finally:
         os.close(timer)

@@ -14,7 +14,7 @@ class SystemClock:
     """The clocks of this machine."""
 
     def __init__(self) -> None:
-        self._slept = 0
+        self._slept = DurationNs(0)
 
     def monotonic(self) -> MonotonicNs:
         """Return CLOCK_MONOTONIC."""
@@ -39,12 +39,11 @@ class SystemClock:
         return min(tries)[1:]
 
     def slept(self) -> DurationNs:
-        """Return how long the device has been suspended since its boot.
-
-        It only grows: who is interrupted between the two readings finds too little, and keeps what was found before.
-        """
-        self._slept = max(self._slept, clock_gettime_ns(CLOCK_BOOTTIME) - clock_gettime_ns(CLOCK_MONOTONIC))
-        return DurationNs(self._slept)
+        """Return how long the device has been suspended since its boot; it never goes back."""
+        # other programs may run between the two readings: that makes the difference too small, never too large
+        slept = DurationNs(clock_gettime_ns(CLOCK_BOOTTIME) - clock_gettime_ns(CLOCK_MONOTONIC))
+        self._slept = max(self._slept, slept)
+        return self._slept
 
     def now(self) -> Stamp:
         """Return CLOCK_REALTIME as a time that nobody vouches for."""

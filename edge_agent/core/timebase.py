@@ -1,10 +1,11 @@
 """Instants and durations as distinct integer-nanosecond types, and the only conversions between units.
 
-Instants of four kinds, so that mixing them is a type error. A *monotonic* instant is what the loop waits for. A *raw*
-instant is a reading of the counter that nobody disciplines and that goes on in suspend: true time is a function of it.
-Both mean nothing on another device or after a reboot. A *UTC* instant is true time, as well as it is known. A *wall*
-instant is what the operating system takes for UTC; it may be wrong and may step. A *duration* is the distance between
-two instants of one kind; durations are never computed from wall instants.
+Instants of five kinds, so that mixing them is a type error. A *monotonic* instant is what the loop waits for. A *boot*
+instant is what the kernel's timers ring for: it goes on in suspend. A *raw* instant is a reading of the counter that
+nobody disciplines and that goes on in suspend, too: true time is a function of it. These three mean nothing on another
+device or after a reboot. A *UTC* instant is true time, as well as it is known. A *wall* instant is what the operating
+system takes for UTC; it may be wrong and may step. A *duration* is the distance between two instants of one kind;
+durations are never computed from wall instants.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from typing import Final, NewType
 
 MonotonicNs = NewType("MonotonicNs", int)
 """An instant of CLOCK_MONOTONIC, in nanoseconds: its rate follows the host's discipline, and it stops in suspend."""
+
+BootNs = NewType("BootNs", int)
+"""An instant of CLOCK_BOOTTIME, in nanoseconds: its rate follows the host's discipline, and it goes on in suspend."""
 
 RawNs = NewType("RawNs", int)
 """An instant of CLOCK_MONOTONIC_RAW + (CLOCK_BOOTTIME - CLOCK_MONOTONIC), in nanoseconds."""
