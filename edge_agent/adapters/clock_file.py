@@ -11,7 +11,7 @@ from edge_agent.adapters.durable_file import put_file
 from edge_agent.adapters.threads import in_daemon_thread
 from edge_agent.core.saved_clock import SavedClock, read
 
-MAX_BYTES: Final = 4096
+MAX_BYTES: Final = 8192
 
 
 class ClockFile:

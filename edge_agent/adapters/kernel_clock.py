@@ -65,14 +65,10 @@ async def wait_for_step() -> None:
 
         def look() -> None:
             try:
-                os.read(timer, 8)
-            except BlockingIOError:
-                return
+                os.read(timer, 8)  # it succeeds, once, when that far instant is past
             except OSError as error:
-                if error.errno != errno.ECANCELED:
-                    return
-            if not stepped.done():
-                stepped.set_result(None)
+                if error.errno == errno.ECANCELED and not stepped.done():
+                    stepped.set_result(None)
 
         loop = asyncio.get_running_loop()
         loop.add_reader(timer, look)

@@ -34,7 +34,12 @@ GOOD_NS: Final = seconds(0.25)
 PANIC_NS: Final = seconds(1000)
 STEP_AFTER: Final = seconds(6)
 STEER_EVERY: Final = seconds(64)
+HELD_AFTER: Final = seconds(600)
+MISSES: Final = 3
+"""So many requests to each source that brought nothing, and so long: then time is only held."""
+
 FRESH: Final = seconds(1)
+NO_TIME: Final = DurationNs(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +51,7 @@ class Policy:
         host: whether the host's own discipline is one vote (``auto``), the only one (``trust``), or none.
         step_above_ns: larger errors of the agent's time are stepped.
         slew_max_ppm: the fastest slew.
-        holdover_after_ns: after so long without a sample time is only held.
+        holdover_after_ns: after so long without a believed sample time is only held, even if nobody was asked.
         degraded_above_ns: a bound above this is called so.
     """
 
@@ -111,6 +116,7 @@ class Discipline:
         peers: the sources.
         source: the one that speaks for all; ``None`` = none was believed yet.
         happenings: what has happened since somebody took it from here.
+        slept: how long the device had slept when what is known of this boot was saved; ``None`` = nothing is.
     """
 
     def __init__(self, policy: Policy, *, saved: SavedClock | None = None, boot: str = "") -> None:
@@ -124,9 +130,11 @@ class Discipline:
         self.peers = {name: Peer(name, delay_min_ns=delays.get(name)) for name in _names(policy)}
         self.source: str | None = None
         self.happenings: list[Happening] = []
+        self.slept = DurationNs(saved.slept_ns) if same and saved is not None else None
         self._host: Sample | None = None
         self._root_ns = 0
-        self._good = 0
+        self._good = self._idle = 0
+        self._believed = RawNs(0)
         self._clock: TrueClock | None = None
         self._was_synced = self._has_panicked = self._disagree = False
         self._large: tuple[int, RawNs] | None = None
@@ -134,7 +142,7 @@ class Discipline:
         self._face: tuple[int | None, ClockState] = (None, "unsynced")
         self._face_until = RawNs(-1)
         if same and saved is not None:
-            self._root_ns, self._was_synced = saved.error_ns, True
+            self._was_synced = True
             self._clock = TrueClock(saved.raw, saved.utc, slew_max_ppm=policy.slew_max_ppm)
             self._steer(saved.raw)
 
@@ -153,14 +161,22 @@ class Discipline:
         peer = self.peers.get(sample.source)
         if peer is None:
             return "not_configured"
+        if not any(one.reach for one in self.peers.values()):
+            for one in self.peers.values():
+                one.asked = 0  # what kept all of them silent was the network: each may be expected back
         peer.add(sample)
         peer.standing = self._judge(peer, sample)
+        if peer.standing in USED:
+            self._idle, self._believed = 0, sample.raw
+        else:
+            self._idle += 1
         return peer.standing
 
     def missed(self, source: str, why: str = "no_answer") -> None:
         """Take note that a source did not answer, or not so that it could be believed."""
         if (peer := self.peers.get(source)) is not None:
             peer.missed(why)
+            self._idle += 1
 
     def host(self, sample: Sample | None) -> None:
         """Take note of what the host's own discipline says; ``None`` = it is not synchronised, or nobody knows."""
@@ -189,15 +205,20 @@ class Discipline:
                 return "no_majority"
             if not overlap(agreed, self._estimate.interval(sample, sample.raw)):
                 return "outvoted"
-            self._say_disagree(disagree=False)
+        self._say_disagree(disagree=False)
         return self._feed(peer, sample)
 
     def _vote(self, answered: Sequence[Peer], voters: int, raw: RawNs) -> Interval | None:
-        intervals = [self._estimate.interval(one.best(raw), raw) for one in answered]
+        """Return what a majority agrees on by the best of each one's samples, if by the last ones it still does."""
+        best = [self._estimate.interval(one.best(raw), raw) for one in answered]
+        last = [self._estimate.interval(one.recent[-1], raw) for one in answered]
         if self._policy.host == "auto" and self._host is not None and len(answered) > 1:
-            intervals.append(self._estimate.interval(self._host, raw))
-            voters += 1
-        return intersection(intervals, voters=voters)
+            host = self._estimate.interval(self._host, raw)
+            best, last, voters = [*best, host], [*last, host], voters + 1
+        agreed = intersection(best, voters=voters)
+        if agreed is None or 2 * sum(overlap(agreed, one) for one in last) <= voters:
+            return None
+        return agreed
 
     def _feed(self, peer: Peer, sample: Sample) -> str:
         restarts = self._estimate.restarts
@@ -205,7 +226,7 @@ class Discipline:
             return "gated"
         if self._estimate.restarts > restarts:
             self.happenings.append(Happening("estimate_restarted"))
-        self._good += 1
+        self._good += ENOUGH if peer.name == HOST else 1  # the host has compared often enough
         peer.standing = "selected"
         used = [one for one in self.peers.values() if one.recent and one.reach and one.standing in USED]
         self._root_ns = max(one.bound_ns() for one in used)
@@ -292,9 +313,9 @@ class Discipline:
             return "acquiring"
         if error_ns > self._policy.degraded_above_ns:
             return "degraded"
-        if not self._good or raw - self._estimate.accepted > self._policy.holdover_after_ns:
-            return "holdover"
-        return "synced"
+        silent = raw - self._believed
+        in_vain = silent > HELD_AFTER and self._idle >= MISSES * len(self.peers)
+        return "holdover" if in_vain or not self._good or silent > self._policy.holdover_after_ns else "synced"
 
     # -- the face
 
@@ -352,14 +373,14 @@ class Discipline:
             age_s=round((raw - last.raw) / 1e9, 1),
         )
 
-    def snapshot(self, raw: RawNs) -> SavedClock | None:
-        """Return what is worth saving; ``None`` while nothing is."""
+    def snapshot(self, raw: RawNs, slept: DurationNs = NO_TIME) -> SavedClock | None:
+        """Return what is worth saving, with how long the device has slept; ``None`` while nothing is."""
         known = self.true_time(raw)
         if known is None:
             return None
         delays = {name: peer.delay_min_ns for name, peer in self.peers.items() if peer.delay_min_ns is not None}
         oscillator = self._estimate.oscillator
-        return SavedClock(self._boot, raw, *known, oscillator.rate, self._estimate.rate_sigma, delays)
+        return SavedClock(self._boot, raw, *known, oscillator.rate, self._estimate.rate_sigma, delays, slept)
 
 
 def _names(policy: Policy) -> Sequence[str]:

@@ -25,6 +25,7 @@ SOON_S: Final = 64.0
 SURE_S: Final = 0.01
 """What a minute may add to the uncertainty of an estimate that needs no more than the usual samples."""
 
+_UNKNOWN_S: Final = 1e9  # how wrong a clock may be that was never compared with another: a generation
 _SLACK_S: Final = 0.003
 _RATE_KNOWN: Final = 50 * PPM
 _FAR: Final = 6.0
@@ -42,7 +43,7 @@ class Estimate:
 
     def __init__(self, saved: SavedClock | None, *, same_boot: bool) -> None:
         """Start, perhaps with what was saved: in another boot only the rate holds."""
-        self.oscillator = Oscillator()
+        self.oscillator = Oscillator(tt=_UNKNOWN_S**2)
         self.accepted = self._raw = RawNs(0)
         self.restarts = 0
         self._base: int | None = None
@@ -52,7 +53,7 @@ class Estimate:
         self._is_new = False
         if saved is not None and abs(saved.rate) <= UNKNOWN_RATE:
             sigma = min(sqrt(saved.rate_sigma**2 + (0.0 if same_boot else 2 * PPM) ** 2), UNKNOWN_RATE)
-            self.oscillator = Oscillator(rate=saved.rate, yy=sigma**2)
+            self.oscillator.rate, self.oscillator.yy = saved.rate, sigma**2
         if saved is not None and same_boot:
             self._base, self._raw, self.accepted = saved.utc - saved.raw, saved.raw, saved.raw
             self.oscillator.tt = (saved.error_ns / 4 / NANOSECONDS_PER_SECOND) ** 2
@@ -69,7 +70,7 @@ class Estimate:
         """
         oscillator, measured = self.oscillator, self.offset_s(sample)
         variance = peer.noise_s(sample) ** 2
-        if not self._fed and not self.accepted:
+        if not self.exists:
             oscillator.offset_s, oscillator.tt, self._raw = measured, variance, sample.raw
         span_s = (sample.raw - self._raw) / NANOSECONDS_PER_SECOND
         if span_s > 0:

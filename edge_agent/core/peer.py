@@ -53,8 +53,8 @@ class Peer:
 
     @property
     def is_voting(self) -> bool:
-        """Whether it has answered lately, or could not be expected to yet."""
-        return self.reach != 0 or self.asked < 3
+        """Whether it has answered lately, or may be expected to soon: not after a Kiss-o'-Death."""
+        return self.reach != 0 or (self.asked < 3 and not self.standing.startswith("kiss_"))
 
     def missed(self, why: str) -> None:
         """Take note that it did not answer, or not so that it could be believed."""
@@ -112,8 +112,8 @@ class Peer:
         return self.samples > GATE_AFTER and excess > limit and 0.25 * excess > sigma_s
 
     def bound_ns(self) -> int:
-        """Return what its path and its own error may hide, if it is honest."""
-        return (self.delay_min_ns or 0) // 2 + self.recent[-1].root_ns
+        """Return what its path, as it is now, and its own error may hide, if it is honest."""
+        return min(sample.delay_ns for sample in self.recent) // 2 + self.recent[-1].root_ns
 
     def _spread_s(self) -> tuple[float, float]:
         """Return by how much the delays of a quarter and of a half of the samples exceed the shortest, at least."""

@@ -55,6 +55,8 @@ class Poll:
     """The plan for one server.
 
     Attributes:
+        poll_min: the shortest interval; a server's own limit may be longer.
+        poll_max: the longest interval while all is well.
         due: when to ask it next; it may move to earlier by ``burst`` and ``hurry``.
     """
 
@@ -71,13 +73,13 @@ class Poll:
 
         Args:
             now: the present.
-            poll_min: the shortest interval; a server's own limit may be longer.
-            poll_max: the longest interval while all is well.
+            poll_min: the shortest interval.
+            poll_max: the longest interval.
             uniform: a source of randomness.
             place: the server's number from 0, and how many servers there are: they are asked in turn, not at once.
         """
-        self._poll_min = poll_min
-        self._poll_max = poll_max
+        self.poll_min = poll_min
+        self.poll_max = poll_max
         self._uniform = uniform
         self._turn = (place[0] + uniform()) / place[1]
         self._interval = poll_min
@@ -96,7 +98,7 @@ class Poll:
 
     @property
     def _floor(self) -> DurationNs:
-        return max(self._poll_min, NEAR_MIN if self._is_near else FAR_MIN, self._asked_for)
+        return max(self.poll_min, NEAR_MIN if self._is_near else FAR_MIN, self._asked_for)
 
     def heard(self, answer: Sample | Rejection, now: MonotonicNs, *, near: bool, settled: bool) -> None:
         """Take note of the outcome of a request, and plan the next one.
@@ -137,7 +139,7 @@ class Poll:
 
     def hurry(self, now: MonotonicNs) -> None:
         """Ask twice as often: the time is less certain than it was."""
-        self._interval = DurationNs(max(self._interval // 2, self._poll_min))
+        self._interval = DurationNs(max(self._interval // 2, self.poll_min))
         self.due = min(self.due, max(later(now, self._jittered(self.interval)), self._not_before))
 
     def _answered(self, *, settled: bool) -> DurationNs:
@@ -146,7 +148,7 @@ class Poll:
             self._left = BURST
         self._misses = 0
         if settled and not self._left:
-            self._interval = DurationNs(min(2 * self.interval, max(self._poll_max, self._floor)))
+            self._interval = DurationNs(min(2 * self.interval, max(self.poll_max, self._floor)))
         return self.interval
 
     def _kissed(self, kiss: Rejection) -> DurationNs:
@@ -154,7 +156,7 @@ class Poll:
         self._left = 0
         if kiss is not Rejection.KISS_RATE:
             return DENIED_FOR
-        self._asked_for = DurationNs(min(max(2 * self.interval, FAR_MIN), max(BACKOFF_MAX, self._poll_max)))
+        self._asked_for = DurationNs(min(max(2 * self.interval, FAR_MIN), max(BACKOFF_MAX, self.poll_max)))
         return self.interval
 
     def _in_burst(self, instant: MonotonicNs) -> MonotonicNs:

@@ -23,6 +23,7 @@ class SavedClock:
         rate: how much faster true time runs than the counter: seconds per second, minus one.
         rate_sigma: the standard deviation of that.
         delays_ns: the shortest delay of each source.
+        slept_ns: how long the device had slept in this boot.
     """
 
     boot: str
@@ -32,6 +33,7 @@ class SavedClock:
     rate: float
     rate_sigma: float
     delays_ns: Mapping[str, int] = field(default_factory=dict)
+    slept_ns: int = 0
 
     def document(self) -> dict[str, Any]:
         """Return it as JSON."""
@@ -50,8 +52,14 @@ def read(document: object) -> SavedClock | None:
             "rate": float() | 0 as rate,
             "rate_sigma": float() | 0 as sigma,
             "delays_ns": dict(delays),
-        } if max(abs(raw), abs(utc), error) < _MAX_NS and raw >= 0 <= error and abs(rate) <= 0.1 and 0 <= sigma <= 0.1:
+            "slept_ns": int(slept),
+        } if (
+            max(abs(raw), abs(utc), error, slept) < _MAX_NS
+            and min(raw, error, slept) >= 0
+            and abs(rate) <= 0.1
+            and 0 <= sigma <= 0.1
+        ):
             known = {name: ns for name, ns in delays.items() if isinstance(name, str) and type(ns) is int and ns >= 0}
             if len(known) == len(delays) <= MAX_SOURCES:
-                return SavedClock(boot, RawNs(raw), UtcNs(utc), error, float(rate), float(sigma), known)
+                return SavedClock(boot, RawNs(raw), UtcNs(utc), error, float(rate), float(sigma), known, slept)
     return None

@@ -71,5 +71,5 @@ class TimerQueue(Generic[T]):
 
     def _compact(self) -> None:
         if len(self._heap) > 2 * len(self._pending) + _SLACK:
-            self._heap = list(filter(self._counts, self._heap))
+            self._heap = list(self._pending.values())
             heapq.heapify(self._heap)

@@ -86,7 +86,7 @@ class Timekeeping:
         self._outbox = outbox
         self._uniform = uniform
         self._polls: dict[str, tuple[Poll, asyncio.Event]] = {}
-        self._slept = clocks.slept()
+        self._slept = clocks.slept() if discipline.slept is None else discipline.slept  # perhaps while nobody looked
         self._wall_ahead = self._measure_wall()
         self._looked = clocks.raw()
         self._saved_at: MonotonicNs | None = None
@@ -106,34 +106,19 @@ class Timekeeping:
             config: the ``[time]`` section.
             servers: returns those to ask; looked at again when the network has changed.
         """
-        self._alarm_ns = config.alarm_offset
+        self._alarm_ns, self._found = config.alarm_offset, servers
         while True:
-            self._found = servers
             await self._keep(config, servers())
 
     async def _keep(self, config: TimeConfig, servers: tuple[str, ...]) -> None:
         """Keep time with these servers until they are others."""
         self._current = servers
         self._discipline.reconfigure(policy(config, servers))
-        now = self._clocks.monotonic()
-        asked = servers if config.host != "trust" else ()
-        self._polls = {
-            server: (
-                Poll(
-                    now,
-                    poll_min=config.poll_min,
-                    poll_max=config.poll_max,
-                    uniform=self._uniform,
-                    place=(number, len(asked)),
-                ),
-                asyncio.Event(),
-            )
-            for number, server in enumerate(asked)
-        }
+        self._plan(config, servers if config.host != "trust" else ())
         self._servers_changed.clear()
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._ask(server), name=f"ntp-{server}") for server in asked]
+                tasks = [group.create_task(self._ask(server), name=f"ntp-{server}") for server in self._polls]
                 tasks += [
                     group.create_task(self._heed(self._host.stepped, self._clock_was_set), name="clock-steps"),
                     group.create_task(self._heed(self._host.network_changed, self._network_changed), name="clock-net"),
@@ -146,6 +131,18 @@ class Timekeeping:
             await self._save()
 
     # -- servers
+
+    def _plan(self, config: TimeConfig, servers: tuple[str, ...]) -> None:
+        """Plan whom to ask; what a server has asked for, and what it may yet be burdened with, is not forgotten."""
+        now, known = self._clocks.monotonic(), self._polls
+        limits = {"poll_min": config.poll_min, "poll_max": config.poll_max}
+        self._polls = {
+            server: known.get(server)
+            or (Poll(now, **limits, uniform=self._uniform, place=(number, len(servers))), asyncio.Event())
+            for number, server in enumerate(servers)
+        }
+        for poll, _ in self._polls.values():
+            poll.poll_min, poll.poll_max = config.poll_min, config.poll_max
 
     async def _ask(self, server: str) -> None:
         poll, sooner = self._polls[server]
@@ -182,9 +179,12 @@ class Timekeeping:
             self.hurry()
 
     def _network_changed(self) -> None:
+        self._look_for_servers()
+        self.hurry()
+
+    def _look_for_servers(self) -> None:
         if self._found() != self._current:
             self._servers_changed.set()
-        self.hurry()
 
     def hurry(self) -> None:
         """Ask all servers soon, several times: after a resume, a step, a change of the network, or for somebody."""
@@ -237,6 +237,7 @@ class Timekeeping:
         while True:
             self._look_for_sleep()
             self._look_for_step(at_least=STEPPED_AT_LEAST)
+            self._look_for_servers()  # what came by DHCP is written down some time after the network has changed
             vote = self._host.vote()
             self._discipline.host(vote)
             if vote is not None:
@@ -290,7 +291,7 @@ class Timekeeping:
             self._outbox.put(Submission("event/clock", orjson.dumps({"what": what, **data}), Priority.CRITICAL))
 
     async def _save(self) -> None:
-        saved = self._discipline.snapshot(self._clocks.raw())
+        saved = self._discipline.snapshot(self._clocks.raw(), self._slept)
         if saved is None:
             return
         self._saved_at = self._clocks.monotonic()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from edge_agent.adapters.clock_file import MAX_BYTES, ClockFile
-from edge_agent.core.saved_clock import SavedClock
+from edge_agent.core.saved_clock import MAX_SOURCES, SavedClock
 from edge_agent.core.timebase import RawNs, UtcNs
 
 SAVED = SavedClock("boot", RawNs(5), UtcNs(10**18), 1000, -3e-4, 1e-6, {"a": 5})
@@ -21,6 +22,13 @@ async def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     await file.save(newer := SavedClock("boot", RawNs(6), UtcNs(10**18 + 1), 1, 0.0, 1e-6))
     assert ClockFile(tmp_path).load() == (newer, None)
     assert [path.name for path in tmp_path.iterdir()] == ["clock.json"]
+
+
+async def test_the_longest_names_of_servers_have_room(tmp_path: Path) -> None:
+    """As many as may be configured."""
+    most = replace(SAVED, delays_ns={f"{number:0260}": 1 << 40 for number in range(MAX_SOURCES)})
+    await ClockFile(tmp_path).save(most)
+    assert ClockFile(tmp_path).load() == (most, None)
 
 
 @pytest.mark.parametrize(

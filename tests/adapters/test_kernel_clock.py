@@ -46,10 +46,14 @@ def set_clock_by_a_microsecond(sign: int) -> None:
 
 
 @pytest.mark.root
-async def test_a_step_of_the_clock_is_noticed_within_ten_milliseconds() -> None:
-    """Of a microsecond, forward and back."""
+@pytest.mark.parametrize("far", [kernel_clock._FAR_NS, 2 * 10**9])
+async def test_a_step_of_the_clock_is_noticed_within_ten_milliseconds(
+    far: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a microsecond, forward and back; also when the timer's far instant is past."""
     if os.geteuid() != 0:
         missing("only root may set the clock")
+    monkeypatch.setattr(kernel_clock, "_FAR_NS", far)
     for sign in (1, -1):
         waiting = asyncio.get_running_loop().create_task(wait_for_step())
         await asyncio.sleep(0.05)
@@ -69,6 +73,14 @@ async def test_nothing_is_noticed_when_nothing_happens_and_the_wait_can_be_given
             async with asyncio.timeout(0.05):
                 await wait_for_step()
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+async def test_a_clock_beyond_2038_is_not_a_clock_that_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The timer expires, which is nobody's doing."""
+    monkeypatch.setattr(kernel_clock, "_FAR_NS", 2 * 10**9)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await wait_for_step()
 
 
 async def test_where_it_cannot_be_known_the_wait_never_ends(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,6 +127,7 @@ def test_no_call_that_sets_the_clock_is_ever_made(tmp_path: Path) -> None:
     strace = shutil.which("strace") or missing("strace is not installed")
     script = """
 import asyncio
+from edge_agent.adapters import kernel_clock
 from edge_agent.adapters.kernel_clock import read_discipline, wait_for_step
 from edge_agent.adapters.network_changes import wait_for_network_change
 from edge_agent.adapters.system_clock import SystemClock

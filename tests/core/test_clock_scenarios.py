@@ -37,6 +37,10 @@ def live(name: str, seed: int, *, honest: bool = False) -> Run:
             among[lie["server"]].lie = _lie(lie)
         elif "p99_over_its_absence" in scenario["limits"]:
             del among[lie["server"]]
+    for way in scenario.get("detours", ()):
+        for server in among:
+            server.detours.append((way["from_h"] * HOUR_S, way["to_h"] * HOUR_S, way["by_s"]))
+    counter.jumps = [(leap["at_h"] * HOUR_S, leap["by_s"]) for leap in scenario.get("leaps", ())]
     counter.extra = [(change["at_h"] * HOUR_S, change["ppm"]) for change in scenario.get("rate_changes", ())]
     device = Device(counter, among, poll_s=scenario["poll_s"])
     device.online = lambda t: t < scenario["online_h"] * HOUR_S
@@ -86,7 +90,7 @@ def judge(name: str, runs: list[Run], honest: list[Run]) -> dict[str, float]:
         found["p99_over_its_absence"] = found["p99_ms"] / percentile(truthful, 0.99)
         found["worst_over_honest_ms"] = errors[-1] - truthful[-1]
     changed = [sleep["at_h"] * HOUR_S + sleep["for_s"] for sleep in scenario.get("sleeps", ())]
-    changed += [change["at_h"] * HOUR_S for change in scenario.get("rate_changes", ())]
+    changed += [change["at_h"] * HOUR_S for kind in ("rate_changes", "leaps") for change in scenario.get(kind, ())]
     if changed:
         found["outside_s"] = max(len(run.outside) * 10 for run in runs)
         again = sorted(_good_again(run, changed[0]) for run in runs)
@@ -136,11 +140,11 @@ def test_a_scenario_keeps_within_its_limits_with_many_seeds(name: str) -> None:
 
 
 def test_no_majority_freezes_within_one_poll_and_says_so() -> None:
-    """The bound grows from then on."""
+    """Or two, if an answer was lost. The bound grows from then on."""
     for run in lived("two-liars-of-four", SEEDS):
         said = [t for t, happening in run.happenings if happening.what == "sources_disagree"]
         assert said
-        assert 8 * HOUR_S <= said[0] <= 8 * HOUR_S + 9 * 64
+        assert 8 * HOUR_S <= said[0] <= 8 * HOUR_S + 2 * 64
         bounds = [bound for t, bound in run.bounds if t > said[0] + 600]
         assert all(later >= earlier - 0.001 for earlier, later in pairwise(bounds))
         assert bounds[-1] > bounds[0] * 1.2

@@ -81,6 +81,8 @@ def test_a_restart_in_the_same_boot_goes_on_in_holdover() -> None:
     assert reading.error_ns is not None
     assert known.error_ns is not None
     assert reading.error_ns > known.error_ns / 2
+    third = Discipline(Policy(("a",)), saved=again.snapshot(RawNs(seconds(110))), boot="b")
+    assert third.at(RawNs(seconds(110)), NOBODY).error_ns == pytest.approx(reading.error_ns, rel=0.1)
     feed(again, 112, "a")
     assert state(again, 132) == "synced"
 
@@ -100,10 +102,77 @@ def test_the_first_of_several_to_answer_is_not_believed_alone() -> None:
     assert one.take(sample("c", 1.2)) == "selected"
     assert one.take(sample("a", 3, off_s=3600)) == "outvoted"
     alone = Discipline(Policy(("a", "b", "c")))
+    assert alone.take(sample("a", 18)) == "waiting"
     for _ in range(3):
         alone.missed("b")
         alone.missed("c")
     assert alone.take(sample("a", 20)) == "selected"
+
+
+def test_the_first_to_answer_after_an_outage_is_not_believed_alone_either() -> None:
+    """When all were silent it was the network: the others may be back as well, and outvote it."""
+    one = Discipline(Policy(("a", "b", "c")))
+    feed(one, 1, "a", "b", "c")
+    for _ in range(10):
+        for name in ("a", "b", "c"):
+            one.missed(name)
+    before = one._estimate.oscillator.offset_s
+    assert one.take(sample("a", 5000, off_s=3600)) == "waiting"
+    assert one.take(sample("b", 5001)) == "no_majority"
+    assert one._estimate.oscillator.offset_s == before
+    assert one.take(sample("c", 5002)) == "selected"
+    assert one.take(sample("a", 5003, off_s=3600)) == "outvoted"
+
+
+@pytest.mark.parametrize("kiss", ["kiss_rate", "kiss_deny", "kiss_rstr", "kiss_other"])
+def test_a_server_that_wants_to_be_left_alone_is_not_waited_for(kiss: str) -> None:
+    """It might not be asked again for a day."""
+    one = Discipline(Policy(("a", "b")))
+    one.missed("b", kiss)
+    assert feed(one, 1, "a", count=1) == ["selected"]
+
+
+def test_a_disagreement_is_over_when_one_of_two_is_gone() -> None:
+    """The next one is told again."""
+    one = Discipline(Policy(("a", "b")))
+    feed(one, 1, "a")
+    one.take(sample("b", 30, off_s=5))
+    assert whats(one) == ["sources_disagree"]
+    for _ in range(8):
+        one.missed("b")
+    assert one.take(sample("a", 600)) == "selected"
+    assert whats(one)[0] == "sources_agree"
+
+
+@pytest.mark.parametrize("poll_s", [64, 1024, 36 * 3600])
+def test_time_is_only_held_once_three_requests_to_each_were_in_vain(poll_s: float) -> None:
+    """And ten minutes went by; however rarely they are asked."""
+    one = Discipline(Policy(("a", "b"), holdover_after_ns=seconds(3 * 36 * 3600), degraded_above_ns=seconds(100)))
+    feed(one, 1, "a", "b")
+    assert state(one, 590) == "synced"
+    at = poll_s
+    for _ in range(3):
+        assert state(one, at) == "synced"
+        at += max(poll_s, 300)
+        one.missed("a")
+        one.missed("b", "too_far")
+    assert state(one, at) == "holdover"
+
+
+def test_slow_answers_are_answers() -> None:
+    """Nothing is learned from them while more is known than they can say, but nobody has gone."""
+    one = Discipline(Policy(("a",), holdover_after_ns=seconds(600)))
+    feed(one, 1, "a", count=30)
+    for turn in range(20):
+        at = 100 + 64 * turn
+        assert one.take(sample("a", at, delay_ms=800)) == "gated"
+        assert state(one, at) == "synced"
+    assert whats(one) == ["sync_gained"]
+
+
+def test_nobody_is_asked_less_often_before_time_is_known() -> None:
+    """The uncertainty is a generation, not nothing."""
+    assert Discipline(Policy(("a",))).uncertainty_ns > seconds(1e8)
 
 
 def test_no_majority_freezes_and_is_told_once() -> None:
@@ -116,7 +185,8 @@ def test_no_majority_freezes_and_is_told_once() -> None:
     for turn in range(20):
         for name, off in (("a", 0.0), ("b", 0.0), ("c", 5.0), ("d", 5.0)):
             standings.append(one.take(sample(name, 100 + 64 * turn, off_s=off)))
-    assert set(standings[-8:]) == {"no_majority"}
+    assert standings[:3] == ["selected", "selected", "outvoted"]
+    assert set(standings[3:]) == {"no_majority"}, "at once, though the liars' older samples agree"
     assert one._estimate.oscillator.offset_s == pytest.approx(before, abs=0.01)
     assert whats(one).count("sources_disagree") == 1
     feed(one, 5000, "a", "b", "c", "d")
@@ -143,6 +213,7 @@ def test_a_host_that_is_trusted_is_the_only_source() -> None:
     for turn in range(10):
         raw = RawNs(seconds(10 + 64 * turn))
         one.host(Sample(HOST, raw, UtcNs(EPOCH + raw), 0, 2_000_000))
+        assert state(one, 10 + 64 * turn) == "synced"
     assert (one.source, state(one, 600)) == (HOST, "synced")
     assert one.take(sample("a", 601)) == "not_configured"
     for _ in range(8):

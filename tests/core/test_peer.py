@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from edge_agent.core.peer import DELAYS, GATE_AFTER, HOUR_NS, Peer
+from edge_agent.core.peer import DELAYS, GATE_AFTER, HOUR_NS, RECENT, Peer
 from edge_agent.core.sample import Sample
 from edge_agent.core.timebase import RawNs, UtcNs
 
@@ -105,6 +105,15 @@ def test_the_hosts_own_word_is_as_noisy_as_it_says() -> None:
     word = Sample("host", RawNs(1), UtcNs(10**18), 0, 4_000_000)
     peer.add(word)
     assert peer.noise_s(word) == pytest.approx(0.001)
+
+
+def test_what_it_may_hide_follows_its_way() -> None:
+    """A detour may be all asymmetry, however short the way was before: once no recent sample came the old way."""
+    peer = seasoned(delay_ms=20)
+    assert 10e6 <= peer.bound_ns() <= 12e6
+    for number in range(RECENT):
+        peer.add(sample((200 + number) * 64 * 10**9, 100, root_ns=1_000_000))
+    assert peer.bound_ns() == 51e6
 
 
 def test_memory_is_bounded() -> None:

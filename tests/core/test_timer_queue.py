@@ -78,8 +78,12 @@ class Histories(RuleBasedStateMachine):
             self.naive.cancel(name)
 
     @precondition(lambda self: self.naive.timers)
-    @rule(now=INSTANTS, acts=st.lists(st.tuples(NAMES, st.none() | DEADLINES), max_size=8))
-    def pop_while_others_act(self, now: int, acts: list[tuple[str, int | None]]) -> None:
+    @rule(
+        now=INSTANTS,
+        acts=st.lists(st.tuples(NAMES, st.none() | DEADLINES), max_size=8),
+        flood=st.sampled_from((0, 150)),
+    )
+    def pop_while_others_act(self, now: int, acts: list[tuple[str, int | None]], flood: int) -> None:
         """Between two that are due, cancel (no deadline) or put another: what is put meanwhile does not come now."""
         before = self.naive.due(now)
         expected = list(before)
@@ -87,6 +91,9 @@ class Histories(RuleBasedStateMachine):
         for payload in self.queue.pop_due(now):
             got.append(payload)
             self.naive.cancel(next(name for name, _, one in before if one == payload))
+            for _ in range(flood):  # what comes and goes has the heap rebuilt in the middle
+                self.queue.put("flood", 0, 0)
+                self.queue.cancel("flood")
             if acts:
                 name, deadline = acts.pop()
                 expected = [one for one in expected if one[0] != name or one[2] in got]

@@ -94,13 +94,20 @@ class Servers:
 class Rig:
     """Timekeeping on a made-up machine, with a real outbox behind it."""
 
-    def __init__(self, folder: Path, *names: str, wall_off_s: float = 0.0, **config: Any) -> None:  # noqa: ANN401  # as the model takes it
+    def __init__(
+        self,
+        folder: Path,
+        *names: str,
+        wall_off_s: float = 0.0,
+        saved: SavedClock | None = None,
+        **config: Any,  # noqa: ANN401  # as the model takes it
+    ) -> None:
         self.machine = Machine()
         self.machine.wall_off_ns = seconds(wall_off_s)
         self.servers = Servers(self.machine)
         self.names = names
         self.config = Time(**config)
-        self.discipline = Discipline(policy(self.config, names), boot="b")
+        self.discipline = Discipline(policy(self.config, names), saved=saved, boot="b")
         self.flow = Flow(folder, FakeBroker())
         self.flow.outbox._clock = DeviceClock(self.machine, self.discipline)
         self.saved: list[SavedClock] = []
@@ -202,6 +209,23 @@ async def test_a_sleep_is_noticed_told_and_followed_by_a_burst(tmp_path: Path) -
         assert rig.servers.count(now) >= 16
         assert rig.time.measure().state == "synced"
         assert rig.said("wall_stepped") == []
+
+
+async def test_a_sleep_while_the_agent_was_stopped_is_noticed_when_it_is_started(tmp_path: Path) -> None:
+    """Time is known as badly as after any sleep, though it is the same boot."""
+    rig = Rig(tmp_path, "a")
+    async with rig.running():
+        await asyncio.sleep(3600)
+        known = rig.time.measure().error_ms
+    (tmp_path / "again").mkdir()
+    again = Rig(tmp_path / "again", "a", saved=rig.saved[-1])
+    again.machine.asleep_ns = seconds(7200)
+    again.servers.answers["a"] = Rejection.UNREACHABLE
+    async with again.running():
+        await asyncio.sleep(10)
+        assert again.said("resumed") == [{"what": "resumed", "slept_s": 7200.0}]
+        assert known is not None
+        assert again.time.measure().error_ms == pytest.approx(known + 4000, rel=0.8)
 
 
 async def test_a_network_that_comes_is_used_at_once_and_one_that_flaps_is_no_reason_to_be_rude(tmp_path: Path) -> None:
@@ -306,6 +330,34 @@ async def test_other_servers_of_the_host_are_taken_up(tmp_path: Path) -> None:
         rig.changed.set()
         await asyncio.sleep(30)
         assert rig.time.measure().state == "synced"
+
+
+async def test_servers_that_are_named_without_a_word_of_the_network_are_found_at_the_next_look(tmp_path: Path) -> None:
+    """A lease may be written down some time after the address has changed."""
+    rig = Rig(tmp_path)
+    async with rig.running():
+        await asyncio.sleep(10)
+        rig.names = ("a",)
+        await asyncio.sleep(64 + 20)
+        assert rig.time.measure().state == "synced"
+
+
+async def test_a_server_that_stays_keeps_what_it_has_asked_for_when_others_come(tmp_path: Path) -> None:
+    """It is not asked again because of them; nor because of other limits."""
+    rig = Rig(tmp_path, "a")
+    rig.servers.answers["a"] = Rejection.KISS_DENY
+    async with rig.running():
+        await asyncio.sleep(100)
+        rig.names = ("a", "b")
+        rig.changed.set()
+        await asyncio.sleep(100)
+        assert rig.time.measure().source == "b"
+    rig.config = Time.model_validate({"poll_min": "128s"})
+    async with rig.running():
+        await asyncio.sleep(2000)
+    assert [name for _, name in rig.servers.asked].count("a") == 1
+    sources = {face["name"]: face for face in rig.time.report()["sources"]}
+    assert sources["b"]["poll_s"] >= 128
 
 
 async def test_what_the_control_socket_offers(tmp_path: Path) -> None:

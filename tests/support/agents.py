@@ -41,6 +41,11 @@ def config_text(broker: str | Sequence[str], *, every: str = "1s", extra: str = 
     return f'[device]\nid = "{DEVICE}"\n[heartbeat]\nevery = "{every}"\n{extra}\n[mqtt]\n' + "\n".join(lines) + "\n"
 
 
+def time_servers(*servers: str) -> str:
+    """Return the section of time with these servers."""
+    return f"[time]\nservers = {toml(servers)}"
+
+
 @dataclass
 class AgentProcess:
     """``edge-agent run`` as a child process.
@@ -90,16 +95,18 @@ class AgentProcess:
         assert self.process is not None
         return await asyncio.to_thread(self.process.wait, within_s)
 
-    def events(self, name: str) -> list[dict[str, Any]]:
-        """Return the log lines of one event so far."""
+    def events(self, name: str, **fields: object) -> list[dict[str, Any]]:
+        """Return the log lines of one event so far; only those with these fields."""
         lines = self.log_path.read_text().splitlines()
         parsed = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
-        return [line for line in parsed if line["event"] == name]
+        return [line for line in parsed if line["event"] == name and fields.items() <= line.items()]
 
-    async def logged(self, name: str, count: int = 1, *, within_s: float = 10) -> list[dict[str, Any]]:
-        """Wait until an event was logged so many times, and return all of them."""
+    async def logged(
+        self, name: str, count: int = 1, *, within_s: float = 10, **fields: object
+    ) -> list[dict[str, Any]]:
+        """Wait until an event, with these fields, was logged so many times, and return all of them."""
         async with asyncio.timeout(within_s):
-            while len(found := self.events(name)) < count:
+            while len(found := self.events(name, **fields)) < count:
                 assert self.process is not None
                 assert self.process.poll() is None, self.log_path.read_text()
                 await asyncio.sleep(POLL_S)

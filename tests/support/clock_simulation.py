@@ -105,12 +105,17 @@ class Path:
 
 @dataclass
 class Server:
-    """A server on a path; ``lie`` is what it adds to the truth at a time, in seconds."""
+    """A server on a path; ``lie`` is what it adds to the truth at a time, in seconds.
+
+    Attributes:
+        detours: (since, until, by how many seconds the way there is longer).
+    """
 
     name: str
     path: Path
     lie: Callable[[float], float] = lambda _t: 0.0
     error_s: float = 0.0
+    detours: list[tuple[float, float, float]] = field(default_factory=list)
 
     def ask(self, t: float, counter: Counter) -> Sample | None:
         """Return what an exchange begun at ``t`` brings."""
@@ -118,6 +123,7 @@ class Server:
         if delays is None:
             return None
         there, back = delays
+        there += sum(by for since, until, by in self.detours if since <= t < until)
         begun, ended = counter.raw(t), counter.raw(t + there + back)
         middle = t + there + self.error_s + self.lie(t)
         return Sample(
