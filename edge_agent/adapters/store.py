@@ -286,12 +286,11 @@ class Store(StoreReader):
         if batch.meta:
             self._set_meta(batch.meta)
         self._delete(batch.deletes)
-        rows = [to_row(record) for record in batch.records]
-        for at in range(0, len(rows), ROWS_AT_ONCE):
+        for at in range(0, len(batch.records), ROWS_AT_ONCE):
             # One statement for many rows: each step of one gives up the interpreter's lock, and may wait long for it.
-            some = rows[at : at + ROWS_AT_ONCE]
-            values = ",".join([PLACES] * len(some))
-            self._db.execute(f"INSERT OR REPLACE INTO q VALUES {values}", [v for row in some for v in row])  # noqa: S608
+            some = batch.records[at : at + ROWS_AT_ONCE]
+            values = [value for record in some for value in to_row(record)]
+            self._db.execute(f"INSERT OR REPLACE INTO q VALUES {','.join([PLACES] * len(some))}", values)  # noqa: S608
         for record in batch.records:
             self._records[record.key >> SEQ_BITS] += 1
         for key in batch.replaces:

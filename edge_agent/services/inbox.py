@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import orjson
@@ -154,7 +154,7 @@ class Intake:
                 f"not JSON: {error}; was the file renamed into the inbox when it was whole?"
             ) from None
         submission = parse_submission(params, max_record=self._max_record)
-        return submission if submission.key is not None else replace(submission, key=arrival.key)
+        return submission if submission.key is not None else submission._replace(key=arrival.key)
 
     def _warn(self, event: str, reason: str | None) -> None:
         """Log once what is wrong, under whichever event it is seen first, and again only when it had passed."""

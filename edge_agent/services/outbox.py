@@ -161,7 +161,7 @@ class Outbox:
                 return await asyncio.shield(self.durable(record))  # it may be shared
             record.waiter = durable = asyncio.get_running_loop().create_future()
             return cast("str", await durable)
-        return await self._once.accept(submission.key, replace(submission, always=True))
+        return await self._once.accept(submission.key, submission._replace(always=True))
 
     def put(self, submission: Submission) -> Record:
         """Take a record in; it is durable when ``durable`` of it says so.
