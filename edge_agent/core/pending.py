@@ -139,7 +139,8 @@ class Pending:
         """Take note that a record is not to be sent any more; return whether it was in memory alone."""
         key, lane = record.key, self.lanes[record.key >> SEQ_BITS]
         self.leave_place(record)
-        self.seen_on_their_way += [(one, self.id_of(key)) for one in self.seen.pop(key, ())]
+        if key in self.seen:
+            self.seen_on_their_way += [(one, self.id_of(key)) for one in self.seen.pop(key)]
         if not lane.settled(record):
             return False
         if key in self.replaced:  # the store has an older form of it

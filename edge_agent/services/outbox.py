@@ -27,7 +27,7 @@ from edge_agent.core.records import GIVEN, SEQ_BITS, SEQ_MASK, TIME_STATES, Gap,
 from edge_agent.core.submission import Submission
 from edge_agent.core.timebase import DurationNs, MonotonicNs, to_seconds
 from edge_agent.errors import OutboxError, StoreFault
-from edge_agent.ports import Clock, Store
+from edge_agent.ports import Clock
 from edge_agent.services.keeping import Keeping
 from edge_agent.services.once_only import OnceOnly
 
@@ -234,13 +234,11 @@ class Outbox:
         It fails with ``OutboxError`` if the record is lost before: memory was full while the disk failed.
         """
         waiting = self.lanes[record.key >> SEQ_BITS].fresh.get(record.key)
+        shared = waiting or record
+        shared.waiter = shared.waiter or asyncio.get_running_loop().create_future()
         if waiting is None:
-            waiting = record
-            record.waiter = asyncio.get_running_loop().create_future()
-            record.waiter.set_result(self.pending.id_of(record.key))
-        elif waiting.waiter is None:
-            waiting.waiter = asyncio.get_running_loop().create_future()
-        future: asyncio.Future[str] = waiting.waiter
+            self.answer(record)
+        future: asyncio.Future[str] = shared.waiter
         return future
 
     def say(self, data: Mapping[str, object]) -> Record:
@@ -277,7 +275,6 @@ class Outbox:
         self.online = False
         for lane in self.lanes.values():
             lane.rewind()
-        self.keeping.later(Store.release)
         self.due.set()
 
     def left(self, records: Iterable[Record]) -> None:
