@@ -121,10 +121,10 @@ async def running(folder: Path, broker: str) -> AsyncIterator[Agent]:
 async def run_ours(case: Case, folder: Path, broker: str) -> Sample:
     """Put records, each awaited; end to end, also until the outbox is empty."""
     async with running(folder, broker) as own:
-        bodies = [encoded(number) for number in range(case.count)]
+        bodies = [encoded(number) for number in range(min(case.count, END_TO_END))]
 
         async def put(number: int) -> None:
-            await own._outbox.accept(Submission(CHANNEL, bodies[number]))
+            await own._outbox.accept(Submission(CHANNEL, bodies[number % END_TO_END]))
 
         if case == WHOLE:
             await own._link.session()

@@ -117,6 +117,7 @@ class Outbox:
 
     async def open(self) -> None:
         """Open the store; without one, go on in memory alone."""
+        self._loop = asyncio.get_running_loop()
         facts = await self.keeping.open()
         if facts is None:
             self.begin_alone()
@@ -159,7 +160,7 @@ class Outbox:
             record = self.put(submission)
             if submission.latest:
                 return await asyncio.shield(self.durable(record))  # it may be shared
-            record.waiter = durable = asyncio.get_running_loop().create_future()
+            record.waiter = durable = self._loop.create_future()
             return cast("str", await durable)
         return await self._once.accept(submission.key, submission._replace(always=True))
 
@@ -235,7 +236,7 @@ class Outbox:
         """
         waiting = self.lanes[record.key >> SEQ_BITS].fresh.get(record.key)
         shared = waiting or record
-        shared.waiter = shared.waiter or asyncio.get_running_loop().create_future()
+        shared.waiter = shared.waiter or self._loop.create_future()
         if waiting is None:
             self.answer(record)
         future: asyncio.Future[str] = shared.waiter
@@ -363,7 +364,7 @@ class Outbox:
     async def written(self) -> None:
         """Return once the store has all that is known now, or cannot have it."""
         if self.keeping.can_write:
-            flushed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            flushed: asyncio.Future[None] = self._loop.create_future()
             self.flushes.append(flushed)
             self.must_write()
             await flushed
