@@ -13,7 +13,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Final, cast
+from typing import Final
 
 import orjson
 
@@ -156,13 +156,14 @@ class Outbox:
 
     async def accept(self, submission: Submission) -> str:
         """See ``ports.Accept``."""
-        if submission.key is None:
-            record = self.put(submission)
-            if submission.latest:
-                return await asyncio.shield(self.durable(record))  # it may be shared
-            record.waiter = durable = self._loop.create_future()
-            return cast("str", await durable)
-        return await self._once.accept(submission.key, submission._replace(always=True))
+        if submission.key is not None:
+            return await self._once.accept(submission.key, submission._replace(always=True))
+        record = self.put(submission)
+        if submission.latest:
+            return await asyncio.shield(self.durable(record))  # it may be shared
+        durable: asyncio.Future[str] = self._loop.create_future()
+        record.waiter = durable
+        return await durable
 
     def put(self, submission: Submission) -> Record:
         """Take a record in; it is durable when ``durable`` of it says so.
