@@ -55,6 +55,7 @@ class Feeder:
             for _ in range(count):
                 line = await reader.readline()
                 if not line:
+                    room.release()  # whoever waits for room is to see that nothing more is answered
                     raise ConnectionResetError("the daemon has gone")
                 answer = json.loads(line)
                 if "result" in answer:
