@@ -40,8 +40,10 @@ from benchmarks.workload import CHANNEL, encoded, put_all, report, sections, sta
 from edge_agent.adapters.system_clock import SystemClock
 from edge_agent.agent import Agent
 from edge_agent.cli.loading import load
+from edge_agent.core.records import Encoder, Record
 from edge_agent.core.submission import Submission
-from tests.support.agents import HEARTBEAT, agent, config_text, connect
+from edge_agent.core.timebase import UtcNs
+from tests.support.agents import DEVICE, HEARTBEAT, agent, config_text, connect
 from tests.support.brokers import LOOPBACK, RealBroker, free_port, mosquitto
 
 # The requirements, all of the plan.
@@ -119,9 +121,10 @@ async def running(folder: Path, broker: str) -> AsyncIterator[Agent]:
 async def run_ours(case: Case, folder: Path, broker: str) -> Sample:
     """Put records, each awaited; end to end, also until the outbox is empty."""
     async with running(folder, broker) as own:
+        bodies = [encoded(number) for number in range(min(case.count, END_TO_END))]
 
         async def put(number: int) -> None:
-            await own._outbox.accept(Submission(CHANNEL, encoded(number)))
+            await own._outbox.accept(Submission(CHANNEL, bodies[number % END_TO_END]))
 
         if case == WHOLE:
             await own._link.session()
@@ -147,7 +150,8 @@ def run_one(args: argparse.Namespace) -> int:
     """Measure one case and print it as JSON."""
     case = Case(**json.loads(args.one))
     if case.what == LINK.what:
-        size = len(encoded(0))
+        record = Record(1, CHANNEL, encoded(0), 0, UtcNs(time.time_ns()))  # as large as the event that one becomes
+        size = len(Encoder(DEVICE, "0123456789abcdef").encode(record))
         found = asyncio.run(publish.run_ours(publish.JUDGED, args.url, None, count=case.count, size=size))
     elif case.what in (peer.name for peer in PEERS):
         found = run_peer(case, args.folder)

@@ -5,6 +5,7 @@ Only SQLite by itself can put a group as one; the others are synchronous and tak
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -36,15 +37,20 @@ class Peer:
 
 
 def _sqlite(folder: Path) -> Put:
-    """Open a bare table with the pragmas of the outbox: the most that its engine can give."""
+    """Open a bare table with the pragmas of the outbox: the most that its engine can give.
+
+    It is the least that a queue needs (number, priority, topic, time, body), and what the requirement was drawn from.
+    """
     database = sqlite3.connect(folder / "bare.db", isolation_level=None, check_same_thread=False)
     for pragma in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=FULL", "wal_autocheckpoint=200"):
         database.execute(f"PRAGMA {pragma}")
-    database.execute("CREATE TABLE queue(id INTEGER PRIMARY KEY, body BLOB)")
+    database.execute("CREATE TABLE q(seq INTEGER PRIMARY KEY, prio INT, topic TEXT, ts REAL, body BLOB)")
+    numbers = itertools.count(1)
 
     def put(group: Sequence[bytes]) -> None:
         database.execute("BEGIN IMMEDIATE")
-        database.executemany("INSERT INTO queue(body) VALUES(?)", ((body,) for body in group))
+        rows = [(next(numbers), body) for body in group]
+        database.executemany("INSERT INTO q VALUES(?, 1, 't/1', 1.0, ?)", rows)
         database.execute("COMMIT")
 
     return put

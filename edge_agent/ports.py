@@ -180,9 +180,6 @@ class Store(Protocol):
     def structure(self) -> str:
         """Return what is wrong with the file; ``ok`` = nothing."""
 
-    def release(self) -> None:
-        """Let everything be dropped again."""
-
     def announce(self, limit: int) -> list[tuple[int, Gap]]:
         """Return gaps that no event has named yet, by number; from now on they stay as they are."""
 

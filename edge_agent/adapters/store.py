@@ -160,7 +160,7 @@ class Store(StoreReader):
     ) -> tuple[list[Record], list[int], bool]:
         """Return the records that follow a key, the keys of those that are damaged, and whether that is all.
 
-        What was returned is not dropped before ``release``.
+        What was returned is not dropped before a batch says what is to be kept instead.
 
         Raises:
             StoreError: it cannot be read.
@@ -190,11 +190,6 @@ class Store(StoreReader):
             first, last = self._leased(priority)
             self._lease[priority] = min(first, after + 1), max(last, *(r.key for r in records[-1:]), *damaged[-1:])
         return records, damaged, size == 0 and taken < rows
-
-    def release(self) -> None:
-        """Let everything be dropped again."""
-        self._lease.clear()
-        self._flying = frozenset()
 
     def announce(self, limit: int) -> list[tuple[int, Gap]]:
         """Return gaps that no event has named yet, by number; from now on they stay as they are."""
@@ -287,12 +282,11 @@ class Store(StoreReader):
         if batch.meta:
             self._set_meta(batch.meta)
         self._delete(batch.deletes)
-        rows = [to_row(record) for record in batch.records]
-        for at in range(0, len(rows), ROWS_AT_ONCE):
+        for at in range(0, len(batch.records), ROWS_AT_ONCE):
             # One statement for many rows: each step of one gives up the interpreter's lock, and may wait long for it.
-            some = rows[at : at + ROWS_AT_ONCE]
-            values = ",".join([PLACES] * len(some))
-            self._db.execute(f"INSERT OR REPLACE INTO q VALUES {values}", [v for row in some for v in row])  # noqa: S608
+            some = batch.records[at : at + ROWS_AT_ONCE]
+            values = [value for record in some for value in to_row(record)]
+            self._db.execute(f"INSERT OR REPLACE INTO q VALUES {','.join([PLACES] * len(some))}", values)  # noqa: S608
         for record in batch.records:
             self._records[record.key >> SEQ_BITS] += 1
         for key in batch.replaces:
@@ -366,16 +360,13 @@ class Store(StoreReader):
     # -- facts
 
     def _state(self, dropped: Sequence[Dropped]) -> Committed:
-        first = [(p, self._edge(p, "ASC", f"key, {AGE}")) for p in Priority]
-        oldest = [row[1] for _, row in first if row is not None]
-        for priority, row in first:
-            if row is None:
-                self._records[priority] = 0
+        oldest = {p: row[0] for p in Priority if (row := self._edge(p, "ASC", AGE)) is not None}
+        self._records = {p: count if p in oldest else 0 for p, count in self._records.items()}
         return Committed(
             dropped=tuple(dropped),
             records=sum(self._records.values()),
-            used=self._used_bytes() if any(row is not None for _, row in first) else 0,
-            oldest=min(oldest, default=None),
+            used=self._used_bytes() if oldest else 0,
+            oldest=min(oldest.values(), default=None),
             gaps=tuple(self._gaps.gaps.values()),
             dead=self._dead.count,
         )

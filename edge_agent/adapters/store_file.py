@@ -69,10 +69,8 @@ class StoreFile:
             return True
         new = self._ballast.with_suffix(".new")
         try:
-            with new.open("wb") as file:
-                file.write(bytes(BALLAST_BYTES))
-                file.flush()
-                os.fsync(file.fileno())
+            new.write_bytes(bytes(BALLAST_BYTES))
+            _sync(new)
             new.rename(self._ballast)
         except OSError:
             with contextlib.suppress(OSError):
@@ -85,10 +83,8 @@ class StoreFile:
         probe = self._folder / "outbox.probe"
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o750)
-            with probe.open("wb") as file:
-                file.write(bytes(64 << 10))
-                file.flush()
-                os.fsync(file.fileno())
+            probe.write_bytes(bytes(64 << 10))
+            _sync(probe)
         except OSError:
             return False
         finally:

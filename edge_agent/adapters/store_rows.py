@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from edge_agent.core.records import Record
-from edge_agent.core.timebase import UtcNs
 from edge_agent.errors import StoreError, StoreFault
 
 COLUMNS: Final = "key,channel,body,made,time,time_state,error_ms,latest,extra,crc"
-_NUMBERS: Final = struct.Struct("<qqqqq?").pack
+_NUMBERS: Final = struct.Struct("<qqqqqb").pack
 AGE: Final = "CAST(made AS INTEGER)"
 """Damage may have made it something else, which is found when the record is read."""
 
@@ -57,37 +56,42 @@ def lenient(text: bytes) -> str:
     return text.decode(errors="replace")
 
 
-def checksum(record: Record) -> int:
-    """Return the CRC-32 of all that is stored of a record."""
-    error = record.error_ms
-    numbers = _NUMBERS(
-        record.key, record.made, record.time, record.time_state, -1 if error is None else error, record.latest
-    )
-    start = zlib.crc32(numbers, 0 if record.extra is None else zlib.crc32(record.extra.encode()))
-    return zlib.crc32(record.body, zlib.crc32(record.channel.encode(), start))
+def to_row(record: Record) -> tuple[Any, ...]:
+    """Return a record as it is stored, in the order of ``COLUMNS``.
+
+    All of it is ``int``, ``str`` or ``bytearray``. For anything else, ``bytes`` and ``None`` too, sqlite3 looks for an
+    adapter each time, which takes as long as SQLite takes to store the row.
+    """
+    key, channel, body, made, time = record.key, record.channel, record.body, record.made, record.time
+    time_state, latest, extra = record.time_state, int(record.latest), record.extra or ""
+    error_ms = -1 if record.error_ms is None else record.error_ms
+    crc = _checksum(key, channel, body, made, time, time_state, error_ms, latest, extra)
+    return key, channel, bytearray(body), made, time, time_state, error_ms, latest, extra, crc
 
 
 def from_row(row: Sequence[Any]) -> Record | None:
     """Return a row as a record; ``None`` when it is not what was written."""
     key, channel, body, made, time, time_state, error_ms, latest, extra, crc = row
-    record = Record(key, channel, body, made, UtcNs(time), time_state, error_ms, latest == 1, extra)
     try:
-        return record if checksum(record) == crc else None
+        if _checksum(key, channel, body, made, time, time_state, error_ms, latest, extra) != crc:
+            return None
     except (TypeError, ValueError, AttributeError, struct.error):  # damage may change a column's type
         return None
+    known = None if error_ms == -1 else error_ms
+    return Record(key, channel, body, made, time, time_state, known, latest == 1, extra or None)
 
 
-def to_row(record: Record) -> tuple[Any, ...]:
-    """Return a record as it is stored, in the order of ``COLUMNS``."""
-    return (
-        record.key,
-        record.channel,
-        record.body,
-        record.made,
-        record.time,
-        record.time_state,
-        record.error_ms,
-        record.latest,
-        record.extra,
-        checksum(record),
-    )
+def _checksum(  # noqa: PLR0913, PLR0917  # a row
+    key: int,
+    channel: str,
+    body: bytes,
+    made: int,
+    time: int,
+    time_state: int,
+    error_ms: int,
+    latest: int,
+    extra: str,
+) -> int:
+    """Return the CRC-32 of all that is stored of a record."""
+    start = zlib.crc32(_NUMBERS(key, made, time, time_state, error_ms, latest), zlib.crc32(extra.encode()))
+    return zlib.crc32(body, zlib.crc32(channel.encode(), start))

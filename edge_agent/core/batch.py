@@ -72,9 +72,7 @@ class Batch:
 
     def is_empty(self) -> bool:
         """Return whether there is nothing to do."""
-        return not any((self.records, self.deletes, self.doomed, self.meta, self.seen, self.gaps)) and not any(
-            (self.gone, self.dead, self.undead, self.notes)
-        )
+        return not (self.is_durable() or self.deletes or self.gone or self.undead)
 
     def is_durable(self) -> bool:
         """Return whether it has to be on the disk when it returns: deletions may be repeated after a power cut."""

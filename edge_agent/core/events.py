@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import orjson
 
@@ -23,8 +23,7 @@ TimeState = Literal["synced", "holdover", "estimated", "unsynced"]
 ClockState = Literal["unsynced", "acquiring", "synced", "holdover", "degraded", "os"]
 
 
-@dataclass(frozen=True, slots=True)
-class Stamp:
+class Stamp(NamedTuple):
     """When something happened, and how well that is known.
 
     Attributes:

@@ -143,7 +143,8 @@ class Pending:
         """Take note that a record is not to be sent any more; return whether it was in memory alone."""
         key, lane = record.key, self.lanes[record.key >> SEQ_BITS]
         self.leave_place(record)
-        self.seen_on_their_way += [(one, self.id_of(key)) for one in self.seen.pop(key, ())]
+        if key in self.seen:
+            self.seen_on_their_way += [(one, self.id_of(key)) for one in self.seen.pop(key)]
         if not lane.settled(record):
             return False
         if key in self.replaced:  # the store has an older form of it
@@ -175,15 +176,16 @@ class Pending:
             may_drop: whether the oldest may be dropped for the newest.
         """
         chosen = self._records() if records else []
+        keys = {record.key for record in chosen}
         flying = frozenset[int]().union(*(lane.flying for lane in self.lanes.values()))
         return Batch(
             records=chosen,
-            replaces=[record.key for record in chosen if record.key in self.replaced],
+            replaces=list(self.replaced & keys),
             deletes=[run for lane in self.lanes.values() for run in runs(sorted(lane.acked))],
             doomed={why: sorted(some) for why, keys in self.doomed.items() if (some := keys - flying)},
             meta=self.meta | self._numbers(settled),
             seen=self.seen_on_their_way
-            + [(key, self.id_of(r.key)) for r in chosen for key in self.seen.get(r.key, ())],
+            + [(one, self.id_of(key)) for key, given in self.seen.items() if key in keys for one in given],
             notes=dict(self.notes),
             gaps=tuple(self.lost),
             gone=tuple(self.gone),
@@ -221,18 +223,18 @@ class Pending:
 
     def _stored(self, batch: Batch, durable: list[Record]) -> None:
         for record in batch.records:
-            lane = self.lanes[record.key >> SEQ_BITS]
-            self.seen.pop(record.key, None)
-            current = lane.fresh.get(record.key)
+            key, lane = record.key, self.lanes[record.key >> SEQ_BITS]
+            current = lane.fresh.get(key)
             if current is record:
-                del lane.fresh[record.key]
+                del lane.fresh[key]
                 self.fresh_bytes -= len(record.body)
-                self.replaced.discard(record.key)
+                self.replaced.discard(key)
+                self.seen.pop(key, None)
                 durable.append(record)
             elif current is not None:
-                self.replaced.add(record.key)
+                self.replaced.add(key)
             else:  # answered while it was being written
-                lane.acked.add(record.key)
+                lane.acked.add(key)
 
     def _records(self) -> list[Record]:
         """Return the records that are in memory alone, of each lane without a hole: what is stored is a whole."""

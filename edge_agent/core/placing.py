@@ -98,15 +98,19 @@ class Past:
         earlier = [boot for boot in boots if boot.since < since]
         present = next((boot for boot in boots if boot.since == since), Boot(since))
         self.boots = [*earlier, present][-MAX_BOOTS:]
+        self._is_anchored = any(boot.age is not None for boot in self.boots)
 
     def anchor(self, boot: Boot) -> None:
         """Take note of true time in the present boot."""
         assert boot.since == self.boots[-1].since, "only the present boot can be anchored"
         self.boots[-1] = boot
+        self._is_anchored = True
 
     def correct(self, record: Record) -> None:
         """Correct the time of a record that was made before the clock was known, as well as that is possible by now."""
-        if not record.time_state and (stamp := place(self.boots, record.made, record.time)) is not None:
+        if record.time_state or not self._is_anchored:
+            return
+        if (stamp := place(self.boots, record.made, record.time)) is not None:
             record.time, record.error_ms = stamp.time, stamp.error_ms
             record.time_state = TIME_STATES.index(stamp.state)
 

@@ -105,25 +105,20 @@ class Gap:
 def runs(numbers: Iterable[int]) -> list[tuple[int, int]]:
     """Return ascending numbers as ranges ``(first, last)`` of consecutive ones."""
     found: list[tuple[int, int]] = []
-    first = last = None
     for number in numbers:
-        if last is not None and number == last + 1:
-            last = number
-            continue
-        if first is not None and last is not None:
-            found.append((first, last))
-        first = last = number
-    if first is not None and last is not None:
-        found.append((first, last))
+        if found and number == found[-1][1] + 1:
+            found[-1] = found[-1][0], number
+        else:
+            found.append((number, number))
     return found
 
 
 class Encoder:
-    """Makes events of records; what repeats from one to the next is made once."""
+    """Makes events of the records of one incarnation of the outbox; what repeats from one to the next is made once."""
 
     def __init__(self, device: str, outbox: str) -> None:
         self._source = orjson.dumps(f"/devices/{device}")
-        self._outbox = outbox
+        self.outbox = outbox
         self._frames: dict[tuple[int, str], tuple[bytes, bytes]] = {}
         self._second = -1
         self._second_text = b""
@@ -163,7 +158,7 @@ class Encoder:
 
     def _frame(self, record: Record) -> tuple[bytes, bytes]:
         branch, _, subject = record.channel.partition("/")
-        stream = stream_name(self._outbox, Priority(record.key >> SEQ_BITS))
+        stream = stream_name(self.outbox, Priority(record.key >> SEQ_BITS))
         head = b'{"specversion":"1.0","type":"%s","source":%s,"id":"%s.' % (
             _TYPES[branch].encode(),
             self._source,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -26,8 +25,7 @@ OWN_EVENTS: Final = frozenset({"agent", "clock", "config", "job", "outbox"})
 _PARAMS: Final = frozenset({"channel", "data", "time", "priority", "keep", "key"})
 
 
-@dataclass(frozen=True, slots=True)
-class Submission:
+class Submission(NamedTuple):
     """A record on its way into the outbox.
 
     Attributes:

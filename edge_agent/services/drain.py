@@ -66,7 +66,6 @@ class Drain:
         self._wake = asyncio.Event()
         self._hungry = asyncio.Event()
         self._encoder = Encoder(topics.device, "")
-        self._encodes_for = ""
         self._session: Session | None = None
         self._in_flight: dict[int, Record] = {}  # the first of each message that is not answered, as they were sent
         self._singly = 0  # so many records go without others in their message
@@ -149,9 +148,8 @@ class Drain:
         now = self._clock.monotonic()
         if self._outbox.hushed or self._outbox.purging:
             return None
-        if self._encodes_for != self._outbox.pending.name:
-            self._encodes_for = self._outbox.pending.name
-            self._encoder = Encoder(self._topics.device, self._encodes_for)
+        if self._encoder.outbox != self._outbox.pending.name:
+            self._encoder = Encoder(self._topics.device, self._outbox.pending.name)
         self._try_again(now)
         dues = [self._pauses.next_due(), *(until for until in self._waits.values() if until > now)]
         for lane in self._outbox.lanes.values():

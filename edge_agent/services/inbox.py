@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 import orjson
@@ -137,7 +137,7 @@ class Intake:
         except orjson.JSONDecodeError as error:
             raise SubmissionError(f"not JSON: {error}; was the file whole when it was renamed?") from None
         submission = parse_submission(params, max_record=self.max_record)
-        return submission if submission.key is not None else replace(submission, key=arrival.key)
+        return submission if submission.key is not None else submission._replace(key=arrival.key)
 
     def _warn(self, event: str, reason: str | None) -> None:
         """Log once what is wrong, under whichever event it is seen first, and again only when it had passed."""

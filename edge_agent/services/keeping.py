@@ -10,7 +10,6 @@ a newer version's   the store is put aside untouched for the version that knows 
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -60,12 +59,6 @@ class Keeping:
     def can_write(self) -> bool:
         """Whether a commit may succeed now."""
         return self._store is not None and not self._failed
-
-    def later(self, call: Callable[[Store], None]) -> None:
-        """Have the store do something that cannot fail, whenever it gets to it."""
-        if self._store is not None:
-            done = self._worker.run(partial(call, self._store))
-            done.add_done_callback(asyncio.Future.exception)  # nobody waits for it
 
     async def open(self) -> StoreFacts | None:
         """Open the store, replacing one that cannot be used; ``None`` = there is none now, see ``fault``."""
@@ -145,20 +138,18 @@ class Keeping:
         await self.read(lambda store: store.resize(max_bytes))
 
     async def close(self, meta: Mapping[str, object] | None) -> None:
-        """Close the store; with ``meta`` the stop is a clean one."""
-        if self._store is not None:
-            store, self._store = self._store, None
-            try:
-                await self._worker.run(lambda: store.close(meta=meta))
-            except StoreError as error:
-                self._note(error)
+        """Close the store for good; with ``meta`` the stop is a clean one."""
+        try:
+            await self.abandon(meta)
+        except StoreError as error:
+            self._note(error)
         self._worker.stop()
 
-    async def abandon(self) -> None:
+    async def abandon(self, meta: Mapping[str, object] | None = None) -> None:
         """Close the store as it is."""
         if self._store is not None:
             store, self._store = self._store, None
-            await self._worker.run(store.close)
+            await self._worker.run(lambda: store.close(meta=meta))
 
     async def can_be_written(self) -> bool:
         """Return whether it is worth while to open a store."""

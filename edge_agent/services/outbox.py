@@ -13,7 +13,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Final, cast
+from typing import Final
 
 import orjson
 
@@ -27,7 +27,7 @@ from edge_agent.core.records import GIVEN, SEQ_BITS, SEQ_MASK, TIME_STATES, Gap,
 from edge_agent.core.submission import Submission
 from edge_agent.core.timebase import DurationNs, MonotonicNs, to_seconds
 from edge_agent.errors import OutboxError, StoreFault
-from edge_agent.ports import Clock, Store
+from edge_agent.ports import Clock
 from edge_agent.services.keeping import Keeping
 from edge_agent.services.once_only import OnceOnly
 
@@ -119,6 +119,7 @@ class Outbox:
 
     async def open(self) -> None:
         """Open the store; without one, go on in memory alone."""
+        self._loop = asyncio.get_running_loop()
         facts = await self.keeping.open()
         if facts is None:
             self.begin_alone()
@@ -173,13 +174,14 @@ class Outbox:
 
     async def accept(self, submission: Submission) -> str:
         """See ``ports.Accept``."""
-        if submission.key is None:
-            record = self.put(submission)
-            if submission.latest:
-                return await asyncio.shield(self.durable(record))  # it may be shared
-            record.waiter = durable = asyncio.get_running_loop().create_future()
-            return cast("str", await durable)
-        return await self._once.accept(submission.key, replace(submission, always=True))
+        if submission.key is not None:
+            return await self._once.accept(submission.key, submission._replace(always=True))
+        record = self.put(submission)
+        if submission.latest:
+            return await asyncio.shield(self.durable(record))  # it may be shared
+        durable: asyncio.Future[str] = self._loop.create_future()
+        record.waiter = durable
+        return await durable
 
     def put(self, submission: Submission) -> Record:
         """Take a record in; it is durable when ``durable`` of it says so.
@@ -252,13 +254,11 @@ class Outbox:
         It fails with ``OutboxError`` if the record is lost before: memory was full while the disk failed.
         """
         waiting = self.lanes[record.key >> SEQ_BITS].fresh.get(record.key)
+        shared = waiting or record
+        shared.waiter = shared.waiter or self._loop.create_future()
         if waiting is None:
-            waiting = record
-            record.waiter = asyncio.get_running_loop().create_future()
-            record.waiter.set_result(self.pending.id_of(record.key))
-        elif waiting.waiter is None:
-            waiting.waiter = asyncio.get_running_loop().create_future()
-        future: asyncio.Future[str] = waiting.waiter
+            self.answer(record)
+        future: asyncio.Future[str] = shared.waiter
         return future
 
     def say(self, data: Mapping[str, object]) -> Record:
@@ -295,7 +295,6 @@ class Outbox:
         self.online = False
         for lane in self.lanes.values():
             lane.rewind()
-        self.keeping.later(Store.release)
         self.due.set()
 
     def left(self, records: Iterable[Record]) -> None:
@@ -384,7 +383,7 @@ class Outbox:
     async def written(self) -> None:
         """Return once the store has all that is known now, or cannot have it."""
         if self.keeping.can_write:
-            flushed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            flushed: asyncio.Future[None] = self._loop.create_future()
             self.flushes.append(flushed)
             self.must_write()
             await flushed

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Final, TypeAlias
 
 from edge_agent.core.batch import Identity, Salvaged
+from edge_agent.core.number_ranges import NumberRanges, count, holes
 from edge_agent.core.records import SEQ_BITS, SEQ_MASK, Gap, Priority, Record, pack, runs, stream_name
 from edge_agent.core.timebase import later, seconds
 from edge_agent.errors import OutboxError, StoreFault
@@ -18,7 +19,7 @@ from edge_agent.services.keeping import Keeping
 from edge_agent.services.outbox import MEMORY_BYTES, Outbox
 
 log = logging.getLogger(__name__)
-_Numbers: TypeAlias = Mapping[Priority, list[tuple[int, int]]]
+_Numbers: TypeAlias = Mapping[Priority, NumberRanges]
 
 LOOK_EVERY: Final = seconds(10)
 SECEDE_AFTER: Final = 6
@@ -73,7 +74,7 @@ class Upkeep:
         cutoff = self._outbox.age() - self._outbox.config.max_age
         oldest = self._outbox.state.oldest
         if oldest is not None and oldest < cutoff:
-            self._outbox.pending.doom(await self._keeping.read(partial(_expired, cutoff)) or (), "expired")
+            self._outbox.pending.doom(await self._keeping.read(lambda store: store.expired(cutoff)) or (), "expired")
             self._outbox.must_write()
 
     # -- faults
@@ -151,19 +152,20 @@ class Upkeep:
         for numbered in (self._outbox.announced, self._outbox.unsaid, self._outbox.pending.gone):
             numbered.clear()
 
-    def _write_anew(self) -> dict[Priority, list[tuple[int, int]]]:
+    def _write_anew(self) -> _Numbers:
         """Have a fresh store told what the damaged one knew, all that is in memory; return the numbers of that."""
         pending, known = self._outbox.pending, self._keeping.put_aside
         assert known is not None, "it was put aside under the identity that is known here"
         self._forget_announced()
         pending.undead.clear()
-        there: dict[Priority, list[tuple[int, int]]] = {}
+        there = {priority: NumberRanges() for priority in Priority}
         for lane in pending.lanes.values():
             for record in [*lane.flying.values(), *lane.ready]:
                 if record.key not in lane.fresh:
                     lane.fresh[record.key] = record
                     pending.fresh_bytes += len(record.body)
-            there[lane.priority] = runs(sorted(key & SEQ_MASK for key in lane.fresh))
+            for key in lane.fresh:
+                there[lane.priority].add(key & SEQ_MASK, key & SEQ_MASK)
             lane.acked.clear()
             # the numbers up to there are named, and those beyond are not reserved yet
             lane.reserved = known.reserved[lane.priority]
@@ -182,8 +184,8 @@ class Upkeep:
     async def _salvage(self, there: _Numbers) -> None:
         """Take over records from stores that were put aside, and name those that are neither there nor ``there``."""
         name, known, pieces = self._outbox.pending.name, self._keeping.put_aside, self._keeping.salvage()
-        found: dict[Priority, list[tuple[int, int]]] = {priority: [] for priority in Priority}
-        count, whole = 0, True
+        found = {priority: NumberRanges() for priority in Priority}
+        number, whole = 0, True
         self._unsalvaged = None
         while (piece := await self._keeping.step(pieces)) is not None:
             own = piece.outbox == name
@@ -192,15 +194,15 @@ class Upkeep:
                 self._unsalvaged = there  # it is done once more when the disk can be written
                 return
             if own:
-                for first, last in runs(record.key for record in piece.records):
-                    found[Priority(first >> SEQ_BITS)].append((first & SEQ_MASK, last & SEQ_MASK))
+                for record in piece.records:
+                    found[Priority(record.key >> SEQ_BITS)].add(record.seq, record.seq)
             elif whole:
                 whole = await self._take_in_as_new(piece.records)
-            count += len(piece.records)
+            number += len(piece.records)
         if known is not None and known.name == name:
             self._continue(known, found, there)
         self._keeping.put_aside = None
-        log.log(logging.WARNING if count else logging.DEBUG, "records_salvaged", extra={"count": count})
+        log.log(logging.WARNING if number else logging.DEBUG, "records_salvaged", extra={"count": number})
         await self._outbox.written()
         if whole and not self._outbox.pending.lost:  # else once more after the next start
             await self._keeping.salvaged()
@@ -217,36 +219,20 @@ class Upkeep:
         return not any(record.key in self._outbox.lanes[record.key >> SEQ_BITS].fresh for record in taken)
 
     def _continue(self, known: Identity, found: _Numbers, there: _Numbers) -> None:
-        for priority, ranges in found.items():
-            self._name_missing(priority, sorted([*ranges, *there.get(priority, ())]), known)
-            self._send_from(priority, ranges)
-
-    def _send_from(self, priority: Priority, ranges: list[tuple[int, int]]) -> None:
-        if ranges:
-            lane = self._outbox.lanes[priority]
-            lane.rewind(pack(priority, min(first for first, _ in ranges)))
-            lane.behind = True
-
-    def _name_missing(self, priority: Priority, there: list[tuple[int, int]], known: Identity) -> None:
-        """Name the numbers between what was settled and what was in use that were not found."""
-        missing: list[tuple[int, int]] = []
-        next_one = known.settled[priority] + 1
-        for first, last in there:
-            if first > next_one:
-                missing.append((next_one, first - 1))
-            next_one = max(next_one, last + 1)
-        if next_one <= known.reserved[priority]:
-            missing.append((next_one, known.reserved[priority]))
-        stream = stream_name(known.name, priority)
-        gaps = [Gap(stream, first, last, last - first + 1, "damaged") for first, last in missing]
-        if len(gaps) > MAX_GAPS:  # the rest as one
-            count = sum(gap.count for gap in gaps[MAX_GAPS:])
-            gaps[MAX_GAPS:] = [Gap(stream, gaps[MAX_GAPS].first, gaps[-1].last, count, "damaged")]
-        self._outbox.pending.lost += gaps
-
-
-def _expired(before: int, store: Store) -> list[int]:
-    return store.expired(before)
+        """Name the numbers between what was settled and what was in use that are missing; send what was found."""
+        for priority, numbers in found.items():
+            have = numbers, there.get(priority, NumberRanges())
+            missing = list(holes(have, known.settled[priority] + 1, known.reserved[priority]))
+            stream = stream_name(known.name, priority)
+            gaps = [Gap(stream, first, last, last - first + 1, "damaged") for first, last in missing]
+            if len(gaps) > MAX_GAPS:  # the rest as one
+                rest = missing[MAX_GAPS:]
+                gaps[MAX_GAPS:] = [Gap(stream, rest[0][0], rest[-1][1], count(rest), "damaged")]
+            self._outbox.pending.lost += gaps
+            if numbers:
+                lane = self._outbox.lanes[priority]
+                lane.rewind(pack(priority, next(iter(numbers))[0]))
+                lane.behind = True
 
 
 def _take_in(piece: Salvaged, store: Store) -> object:

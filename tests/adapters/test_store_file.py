@@ -107,14 +107,14 @@ def test_a_flipped_bit_costs_one_record_in_a_hundred_at_most(stored: Path, tmp_p
 
 def test_a_lost_page_never_delivers_damage(stored: Path, tmp_path: Path) -> None:
     """What stands around it is got out."""
-    assert trials(stored, tmp_path, bit_rot.zero_page, 20)[10] <= 0.01
+    assert trials(stored, tmp_path, bit_rot.zero_page, 20)[18] <= 0.01
 
 
 @pytest.mark.slow
 def test_three_hundred_flips_and_lost_pages(stored: Path, tmp_path: Path) -> None:
     """The same, 300 times each."""
     assert trials(stored, tmp_path, bit_rot.flip, 300)[285] <= 0.01
-    assert trials(stored, tmp_path, bit_rot.zero_page, 300)[285] <= 0.05
+    assert trials(stored, tmp_path, bit_rot.zero_page, 300)[285] <= 0.01
 
 
 def _set_version(folder: Path, version: int) -> None:

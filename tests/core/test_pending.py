@@ -26,3 +26,19 @@ def test_numbers_that_are_lost_while_others_are_written_are_not_forgotten() -> N
     assert pending.lost == [Gap("o-normal", 3, 3, 1, "memory_full")]
     pending.written(pending.collect(records=False, settled={}, may_drop=True), Committed())
     assert pending.lost == []
+
+
+def test_a_key_that_comes_while_the_record_is_written_that_it_replaces_is_written_next() -> None:
+    """Or else the same key, once more, would be another record."""
+    pending = Pending("o", {priority: Lane(priority, used=0, first=None) for priority in Priority})
+    old, new = record(1), record(1)
+    old.latest = new.latest = True
+    pending.take_place(old)
+    pending.lanes[Priority.NORMAL].add(old, may_be_ready=False)
+    pending.seen[old.key] = [b"old"]
+    batch = pending.collect(records=True, settled={}, may_drop=True)
+    assert batch.seen == [(b"old", "o-normal.1")]
+    assert pending.take_place(new)
+    pending.seen[new.key].append(b"new")
+    pending.written(batch, Committed())
+    assert (b"new", "o-normal.1") in pending.collect(records=True, settled={}, may_drop=True).seen

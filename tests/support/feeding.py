@@ -58,6 +58,7 @@ class Feeder:
                 finally:
                     room.release()  # also when that was the end: somebody may wait for room
                 if not line:
+                    room.release()  # whoever waits for room is to see that nothing more is answered
                     raise ConnectionResetError("the daemon has gone")
                 answer = json.loads(line)
                 if "result" in answer:
