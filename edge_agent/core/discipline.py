@@ -334,6 +334,16 @@ class Discipline:
         return -self._estimate.rate / PPM if self._estimate.knows_rate else None
 
     @property
+    def is_os_alone(self) -> bool:
+        """Whether the operating system's clock is all there is."""
+        return self._policy.is_os_alone
+
+    @property
+    def pace(self) -> float:
+        """How much faster than the counter the clock runs: 0 while there is none."""
+        return 0.0 if self._clock is None else self._clock.pace
+
+    @property
     def rate_error_ppm(self) -> float:
         """Bound of the frequency's error."""
         return min(4 * self._estimate.rate_sigma, UNKNOWN_RATE) / PPM

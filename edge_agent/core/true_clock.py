@@ -39,6 +39,11 @@ class TrueClock:
         slewed = self._until - self._raw
         return UtcNs(self._utc + span + (slewed * self._rate >> _SHIFT) + ((span - slewed) * self._after >> _SHIFT))
 
+    @property
+    def pace(self) -> float:
+        """How much faster than the counter it runs since it was steered last, seconds per second."""
+        return self._rate / (1 << _SHIFT)
+
     def steer(self, raw: RawNs, *, error_ns: int, rate: float) -> None:
         """From now on take away an error, and run at a rate.
 

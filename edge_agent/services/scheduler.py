@@ -1,8 +1,7 @@
 """Fires jobs when true time says so, and keeps the books: what was missed, and what is owed.
 
 A job's slots are instants of true time. While that is not known, jobs with an interval run by what the clock says all
-the same; what has a date waits for a while. Books are kept in known time only, for an instant that was only believed in
-may come once more.
+the same; what has a date, and the books, wait for a while: an instant that was only believed in may come once more.
 """
 
 from __future__ import annotations
@@ -125,7 +124,7 @@ class Scheduler:
         """Fire until cancelled, then give what runs its grace.
 
         Args:
-            first_sync_wait: how long jobs with a date wait until time is known; then they run all the same.
+            first_sync_wait: how long jobs with a date wait until time is known; then what the clock says is believed.
         """
         try:
             async with asyncio.TaskGroup() as group:
@@ -134,7 +133,10 @@ class Scheduler:
                 self.time_changed()
                 await self._clock.sleep_until(later(self._clock.monotonic(), first_sync_wait))
                 self._has_waited = True
-                self._plan_all()
+                if not self._is_known:
+                    for entry in self.entries.values():
+                        self._resume(entry)
+                    self._plan_all()
         finally:
             self._group = None
             await self._runner.stop()
@@ -176,7 +178,7 @@ class Scheduler:
         entry = self.entries[name] = self._entry(name, job, origin)
         if job.breaker is not None and entry.memory.breaker is not None:
             self._runner.breakers[name] = Breaker.read(entry.memory.breaker)
-        if self._is_known:
+        if self._has_time:
             self._resume(entry)
         self._plan(entry)
 
@@ -193,6 +195,10 @@ class Scheduler:
         return Entry(name, job, origin, memory, slots, booked, UtcNs(now - is_new), self._clock.raw())
 
     # -- time
+
+    @property
+    def _has_time(self) -> bool:
+        return self._is_known or self._has_waited
 
     def time_changed(self, *, stepped: bool = False) -> None:
         """Look at the clock again: it has learned something, or was stepped, or the device has resumed."""
@@ -218,6 +224,8 @@ class Scheduler:
             entry.last = UtcNs(memory.put_at - 1)
         elif not entry.is_once:
             entry.last = now
+            if self._has_waited:  # the books were kept in a time that was only believed in
+                memory.last = None
         self._resume(entry)
 
     def _resume(self, entry: Entry) -> None:
@@ -247,8 +255,8 @@ class Scheduler:
 
     def _plan(self, entry: Entry) -> None:
         job = entry.job
-        has_time = self._is_known or self._has_waited or job.every is not None or job.after is not None
-        due = entry.trigger.after(entry.last) if job.enabled and not entry.memory.paused and has_time else None
+        may_run = self._has_time or job.every is not None or job.after is not None
+        due = entry.trigger.after(entry.last) if job.enabled and not entry.memory.paused and may_run else None
         if due is None:
             self._timers.cancel(entry.name)
         else:
@@ -258,7 +266,7 @@ class Scheduler:
         """Decide about the slots that have come."""
         job, now = entry.job, self._now()
         on_time = ON_TIME if job.every is None else min(ON_TIME, job.every - 1)
-        is_booked = entry.is_booked and (self._is_known or entry.is_once)
+        is_booked = entry.is_booked and (self._has_time or entry.is_once)
         rule = job.misfire if is_booked else "skip"  # what is owed must be written down
         misfire = Misfire(rule, job.misfire_window, DurationNs(on_time), MAX_CAUGHT_UP)
         decision = decide(entry.trigger, misfire, last=entry.last, now=now)

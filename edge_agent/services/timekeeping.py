@@ -37,6 +37,9 @@ STEPPED_AT_LEAST: Final = seconds(0.1)
 SETTLED_NS: Final = seconds(0.0025)
 """An estimate with a smaller standard deviation needs no more than the longest interval between samples."""
 
+NOTICEABLE: Final = 100e-6
+"""What is due is looked at again when true time runs faster or slower by so much than it did."""
+
 TRACE: Final = 512
 """So many exchanges are kept for those who record them."""
 
@@ -57,6 +60,7 @@ class Timekeeping:
 
     Attributes:
         steps: how often the operating system's clock was set since the start.
+        changed: called whenever true time may be another than one would have expected, with whether it was stepped.
     """
 
     def __init__(
@@ -97,7 +101,9 @@ class Timekeeping:
         self._found: Callable[[], tuple[str, ...]] = tuple
         self._current: tuple[str, ...] = ()
         self._servers_changed = asyncio.Event()
+        self._pace = 0.0
         self.steps = 0
+        self.changed: Callable[[bool], None] = lambda _stepped: None
 
     async def run(self, config: TimeConfig, servers: Callable[[], tuple[str, ...]]) -> None:
         """Keep time until cancelled.
@@ -219,6 +225,7 @@ class Timekeeping:
         self._discipline.suspended(duration)
         self._record({"kind": "suspended", "raw": self._clocks.raw(), "duration_ns": duration})
         self._say("resumed", {"slept_s": round(to_seconds(duration), 1)})
+        self.changed(False)  # noqa: FBT003
         self.hurry()
         return True
 
@@ -232,6 +239,7 @@ class Timekeeping:
             self._say("wall_stepped", {"by_ms": round(by / 1e6, 3)})
             self._discipline.host(self._host.vote())
             self._review()
+            self.changed(self._discipline.is_os_alone)
 
     async def _look(self) -> None:
         while True:
@@ -254,9 +262,13 @@ class Timekeeping:
         """Tell what has happened, whether the operating system's clock is off, and the outbox when it is."""
         raw = self._clocks.raw()
         self._discipline.at(raw, self._clocks.wall())
+        pace, happened = self._discipline.pace, [one.what for one in self._discipline.happenings]
         for happening in self._discipline.happenings:
             self._say(happening.what, happening.data)
         self._discipline.happenings.clear()
+        if happened or abs(pace - self._pace) > NOTICEABLE:
+            self._pace = pace
+            self.changed("time_stepped" in happened)
         known = self._discipline.true_time(raw)
         if known is None:
             return
