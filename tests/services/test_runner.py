@@ -416,6 +416,7 @@ async def test_a_run_that_is_cancelled_before_its_first_step_has_an_end_all_the_
         shop.runner.cancel("slow")
         await asyncio.sleep(1)
         assert shop.said() == [("slow", "cancelled")]
+        assert (shop.reason(), shop.runner.state("slow")) == ("it was cancelled", "idle")
 
 
 @pytest.mark.virtual
@@ -436,6 +437,7 @@ async def test_another_attempt_that_is_cancelled_before_its_first_step_has_an_en
         shop.runner._ended = ended
         await asyncio.sleep(60)
         assert shop.said() == [("other", "succeeded"), ("flaky", "cancelled")]
+        assert (shop.reason(), shop.runner.state("flaky")) == ("it was cancelled", "idle")
 
 
 @pytest.mark.virtual
