@@ -302,8 +302,8 @@ def _rows(samples: dict[str, list[Sample]], *, spread: bool) -> list[Row]:
             most = MAX_OF_APSCHEDULER if name == "ours" else MAX_OF_APSCHEDULER_BOTH
             rows += [
                 at_most(where, of_base, cpu_us / base, most, ""),
-                at_most("", late, p99_ms, MAX_LATE_MS, "ms"),
-                at_most("", f"{missed} missed", missed, 0, ""),
+                at_most(f"{where}: lateness", late, p99_ms, MAX_LATE_MS, "ms"),
+                at_most(f"{where}: missed", f"{missed}", missed, 0, ""),
             ]
         else:
             rows.append(Row(where, f"{of_base}; {late}; {missed} missed", cpu_us))

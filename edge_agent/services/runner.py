@@ -173,16 +173,15 @@ class Runner:
         run, job = new.run, new.job
         if job.breaker is None or run.cause == "manual":  # who runs it by hand wants to see
             return True
-        fallback = None if run.cause == "fallback" else new.fallback  # fallbacks might go round in a circle
         breaker = self.breakers.setdefault(run.job, Breaker())
-        advice = breaker.advise(job.breaker, self._clock.now().time, fallback=fallback is not None)
+        advice = breaker.advise(job.breaker, self._clock.now().time, fallback=new.fallback is not None)
         if advice == "run":
             return True
-        if fallback is None or job.fallback is None:
+        if new.fallback is None or job.fallback is None:
             self._report(new, "skipped", "its breaker is open")
-        else:
+        else:  # that has no fallback in turn: they might go round in a circle
             self._report(new, "skipped", f"its breaker is open; {job.fallback} runs instead")
-            self.submit(Run(job.fallback, run.slot, run.trace, "fallback"), fallback)
+            self.submit(Run(job.fallback, run.slot, run.trace, "fallback"), new.fallback)
         return False
 
     def _enter(self, active: _Active) -> None:

@@ -416,6 +416,28 @@ async def test_a_run_that_is_cancelled_before_its_first_step_has_an_end_all_the_
         shop.runner.cancel("slow")
         await asyncio.sleep(1)
         assert shop.said() == [("slow", "cancelled")]
+        assert (shop.reason(), shop.runner.state("slow")) == ("it was cancelled", "idle")
+
+
+@pytest.mark.virtual
+async def test_another_attempt_that_is_cancelled_before_its_first_step_has_an_end_all_the_same() -> None:
+    """It has just taken the place of a run of which somebody is told."""
+    async with open_shop(places=1) as shop:
+        tell = shop.runner._ended
+
+        def ended(run: Run, outcome: Outcome) -> None:
+            tell(run, outcome)
+            shop.runner.cancel("flaky")
+
+        shop.does["flaky"] = raises(JobError("no"))
+        shop.submit("flaky", retry={"attempts": 9, "backoff": "10s"})
+        await asyncio.sleep(1)
+        shop.does["flaky"] = works(10)
+        shop.submit("other")
+        shop.runner._ended = ended
+        await asyncio.sleep(60)
+        assert shop.said() == [("other", "succeeded"), ("flaky", "cancelled")]
+        assert (shop.reason(), shop.runner.state("flaky")) == ("it was cancelled", "idle")
 
 
 @pytest.mark.virtual
