@@ -1,0 +1,104 @@
+"""The jobs' part of the agent: builds the scheduler and all that it needs."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from edge_agent.adapters.alarm import make_alarm
+from edge_agent.adapters.host import hostname, local_zone
+from edge_agent.core.config import dotted
+from edge_agent.core.config_findings import validated
+from edge_agent.core.config_jobs import Job
+from edge_agent.core.config_kinds import check_jobs
+from edge_agent.core.config_models import Config
+from edge_agent.core.events import JobsData
+from edge_agent.core.runs import Outcome, Run
+from edge_agent.core.timebase import DurationNs
+from edge_agent.errors import JobError
+from edge_agent.job_ports import Locals
+from edge_agent.jobs import kinds
+from edge_agent.ports import Clock
+from edge_agent.services.control import Method
+from edge_agent.services.job_tools import JobTools
+from edge_agent.services.kinds import Kinds
+from edge_agent.services.outbox import Outbox
+from edge_agent.services.run_context import RunContexts
+from edge_agent.services.runner import Runner
+from edge_agent.services.scheduler import Place, Scheduler
+from edge_agent.services.timers import Timers
+
+
+class Scheduling:
+    """Jobs: when they run, where, and what may be asked of them."""
+
+    def __init__(
+        self, config: Config, outbox: Outbox, *, clock: Clock, uniform: Callable[[], float], state_dir: Path
+    ) -> None:
+        """Prepare.
+
+        Args:
+            config: what the jobs are built from until the next ``configure``.
+            outbox: takes records, and notes down what must not be forgotten.
+            clock: of the device.
+            uniform: draws from 0 to 1.
+            state_dir: in which jobs keep what has to survive.
+        """
+        self._config = config
+        self._outbox = outbox
+        self._kinds = kinds()
+        self._contexts = RunContexts(
+            outbox.accept, clock, state_dir / "jobs", _locals(config), config.outbox.max_record
+        )
+        self._runner = Runner(
+            config.runner,
+            work=Kinds(self._kinds, self._contexts).begin,
+            clock=clock,
+            uniform=uniform,
+            ended=self._ended,
+            host=hostname(),
+        )
+        timers = Timers(make_alarm, lambda: clock.now().time)
+        self._scheduler = Scheduler(timers, self._runner, outbox, clock=clock, new_trace=lambda: secrets.token_hex(16))
+
+    def configure(self, config: Config) -> None:
+        """Go by another configuration from now on; call it once before ``run``, when the outbox is open."""
+        self._config = config
+        self._contexts.locals, self._contexts.max_record = _locals(config), config.outbox.max_record
+        self._runner.limits = config.runner
+        place = Place(config.device.id, config.device.timezone, local_zone())
+        self._scheduler.configure(config.jobs, place, self._read)
+
+    async def run(self, first_sync_wait: DurationNs, *, trusts_os: bool) -> None:
+        """Fire until cancelled; with ``trusts_os`` the operating system's clock is what there is to go by."""
+        await self._scheduler.run(first_sync_wait=DurationNs(0) if trusts_os else first_sync_wait)
+
+    def time_changed(self, stepped: bool) -> None:  # noqa: FBT001
+        """Take note that true time is another than one would have expected."""
+        self._scheduler.time_changed(stepped=stepped)
+
+    def methods(self) -> dict[str, Method]:
+        """Return what may be asked."""
+        return JobTools(self._scheduler, self._runner).methods()
+
+    def measure(self) -> JobsData:
+        """Return the jobs' part of the heartbeat."""
+        return self._scheduler.measure()
+
+    def _ended(self, run: Run, outcome: Outcome) -> None:
+        self._scheduler.ended(run, outcome)
+
+    def _read(self, name: str, document: Mapping[str, Any]) -> Job:
+        job, wrong = validated(Job, document)
+        if job is not None:
+            config = self._config.model_copy(update={"jobs": {name: job}})
+            wrong = [(path[2:], reason) for path, reason in check_jobs(config, self._kinds)]
+        if wrong or job is None:
+            raise JobError("; ".join(f"{dotted(('jobs', name, *path))}: {reason}" for path, reason in wrong))
+        return job
+
+
+def _locals(config: Config) -> Locals:
+    return Locals(config.programs, config.folders, config.endpoints)
