@@ -45,6 +45,7 @@ from edge_agent.core.submission import ENVELOPE
 from edge_agent.core.timebase import BUILD_EPOCH, DurationNs, elapsed, later, seconds, to_seconds
 from edge_agent.core.topics import Topics
 from edge_agent.errors import ConfigError, EdgeAgentError
+from edge_agent.scheduling import Scheduling
 from edge_agent.services.control import Control, publish_method
 from edge_agent.services.device_clock import DeviceClock
 from edge_agent.services.drain import Drain
@@ -122,6 +123,10 @@ class Agent:
             outbox=self._outbox,
             uniform=self._uniform,
         )
+        self._jobs = Scheduling(
+            loaded.config, self._outbox, clock=clock, uniform=self._uniform, state_dir=self._state_dir
+        )
+        self._time.changed = self._jobs.time_changed
         outbox, keeping = self._outbox, self._keeping
         # in dependency order
         self._parts = [
@@ -132,6 +137,7 @@ class Agent:
             _Part("link", _connection, lambda *_: self._link.run()),
             _Part("heartbeat", lambda new: (_topics(new), new.heartbeat.every), self._run_heartbeat),
             _Part("drain", _connection, self._run_drain),
+            _Part("jobs", lambda _: (), self._run_jobs),
             _Part("control", lambda new: (new.device.id, new.control, new.outbox.max_record), self._run_control),
             _Part("inbox", lambda new: (new.control.group, new.outbox.max_record), self._run_inbox),
         ]
@@ -142,6 +148,7 @@ class Agent:
         A service that fails brings everything down: its bug is logged and the service manager restarts the process.
         """
         await self._outbox.open()
+        self._jobs.configure(self._loaded.config)
         async with asyncio.TaskGroup() as group:
             self._start(group, self._parts)
             self._notifier.ready(f"device {self._loaded.config.device.id}")
@@ -188,6 +195,9 @@ class Agent:
     async def _run_time(self, config: TimeConfig) -> None:
         await self._time.run(config, partial(_time_servers, config))
 
+    async def _run_jobs(self) -> None:
+        await self._jobs.run(self._loaded.config.time.first_sync_wait, trusts_os=self._discipline.is_os_alone)
+
     async def _run_drain(self, topics: Topics, *_: object) -> None:
         pace, pauses = self._pace, self._pauses
         await Drain(self._outbox, self._link, topics=topics, pace=pace, pauses=pauses, clock=self._clock).run()
@@ -195,7 +205,7 @@ class Agent:
     async def _run_control(self, device: str, config: ControlConfig, max_record: int) -> None:
         tools = QueueTools(self._outbox, self._keeping, device=device)
         publish = publish_method(self._outbox.accept, max_record=max_record)
-        answer = Control({"publish": publish, **tools.methods(), **self._time.methods()}).answer
+        answer = Control({"publish": publish, **tools.methods(), **self._time.methods(), **self._jobs.methods()}).answer
         while True:
             try:
                 path = socket_path(config.socket, self._environ)
@@ -245,6 +255,7 @@ class Agent:
             config=ConfigData(self._loaded.digest),
             clock=self._time.measure(),
             outbox=self._outbox.measure(),
+            jobs=self._jobs.measure(),
         )
 
     def _conditions(self) -> list[str]:
@@ -278,6 +289,7 @@ class Agent:
             self._link.connector, self._link.policy, self._link.presence = connecting
         self._pace.rate = new.config.outbox.rate
         self._outbox.configure(new.config.outbox)
+        self._jobs.configure(new.config)
         await self._keeping.resize(new.config.outbox.max_bytes)
         logs.configure(new.config.log.level, new.config.log.format)
         self._start(group, touched)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_agent.adapters.alarm import make_alarm
-from edge_agent.adapters.host import hostname, local_zone
+from edge_agent.adapters.host import local_zone, read_facts
 from edge_agent.core.config import dotted
 from edge_agent.core.config_findings import validated
 from edge_agent.core.config_jobs import Job
@@ -58,7 +58,7 @@ class Scheduling:
             clock=clock,
             uniform=uniform,
             ended=self._ended,
-            host=hostname(),
+            host=read_facts().hostname or "unknown",
         )
         timers = Timers(make_alarm, lambda: clock.now().time)
         self._scheduler = Scheduler(timers, self._runner, outbox, clock=clock, new_trace=lambda: secrets.token_hex(16))

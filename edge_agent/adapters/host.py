@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 import ssl
+from datetime import UTC, tzinfo
 from pathlib import Path
 from typing import Final
+from zoneinfo import ZoneInfo
 
 from edge_agent.core.config import HostFacts
 
@@ -35,6 +37,15 @@ def common_name(cert_path: str) -> str | None:
 def boot_id(root: Path = _ROOT) -> str:
     """Return the kernel's random id of this boot, ``unknown`` where there is none."""
     return _text(root / "proc/sys/kernel/random/boot_id") or "unknown"
+
+
+def local_zone(root: Path = _ROOT) -> tzinfo:
+    """Return the device's own time zone; UTC where it has none."""
+    try:
+        with (root / "etc/localtime").open("rb") as file:
+            return ZoneInfo.from_file(file)
+    except (OSError, ValueError):
+        return UTC
 
 
 def rss_bytes(root: Path = _ROOT) -> int:
