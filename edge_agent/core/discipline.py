@@ -56,7 +56,7 @@ class Policy:
     """
 
     sources: Sequence[str]
-    host: Literal["auto", "trust", "none"] = "auto"
+    host: Literal["auto", "trust", "off"] = "auto"
     step_above_ns: int = seconds(60)
     slew_max_ppm: int = 50_000
     holdover_after_ns: int = seconds(3 * 1024)

@@ -201,7 +201,7 @@ def test_the_host_votes_beside_two_servers_and_is_not_learned_from() -> None:
     assert one.take(sample("b", 1.1, off_s=100)) == "outvoted"
     assert one.take(sample("a", 3)) == "selected"
     assert HOST not in one.peers
-    without = Discipline(Policy(("a", "b"), host="none"))
+    without = Discipline(Policy(("a", "b"), host="off"))
     without.host(Sample(HOST, RawNs(seconds(1)), UtcNs(EPOCH + seconds(1)), 0, 2_000_000))
     without.take(sample("a", 1))
     assert without.take(sample("b", 1.1, off_s=100)) == "no_majority"
@@ -322,7 +322,7 @@ samples = st.builds(
 steps = samples | st.sampled_from(["a", "b", "c"]) | st.integers(0, 10**16).map(DurationNs) | st.none()
 
 
-@given(st.lists(steps, max_size=60), st.sampled_from(["auto", "trust", "none"]))
+@given(st.lists(steps, max_size=60), st.sampled_from(["auto", "trust", "off"]))
 def test_no_history_breaks_it(history: list[Sample | str | int | None], host: str) -> None:
     """Whatever servers say, whenever: it always has a time, and what it saves can be read."""
     one = Discipline(Policy(("a", "b", "c"), host=host))  # type: ignore[arg-type]  # one of them
