@@ -47,7 +47,7 @@ class Scheduling:
             state_dir: in which jobs keep what has to survive.
         """
         self._config = config
-        self._outbox = outbox
+        self._clock = clock
         self._kinds = kinds()
         self._contexts = RunContexts(
             outbox.accept, clock, state_dir / "jobs", _locals(config), config.outbox.max_record
@@ -81,11 +81,17 @@ class Scheduling:
 
     def methods(self) -> dict[str, Method]:
         """Return what may be asked."""
-        return JobTools(self._scheduler, self._runner).methods()
+        return JobTools(self._scheduler, self._runner, self._clock).methods()
 
     def measure(self) -> JobsData:
         """Return the jobs' part of the heartbeat."""
-        return self._scheduler.measure()
+        counts = self._runner.history.counts
+        return JobsData(
+            ok=counts.get("succeeded", 0),
+            failed=sum(counts.get(status, 0) for status in ("failed", "timed_out", "interrupted")),
+            missed=self._scheduler.missed,
+            skipped=counts.get("skipped", 0) + counts.get("cancelled", 0),
+        )
 
     def _ended(self, run: Run, outcome: Outcome) -> None:
         self._scheduler.ended(run, outcome)
