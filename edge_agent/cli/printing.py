@@ -55,7 +55,7 @@ def shown(value: object) -> str:
     if isinstance(value, list | tuple):
         return ",".join(map(str, value)) or "-"
     if isinstance(value, dict):
-        return orjson.dumps(value).decode()
+        return orjson.dumps(value).decode() if value else "-"
     return "-" if value is None else str(value)
 
 
