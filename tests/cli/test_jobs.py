@@ -150,10 +150,9 @@ async def test_without_jobs_it_says_how_to_get_some(tmp_path: Path) -> None:
 
 async def test_on_a_terminal_it_says_what_it_waits_for(tmp_path: Path) -> None:
     """And nothing of that stays."""
-    wait = 'exec read _ < "$0"'
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
-    text = JOBS.replace('["/bin/echo", "hello"]', json.dumps(["/bin/sh", "-c", wait, str(fifo)]))
+    text = JOBS.replace('["/bin/echo", "hello"]', json.dumps(["/bin/sh", "-c", 'read _ < "$0"', str(fifo)]))
     async with agent(tmp_path, config_text(f"mqtt://127.0.0.1:{free_port()}", extra=text)) as process:
         await process.logged("started")
         ours, theirs = pty.openpty()
@@ -166,6 +165,7 @@ async def test_on_a_terminal_it_says_what_it_waits_for(tmp_path: Path) -> None:
         said = await asyncio.to_thread(os.read, ours, 100)
         assert said.startswith("\r\033[Kfine: running …".encode())
         await asyncio.to_thread(fifo.write_text, "go\n")
-        await child.communicate()
+        out, _ = await child.communicate()
+        assert b"succeeded" in out
         assert os.read(ours, 10_000).endswith(b"\r\033[K")
         os.close(ours)
