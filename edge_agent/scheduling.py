@@ -15,7 +15,6 @@ from edge_agent.core.config_jobs import Job
 from edge_agent.core.config_kinds import check_jobs
 from edge_agent.core.config_models import Config
 from edge_agent.core.events import JobsData
-from edge_agent.core.runs import Outcome, Run
 from edge_agent.core.timebase import DurationNs
 from edge_agent.errors import JobError
 from edge_agent.job_ports import Locals
@@ -57,7 +56,7 @@ class Scheduling:
             work=Kinds(self._kinds, self._contexts).begin,
             clock=clock,
             uniform=uniform,
-            ended=self._ended,
+            ended=lambda *ended: self._scheduler.ended(*ended),  # noqa: PLW0108  # it is made after the runner
             host=read_facts().hostname or "unknown",
         )
         timers = Timers(make_alarm, lambda: clock.now().time)
@@ -92,9 +91,6 @@ class Scheduling:
             missed=self._scheduler.missed,
             skipped=counts.get("skipped", 0) + counts.get("cancelled", 0),
         )
-
-    def _ended(self, run: Run, outcome: Outcome) -> None:
-        self._scheduler.ended(run, outcome)
 
     def _read(self, name: str, document: Mapping[str, Any]) -> Job:
         job, wrong = validated(Job, document)

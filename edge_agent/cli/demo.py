@@ -43,14 +43,8 @@ mqtt = {{ brokers = ["{broker}"], prefix = "{prefix}", will_delay = "0s" }}
 heartbeat.every = "2s"
 state.dir = "{folder}/state"
 control.socket = "{folder}/control.sock"
-[jobs.system]
-kind = "system"
-every = "5s"
-options = {{ what = ["cpu", "memory", "load"] }}
-[jobs.disk]
-kind = "system"
-cron = "0 6 * * *"
-options = {{ what = ["disk"] }}
+jobs.system = {{ kind = "system", every = "5s", options = {{ what = ["cpu", "memory", "load"] }} }}
+jobs.disk = {{ kind = "system", cron = "0 6 * * *", options = {{ what = ["disk"] }} }}
 """
 _HINTS: Final = """\
 now try, in another terminal:

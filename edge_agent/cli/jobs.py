@@ -20,7 +20,7 @@ from edge_agent.errors import UsageError
 POLL_S: Final = 0.2
 MAX_BYTES: Final = 64 * 1024
 _COLUMNS: Final = ("name", "kind", "schedule", "state", "next", "last", "lateness_ms", "streak", "missed", "origin")
-_FACTS: Final = (*_COLUMNS, "breaker", "owed", "counts")
+_FACTS: Final = (*_COLUMNS, "owed", "counts")
 _RUNS: Final = ("slot", "cause", "attempt", "status", "duration_ms", "lateness_ms", "trace", "reason")
 _MINUTE: Final = seconds(60)
 _HOUR: Final = seconds(3600)
@@ -83,8 +83,8 @@ def _show(args: argparse.Namespace, agent: ControlClient) -> int:
 
 
 def _told(job: Mapping[str, Any]) -> Iterator[str]:
-    last = job["last"] and {"last": f"{job['last']['status']} {_second(job['last']['finished'])}"}
-    yield from facts({**job, "next": _second(job["next"]), "owed": len(job["owed"]), **(last or {})}, _FACTS)
+    standing = {"next": _second(job["next"]), "owed": len(job["owed"])}
+    yield from facts(_row(job, job["time"]) | standing, _FACTS)
     yield ""
     yield from (f"{key} = {_toml(value)}" for key, value in job["config"].items())
     if job["history"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from edge_agent.core.breaker import Breaker
@@ -39,8 +40,8 @@ class JobTools:
             "job-delete": self._delete,
             "job-run": self._run,
             "job-cancel": self._cancel,
-            "job-pause": self._pause,
-            "job-resume": self._resume,
+            "job-pause": partial(self._pause, paused=True),
+            "job-resume": partial(self._pause, paused=False),
         }
 
     async def _list(self, _params: object) -> object:
@@ -55,6 +56,7 @@ class JobTools:
         past = self._runner.history.jobs.get(entry.name)
         return {
             **self._face(entry),
+            "time": rfc3339(self._clock.now().time),
             "config": entry.job.model_dump(mode="json", exclude_unset=True),
             "owed": [rfc3339(slot) for slot in entry.memory.owed],
             "counts": {} if past is None else past.counts,
@@ -75,12 +77,8 @@ class JobTools:
         await self._settled(name)
         return {"deleted": True}
 
-    async def _pause(self, params: object) -> object:
-        self._scheduler.pause(_name(params), paused=True)
-        return await self._settled(_name(params))
-
-    async def _resume(self, params: object) -> object:
-        self._scheduler.pause(_name(params), paused=False)
+    async def _pause(self, params: object, *, paused: bool) -> object:
+        self._scheduler.pause(_name(params), paused=paused)
         return await self._settled(_name(params))
 
     async def _run(self, params: object) -> object:

@@ -130,9 +130,7 @@ class Scheduler:
                 await self._clock.sleep_until(later(self._clock.monotonic(), first_sync_wait))
                 self._has_waited = True
                 if not self._is_known:
-                    for entry in self.entries.values():
-                        self._resume(entry)
-                    self._plan_all()
+                    self._plan_all(self._resume)
         finally:
             self._group = None
             await self._runner.stop()
@@ -194,16 +192,16 @@ class Scheduler:
         """Look at the clock again: it has learned something, or was stepped, or the device has resumed."""
         if not self._is_known and self._clock.now().state != "unsynced":
             self._is_known = True
-            for entry in self.entries.values():
-                self._begin_in_known_time(entry)
-            self._plan_all()
+            self._plan_all(self._begin_in_known_time)
         elif stepped:
-            for entry in self.entries.values():
-                # no slot twice, unless the clock that said so was absurd; what has no books goes on at once
-                if entry.last > self._now() + (FAR if entry.is_booked else 0):
-                    entry.last = self._now()
-            self._plan_all()
+            self._plan_all(self._begin_after_step)
         self._timers.rearm()
+
+    def _begin_after_step(self, entry: Entry) -> None:
+        """Run no slot twice, unless the clock that said so was absurd; what has no books goes on at once."""
+        now = self._now()
+        if entry.last > now + (FAR if entry.is_booked else 0):
+            entry.last = now
 
     def _begin_in_known_time(self, entry: Entry) -> None:
         """Let nothing count as missed between the time that was believed in and the one that is known."""
@@ -239,8 +237,9 @@ class Scheduler:
         if memory.owed:
             self._catch_up_later(entry)
 
-    def _plan_all(self) -> None:
+    def _plan_all(self, prepare: Callable[[Entry], None]) -> None:
         for entry in self.entries.values():
+            prepare(entry)
             self._plan(entry)
 
     def _plan(self, entry: Entry) -> None:
