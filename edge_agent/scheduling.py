@@ -15,7 +15,6 @@ from edge_agent.core.config_jobs import Job
 from edge_agent.core.config_kinds import check_jobs
 from edge_agent.core.config_models import Config
 from edge_agent.core.events import JobsData
-from edge_agent.core.runs import Outcome, Run
 from edge_agent.core.timebase import DurationNs
 from edge_agent.errors import JobError
 from edge_agent.job_ports import Locals
@@ -47,7 +46,7 @@ class Scheduling:
             state_dir: in which jobs keep what has to survive.
         """
         self._config = config
-        self._outbox = outbox
+        self._clock = clock
         self._kinds = kinds()
         self._contexts = RunContexts(
             outbox.accept, clock, state_dir / "jobs", _locals(config), config.outbox.max_record
@@ -57,7 +56,7 @@ class Scheduling:
             work=Kinds(self._kinds, self._contexts).begin,
             clock=clock,
             uniform=uniform,
-            ended=self._ended,
+            ended=lambda *ended: self._scheduler.ended(*ended),  # noqa: PLW0108  # it is made after the runner
             host=read_facts().hostname or "unknown",
         )
         timers = Timers(make_alarm, lambda: clock.now().time)
@@ -81,14 +80,17 @@ class Scheduling:
 
     def methods(self) -> dict[str, Method]:
         """Return what may be asked."""
-        return JobTools(self._scheduler, self._runner).methods()
+        return JobTools(self._scheduler, self._runner, self._clock).methods()
 
     def measure(self) -> JobsData:
         """Return the jobs' part of the heartbeat."""
-        return self._scheduler.measure()
-
-    def _ended(self, run: Run, outcome: Outcome) -> None:
-        self._scheduler.ended(run, outcome)
+        counts = self._runner.history.counts
+        return JobsData(
+            ok=counts.get("succeeded", 0),
+            failed=sum(counts.get(status, 0) for status in ("failed", "timed_out", "interrupted")),
+            missed=self._scheduler.missed,
+            skipped=counts.get("skipped", 0) + counts.get("cancelled", 0),
+        )
 
     def _read(self, name: str, document: Mapping[str, Any]) -> Job:
         job, wrong = validated(Job, document)

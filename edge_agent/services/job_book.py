@@ -1,7 +1,7 @@
 """Which jobs there are: what the files say, and over that, name by name, what somebody has put or deleted since.
 
 A job that was put takes the place of the file's of that name, whole; a deletion hides it. Both last until somebody
-deletes or puts again, over restarts and whatever becomes of the files.
+puts, deletes or restores it, over restarts and whatever becomes of the files.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Any, Final, Literal, TypeAlias
 
 from edge_agent.core.config_jobs import Job
 from edge_agent.core.job_memory import JobMemory, load
-from edge_agent.errors import EdgeAgentError
+from edge_agent.core.units import quoted
+from edge_agent.errors import EdgeAgentError, JobError
 from edge_agent.job_ports import Notebook
 
 log = logging.getLogger(__name__)
@@ -21,7 +22,11 @@ Origin: TypeAlias = Literal["file", "runtime"]
 ReadJob: TypeAlias = Callable[[str, Mapping[str, Any]], Job]
 """Makes a job of its name and a document; raises ``EdgeAgentError`` if that is not valid."""
 
+MAX_PUT: Final = 100
+"""Jobs that were put at run time; what is remembered of each has its place in the store."""
+
 _PREFIX: Final = "job/"
+_NOTHING: Final = JobMemory()
 
 
 class JobBook:
@@ -44,6 +49,10 @@ class JobBook:
         """Return the names of all jobs that there are or were."""
         return {*self._files, *self._memories}
 
+    def hidden(self) -> list[str]:
+        """Return the names of jobs that the files have and somebody has deleted."""
+        return sorted(name for name, memory in self._memories.items() if memory.deleted and name in self._files)
+
     def memory(self, name: str) -> JobMemory:
         """Return what is remembered of a job; ``save`` it when it was changed."""
         return self._memories.setdefault(name, JobMemory())
@@ -60,7 +69,7 @@ class JobBook:
 
     def job(self, name: str) -> tuple[Job, Origin] | None:
         """Return a job, and who says so; ``None`` = there is none of that name."""
-        memory, filed = self.memory(name), self._files.get(name)
+        memory, filed = self._memories.get(name, _NOTHING), self._files.get(name)
         if memory.job is not None:
             try:
                 return self._read(name, memory.job), "runtime"
@@ -68,18 +77,31 @@ class JobBook:
                 log.warning("job_unusable", extra={"task_name": name, "reason": str(error)})
         return None if filed is None or memory.deleted else (filed, "file")
 
-    def put(self, name: str, document: Mapping[str, Any]) -> None:
-        """Put a job.
+    def put(self, name: str, document: Mapping[str, Any] | None) -> None:
+        """Put a job; with ``None`` what the files say of it counts again.
 
         Raises:
-            EdgeAgentError: it is not valid; nothing has changed.
+            EdgeAgentError: it is not valid, there are too many, or the files have none; nothing has changed.
         """
-        self._read(name, document)
+        if document is not None:
+            self._check(name, document)
+        elif name not in self._files:
+            raise JobError(f"the files have no job {name!r}")
         memory = self.memory(name)
         memory.job, memory.deleted = document, False
         self.save(name)
+
+    def _check(self, name: str, document: Mapping[str, Any]) -> None:
+        fallback = self._read(name, document).fallback
+        if fallback is not None and (fallback == name or self.job(fallback) is None):
+            raise JobError(f"jobs.{name}.fallback: found {quoted(fallback)}; the name of another job is needed")
+        others = sum(one != name and memory.job is not None for one, memory in self._memories.items())
+        if others >= MAX_PUT:
+            raise JobError(f"{MAX_PUT} jobs were put at run time, more are not kept; delete one, or use a file")
 
     def delete(self, name: str) -> None:
         """Delete a job, and what is remembered of it."""
         self._memories[name] = JobMemory(deleted=name in self._files)
         self.save(name)
+        if name not in self._files:
+            del self._memories[name]

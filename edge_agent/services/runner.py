@@ -139,6 +139,11 @@ class Runner:
             return "running"
         return "waiting" if active.timer is None else "pausing"
 
+    def forget(self, job: str) -> None:
+        """Forget how a job's runs ended and where its breaker stands; of one under way, do so when it has ended."""
+        self.history.jobs.pop(job, None)
+        self.breakers.pop(job, None)
+
     async def stop(self) -> None:
         """Take in nothing more, give what runs its grace, and return when every run has its outcome."""
         self._stopping = True

@@ -19,8 +19,7 @@ import orjson
 
 from edge_agent.core.breaker import Breaker
 from edge_agent.core.config_jobs import Job
-from edge_agent.core.events import JobsData
-from edge_agent.core.job_memory import JobMemory, is_remembered
+from edge_agent.core.job_memory import MAX_OWED, JobMemory, is_remembered
 from edge_agent.core.records import Priority
 from edge_agent.core.runs import FAILURES, Cause, Outcome, Run
 from edge_agent.core.slots import Misfire, decide
@@ -42,7 +41,6 @@ ON_TIME: Final = seconds(60)
 CATCH_UP_WITHIN: Final = seconds(30)
 """What was missed is caught up with at a device's own instant within such a time: a whole fleet may be back at once."""
 
-MAX_CAUGHT_UP: Final = 100
 FAR: Final = seconds(86_400)
 """Slots that were decided so far ahead of the present were decided by a clock that was wrong."""
 
@@ -95,6 +93,7 @@ class Scheduler:
     Attributes:
         book: which jobs there are.
         entries: those that are scheduled, by name.
+        missed: how many slots were passed over since the start, those of jobs that are gone included.
     """
 
     def __init__(
@@ -119,13 +118,10 @@ class Scheduler:
         self._is_known = self._has_waited = False
         self.book = JobBook(outbox)
         self.entries: dict[str, Entry] = {}
+        self.missed = 0
 
     async def run(self, *, first_sync_wait: DurationNs) -> None:
-        """Fire until cancelled, then give what runs its grace.
-
-        Args:
-            first_sync_wait: how long jobs with a date wait until time is known; then what the clock says is believed.
-        """
+        """Fire until cancelled, then give what runs its grace; believe the clock after ``first_sync_wait`` at last."""
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
@@ -134,9 +130,7 @@ class Scheduler:
                 await self._clock.sleep_until(later(self._clock.monotonic(), first_sync_wait))
                 self._has_waited = True
                 if not self._is_known:
-                    for entry in self.entries.values():
-                        self._resume(entry)
-                    self._plan_all()
+                    self._plan_all(self._resume)
         finally:
             self._group = None
             await self._runner.stop()
@@ -144,13 +138,7 @@ class Scheduler:
     # -- which jobs there are
 
     def configure(self, jobs: Mapping[str, Job], place: Place, read: ReadJob) -> None:
-        """Schedule what files say, and what was put at run time; what did not change keeps its phase and its runs.
-
-        Args:
-            jobs: what the files say.
-            place: what slots depend on.
-            read: makes a job of what was put at run time.
-        """
+        """Schedule what files say, and what was put at run time; what did not change keeps its phase and its runs."""
         anew = place != self._place
         self._place = place
         self.book.configure(jobs, read)
@@ -161,10 +149,10 @@ class Scheduler:
         """Schedule a job as the book has it now; with ``anew`` also if it is the same as before."""
         found, old = self.book.job(name), self.entries.get(name)
         if found is None:
-            if old is not None:
-                del self.entries[name]
+            if self.entries.pop(name, None) is not None:
                 self._timers.cancel(name)
                 self._runner.cancel(name, "the job was deleted")
+                self._runner.forget(name)
             return
         job, origin = found
         if old is not None and old.job == job and not anew:
@@ -204,16 +192,16 @@ class Scheduler:
         """Look at the clock again: it has learned something, or was stepped, or the device has resumed."""
         if not self._is_known and self._clock.now().state != "unsynced":
             self._is_known = True
-            for entry in self.entries.values():
-                self._begin_in_known_time(entry)
-            self._plan_all()
+            self._plan_all(self._begin_in_known_time)
         elif stepped:
-            for entry in self.entries.values():
-                # no slot twice, unless the clock that said so was absurd; what has no books goes on at once
-                if entry.last > self._now() + (FAR if entry.is_booked else 0):
-                    entry.last = self._now()
-            self._plan_all()
+            self._plan_all(self._begin_after_step)
         self._timers.rearm()
+
+    def _begin_after_step(self, entry: Entry) -> None:
+        """Run no slot twice, unless the clock that said so was absurd; what has no books goes on at once."""
+        now = self._now()
+        if entry.last > now + (FAR if entry.is_booked else 0):
+            entry.last = now
 
     def _begin_in_known_time(self, entry: Entry) -> None:
         """Let nothing count as missed between the time that was believed in and the one that is known."""
@@ -249,14 +237,15 @@ class Scheduler:
         if memory.owed:
             self._catch_up_later(entry)
 
-    def _plan_all(self) -> None:
+    def _plan_all(self, prepare: Callable[[Entry], None]) -> None:
         for entry in self.entries.values():
+            prepare(entry)
             self._plan(entry)
 
     def _plan(self, entry: Entry) -> None:
         job = entry.job
-        may_run = self._has_time or job.every is not None or job.after is not None
-        due = entry.trigger.after(entry.last) if job.enabled and not entry.memory.paused and may_run else None
+        rests = not job.enabled or entry.memory.paused or self.awaits_time(entry)
+        due = None if rests else entry.trigger.after(entry.last)
         if due is None:
             self._timers.cancel(entry.name)
         else:
@@ -268,7 +257,7 @@ class Scheduler:
         on_time = ON_TIME if job.every is None else min(ON_TIME, job.every - 1)
         is_booked = entry.is_booked and (self._has_time or entry.is_once)
         rule = job.misfire if is_booked else "skip"  # what is owed must be written down
-        misfire = Misfire(rule, job.misfire_window, DurationNs(on_time), MAX_CAUGHT_UP)
+        misfire = Misfire(rule, job.misfire_window, DurationNs(on_time), MAX_OWED)
         decision = decide(entry.trigger, misfire, last=entry.last, now=now)
         entry.last = decision.last
         if is_booked:
@@ -320,6 +309,7 @@ class Scheduler:
         """Take note that a run has ended; every one does."""
         entry = self.entries.get(run.job)
         if entry is None:
+            self._runner.forget(run.job)
             return
         memory = entry.memory
         if outcome.status == "interrupted" and entry.job.guarantee == "at_least_once":
@@ -348,23 +338,15 @@ class Scheduler:
 
     def _pass_over(self, entry: Entry, count: int) -> None:
         entry.missed += count
+        self.missed += count
         log.warning("job_missed", extra={"task_name": entry.name, "count": count, "misfire": entry.job.misfire})
         self._say(entry, "missed", {"count": count, "until": rfc3339(entry.last), "misfire": entry.job.misfire})
 
     def _say(self, entry: Entry, what: str, data: Mapping[str, object]) -> None:
-        body = orjson.dumps({"what": what, "job": entry.name, **data})
+        known = {key: value for key, value in data.items() if value is not None}
+        body = orjson.dumps({"what": what, "job": entry.name, **known})
         with contextlib.suppress(OutboxError):
             self._outbox.put(Submission("event/job", body, Priority.NORMAL))
-
-    def measure(self) -> JobsData:
-        """Return the jobs' part of the heartbeat."""
-        counts = self._runner.history.counts
-        return JobsData(
-            ok=counts.get("succeeded", 0),
-            failed=sum(counts.get(status, 0) for status in ("failed", "timed_out", "interrupted")),
-            missed=sum(entry.missed for entry in self.entries.values()),
-            skipped=counts.get("skipped", 0) + counts.get("cancelled", 0),
-        )
 
     # -- what may be asked
 
@@ -400,6 +382,10 @@ class Scheduler:
         if entry is None:
             raise JobError(f"there is no job {name[:80]!r}; known: {', '.join(sorted(self.entries)[:20]) or 'none'}")
         return entry
+
+    def awaits_time(self, entry: Entry) -> bool:
+        """Return whether a job has a date and does not run because true time is not known."""
+        return not self._has_time and entry.job.every is None and entry.job.after is None
 
     def next_due(self, name: str) -> UtcNs | None:
         """Return when a job is due next; ``None`` = it is not."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from importlib.resources import files
 
+import jsonschema
 import pytest
 
 from edge_agent.core.config_jobs import Job
@@ -85,7 +88,7 @@ async def test_what_was_missed_while_the_agent_was_stopped_follows_misfire(misfi
         await asyncio.sleep(CATCH_UP_S + 10)
         assert device.runs["rarely"] == [3600.0, *expected]
         missed = sum(one["count"] for one in device.notebook.said if one["what"] == "missed")
-        assert missed == 3 - len(expected) == device.scheduler.measure().missed
+        assert missed == 3 - len(expected) == device.scheduler.missed
         await asyncio.sleep(3600)
         assert device.runs["rarely"][len(expected) + 1 :] == [5 * 3600.0]
 
@@ -208,3 +211,26 @@ async def test_a_job_that_begins_to_fail_is_told_once_and_so_is_its_breaker() ->
     assert [one["what"] for one in device.said] == ["failing", "breaker_opened", "breaker_closed"]
     assert len(device.runs["calm"]) >= 8
     assert 3 + 6 <= len(device.runs["shaky"]) <= 3 + 12
+
+
+async def test_every_event_fits_the_schema_that_ships() -> None:
+    """Each of the five words, from a job that fails, is left alone, recovers, and misses slots."""
+    device = Device(
+        shaky={**MINUTELY, "timeout": "1s", "breaker": {"failures": 2, "cooldown": "5m"}},
+        rarely={**HOURLY, "misfire": "run_once"},
+    )
+    device.takes_s = 2
+    async with device.up():
+        await asyncio.sleep(150)
+        device.takes_s = 0.5
+        await asyncio.sleep(600)
+    await asyncio.sleep(3 * 3600)
+    async with device.up():
+        await asyncio.sleep(60)
+    assert {one["what"] for one in device.said} == {
+        *("failing", "recovered", "missed", "breaker_opened", "breaker_closed")
+    }
+    schema = json.loads((files("edge_agent") / "schemas/edge.event.v1.json").read_text())
+    (about,) = (each["then"]["properties"]["data"] for each in schema["allOf"] if "job" in str(each["if"]))
+    for one in device.said:
+        jsonschema.Draft202012Validator(about | {"additionalProperties": False}).validate(one)
