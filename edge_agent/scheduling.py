@@ -15,6 +15,7 @@ from edge_agent.core.config_jobs import Job
 from edge_agent.core.config_kinds import check_jobs
 from edge_agent.core.config_models import Config
 from edge_agent.core.events import JobsData
+from edge_agent.core.job_entry import Place
 from edge_agent.core.timebase import DurationNs
 from edge_agent.errors import JobError
 from edge_agent.job_ports import Locals
@@ -26,7 +27,7 @@ from edge_agent.services.kinds import Kinds
 from edge_agent.services.outbox import Outbox
 from edge_agent.services.run_context import RunContexts
 from edge_agent.services.runner import Runner
-from edge_agent.services.scheduler import Place, Scheduler
+from edge_agent.services.scheduler import Scheduler
 from edge_agent.services.timers import Timers
 
 

@@ -34,12 +34,16 @@ def run(args: argparse.Namespace) -> int:
     logs.configure(loaded.config.log.level, loaded.config.log.format)
     spare_heap()
     agent = Agent(loaded, load=read, clocks=SystemClock(), environ=os.environ)
+    loop, code = asyncio.new_event_loop(), 0
     try:
-        asyncio.run(_run(agent))
+        loop.run_until_complete(_run(agent))
     except Exception:
         log.critical("crashed", exc_info=True)
-        return 1
-    return 0
+        code = 1
+    if asyncio.all_tasks(loop):  # asyncio.run() would wait for ever for a job that does not let itself be ended
+        os._exit(code)
+    loop.close()
+    return code
 
 
 async def _run(agent: Agent) -> None:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 import orjson
+from pydantic import TypeAdapter
 
 from edge_agent.core.config_jobs import Job
 from edge_agent.core.timebase import NANOSECONDS_PER_SECOND, DurationNs, UtcNs
@@ -50,16 +51,25 @@ class JobMemory:
         changed = {key: value for key, value in asdict(self).items() if value not in (None, False, [])}
         return orjson.dumps({"version": VERSION, **changed}) if changed else None
 
-    def decide(self, last: UtcNs, owed: tuple[UtcNs, ...]) -> None:
-        """Take note of slots that were decided."""
+    def decide(self, last: UtcNs, owed: tuple[UtcNs, ...]) -> int:
+        """Take note of slots that were decided; return how many that were owed before have to give way."""
         self.last = last
-        self.owed = [*self.owed, *owed][-MAX_OWED:]
+        self.owed += owed
+        excess = max(0, len(self.owed) - MAX_OWED)
+        del self.owed[:excess]
+        return excess
 
     def begin(self, slot: UtcNs, *, at_least_once: bool) -> None:
         """Take note that a run begins; on the disk before it does."""
         self.begun = slot
         if not at_least_once and slot in self.owed:
             self.owed.remove(slot)
+
+    def put_off(self, slot: UtcNs) -> None:
+        """Take note that a run that was to begin, or has begun, is owed all the same."""
+        self.begun = None
+        if slot not in self.owed:
+            self.owed = sorted([*self.owed, slot])
 
     def end(self, slot: UtcNs) -> None:
         """Take note that a run has ended."""
@@ -69,15 +79,16 @@ class JobMemory:
             self.owed.remove(slot)
 
 
+_FORM: Final = TypeAdapter(JobMemory)
+
+
 def load(text: bytes) -> JobMemory:
     """Return what ``dump`` returned; nothing of it if it is damaged or of another version."""
     try:
         found = orjson.loads(text)
-    except orjson.JSONDecodeError:
+        return _FORM.validate_python(found) if found["version"] == VERSION else JobMemory()
+    except (ValueError, TypeError, LookupError):
         return JobMemory()
-    if not isinstance(found, dict) or found.get("version") != VERSION:
-        return JobMemory()
-    return JobMemory(**{key: value for key, value in found.items() if key in JobMemory.__dataclass_fields__})
 
 
 def is_remembered(job: Job, period: DurationNs | None) -> bool:
@@ -87,4 +98,5 @@ def is_remembered(job: Job, period: DurationNs | None) -> bool:
         job: the job.
         period: the time between its slots, about; ``None`` = there is but one.
     """
-    return period is None or period >= LONG or job.misfire != "skip" or job.guarantee == "at_least_once"
+    asks = job.misfire != "skip" or job.guarantee == "at_least_once"
+    return job.enabled and (asks or period is None or period >= LONG)

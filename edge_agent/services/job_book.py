@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, TypeAlias
+
+import orjson
 
 from edge_agent.core.config_jobs import Job
+from edge_agent.core.job_entry import Origin
 from edge_agent.core.job_memory import JobMemory, load
 from edge_agent.core.units import quoted
 from edge_agent.errors import EdgeAgentError, JobError
@@ -18,12 +21,14 @@ from edge_agent.job_ports import Notebook
 
 log = logging.getLogger(__name__)
 
-Origin: TypeAlias = Literal["file", "runtime"]
 ReadJob: TypeAlias = Callable[[str, Mapping[str, Any]], Job]
 """Makes a job of its name and a document; raises ``EdgeAgentError`` if that is not valid."""
 
 MAX_PUT: Final = 100
 """Jobs that were put at run time; what is remembered of each has its place in the store."""
+
+MAX_BYTES: Final = 16 << 10
+"""Of each, as JSON."""
 
 _PREFIX: Final = "job/"
 _NOTHING: Final = JobMemory()
@@ -92,6 +97,12 @@ class JobBook:
         self.save(name)
 
     def _check(self, name: str, document: Mapping[str, Any]) -> None:
+        try:
+            size = len(orjson.dumps(document))
+        except (orjson.JSONEncodeError, RecursionError) as error:
+            raise JobError(f"jobs.{name} cannot be said in JSON: {error}") from None
+        if size > MAX_BYTES:
+            raise JobError(f"jobs.{name} has {size} bytes; {MAX_BYTES} are kept; what is larger has to be in a file")
         fallback = self._read(name, document).fallback
         if fallback is not None and (fallback == name or self.job(fallback) is None):
             raise JobError(f"jobs.{name}.fallback: found {quoted(fallback)}; the name of another job is needed")
@@ -102,6 +113,13 @@ class JobBook:
     def delete(self, name: str) -> None:
         """Delete a job, and what is remembered of it."""
         self._memories[name] = JobMemory(deleted=name in self._files)
-        self.save(name)
-        if name not in self._files:
-            del self._memories[name]
+        self.forget(name)
+
+    def forget(self, name: str) -> None:
+        """Forget how a job went that there is no more; what somebody has changed stays."""
+        memory = self._memories.get(name, _NOTHING)
+        if memory.job is None:
+            self._memories[name] = JobMemory(paused=memory.paused, deleted=memory.deleted)
+            self.save(name)
+            if not (memory.paused or memory.deleted):
+                del self._memories[name]

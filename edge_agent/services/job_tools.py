@@ -10,6 +10,7 @@ from typing import Any
 from edge_agent.core.breaker import Breaker
 from edge_agent.core.config_jobs import Job
 from edge_agent.core.config_types import NAME_NEEDED, NAME_PATTERN
+from edge_agent.core.job_entry import Entry
 from edge_agent.core.runs import Outcome, Run
 from edge_agent.core.timebase import DurationNs, UtcNs, rfc3339
 from edge_agent.core.units import format_duration, quoted
@@ -17,7 +18,7 @@ from edge_agent.errors import JobError
 from edge_agent.ports import Clock
 from edge_agent.services.control import Method
 from edge_agent.services.runner import Runner
-from edge_agent.services.scheduler import Entry, Scheduler
+from edge_agent.services.scheduler import Scheduler
 
 
 class JobTools:
@@ -72,7 +73,9 @@ class JobTools:
         return await self._settled(name)
 
     async def _delete(self, params: object) -> object:
-        name = self._scheduler.find(_name(params)).name
+        name = _name(params)
+        if name not in self._scheduler.book.names():  # it may be there and of no use
+            self._scheduler.find(name)
         self._scheduler.book.delete(name)
         await self._settled(name)
         return {"deleted": True}

@@ -129,19 +129,21 @@ class Outbox:
     def begin_alone(self) -> None:
         """Begin without a store, under a name that is never used again: so all its numbers may be used."""
         self.state, self.past = Committed(), Past((), since=self.age_base)
+        noted = self.notes | self.pending.notes
         self.pending = Pending(self._new_name(), {p: Lane(p, used=0, first=None) for p in Priority})
-        self.pending.notes |= self.notes
+        self.pending.notes = noted
         for lane in self.lanes.values():
             lane.reserved = SEQ_MASK
 
     def take_over(self, facts: StoreFacts) -> None:
         """Begin with what a store knows."""
-        self.state = facts.state
+        self.state, noted = facts.state, self.pending.notes
         self.pending = Pending(facts.name, {p: Lane(p, used=facts.used[p], first=facts.first[p]) for p in Priority})
         self.age_base = facts.boot_base
         if facts.boot != self._boot_id:
             self.age_base = facts.age
             self.pending.meta = {"boot": self._boot_id, "boot_base": self.age_base}
+        self.pending.notes = noted
         self.recall(facts.notes)
         self.past = Past(facts.boots, since=self.age_base)
         self.pending.meta["boots"] = self.past.dump()

@@ -10,26 +10,25 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import tzinfo
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final
 
 import orjson
 
 from edge_agent.core.breaker import Breaker
 from edge_agent.core.config_jobs import Job
-from edge_agent.core.job_memory import MAX_OWED, JobMemory, is_remembered
+from edge_agent.core.job_entry import Entry, Origin, Place
+from edge_agent.core.job_memory import MAX_OWED, is_remembered
 from edge_agent.core.records import Priority
 from edge_agent.core.runs import FAILURES, Cause, Outcome, Run
 from edge_agent.core.slots import Misfire, decide
 from edge_agent.core.submission import Submission
-from edge_agent.core.timebase import DurationNs, RawNs, UtcNs, later, rfc3339, seconds
-from edge_agent.core.triggers import At, Trigger, own_part, trigger
+from edge_agent.core.timebase import DurationNs, UtcNs, later, rfc3339, seconds
+from edge_agent.core.triggers import own_part, trigger
 from edge_agent.errors import JobError, OutboxError
 from edge_agent.job_ports import Notebook
 from edge_agent.ports import Clock
-from edge_agent.services.job_book import JobBook, Origin, ReadJob
+from edge_agent.services.job_book import JobBook, ReadJob
 from edge_agent.services.runner import Runner
 from edge_agent.services.timers import Timers
 
@@ -43,48 +42,6 @@ CATCH_UP_WITHIN: Final = seconds(30)
 
 FAR: Final = seconds(86_400)
 """Slots that were decided so far ahead of the present were decided by a clock that was wrong."""
-
-
-class Place(NamedTuple):
-    """What the slots of a job depend on beside itself: the device's id, its default time zone, its own time zone."""
-
-    device: str
-    timezone: str
-    local: tzinfo
-
-
-@dataclass(slots=True, eq=False)
-class Entry:
-    """A job that is scheduled.
-
-    Attributes:
-        name: the job's.
-        job: its configuration.
-        origin: who says so.
-        memory: what is remembered of it.
-        trigger: its slots.
-        is_booked: whether they are written down.
-        last: the newest slot that is decided, in the time that the clock shows now.
-        seen: when it was put, by the counter.
-        missed: how many slots were passed over since the start.
-        is_failing: whether its last run failed.
-    """
-
-    name: str
-    job: Job
-    origin: Origin
-    memory: JobMemory
-    trigger: Trigger
-    is_booked: bool
-    last: UtcNs
-    seen: RawNs
-    missed: int = 0
-    is_failing: bool = False
-
-    @property
-    def is_once(self) -> bool:
-        """Whether it has but one slot."""
-        return isinstance(self.trigger, At)
 
 
 class Scheduler:
@@ -139,36 +96,41 @@ class Scheduler:
 
     def configure(self, jobs: Mapping[str, Job], place: Place, read: ReadJob) -> None:
         """Schedule what files say, and what was put at run time; what did not change keeps its phase and its runs."""
-        anew = place != self._place
         self._place = place
         self.book.configure(jobs, read)
         for name in {*self.book.names(), *self.entries}:
-            self.settle(name, anew=anew)
+            self.settle(name)
 
-    def settle(self, name: str, *, anew: bool = False) -> None:
-        """Schedule a job as the book has it now; with ``anew`` also if it is the same as before."""
+    def settle(self, name: str) -> None:
+        """Schedule a job as the book has it now; one that is the same as before goes on."""
         found, old = self.book.job(name), self.entries.get(name)
         if found is None:
-            if self.entries.pop(name, None) is not None:
-                self._timers.cancel(name)
-                self._runner.cancel(name, "the job was deleted")
-                self._runner.forget(name)
+            self._remove(name)
             return
-        job, origin = found
-        if old is not None and old.job == job and not anew:
-            old.origin = origin
+        if old is not None and old.job.after != found[0].after:
+            old.memory.put_at = None
+        entry = self._entry(name, *found)
+        if old is not None and (old.job, old.trigger) == (entry.job, entry.trigger):
+            old.origin = entry.origin
             self._plan(old)
             return
-        if old is not None:
-            old.memory.last = None  # of another schedule
-            if old.job.after != job.after:
-                old.memory.put_at = None
-        entry = self.entries[name] = self._entry(name, job, origin)
-        if job.breaker is not None and entry.memory.breaker is not None:
+        self.entries[name] = entry
+        if old is None:
+            self._take_note_of_crash(entry)
+        else:
+            entry.follow(old)
+        if entry.job.breaker is not None and entry.memory.breaker is not None:
             self._runner.breakers[name] = Breaker.read(entry.memory.breaker)
         if self._has_time:
             self._resume(entry)
         self._plan(entry)
+
+    def _remove(self, name: str) -> None:
+        if self.entries.pop(name, None) is not None:
+            self._timers.cancel(name)
+            self._runner.cancel(name, "the job was deleted")
+            self._runner.forget(name)
+        self.book.forget(name)
 
     def _entry(self, name: str, job: Job, origin: Origin) -> Entry:
         assert self._place is not None, "it was configured"
@@ -179,8 +141,24 @@ class Scheduler:
         slots = trigger(job, **self._place._asdict(), name=name, put_at=memory.put_at or now)
         first = slots.after(now)
         second = None if first is None else slots.after(first)
-        booked = is_remembered(job, None if first is None or second is None else DurationNs(second - first))
-        return Entry(name, job, origin, memory, slots, booked, UtcNs(now - is_new), self._clock.raw())
+        period = None if first is None or second is None else DurationNs(second - first)
+        return Entry(
+            name,
+            job,
+            origin,
+            memory,
+            slots,
+            is_booked=is_remembered(job, period),
+            on_time=ON_TIME if period is None else DurationNs(min(ON_TIME, period - 1)),
+            last=UtcNs(now - is_new),
+            seen=self._clock.raw() if is_new else None,
+        )
+
+    def _take_note_of_crash(self, entry: Entry) -> None:
+        slot, entry.memory.begun = entry.memory.begun, None
+        if slot is not None and slot not in entry.memory.owed:
+            run = Run(entry.name, slot, self._new_trace())
+            self._runner.give_up(run, entry.job, "interrupted", "the agent ended during the run")
 
     # -- time
 
@@ -192,7 +170,7 @@ class Scheduler:
         """Look at the clock again: it has learned something, or was stepped, or the device has resumed."""
         if not self._is_known and self._clock.now().state != "unsynced":
             self._is_known = True
-            self._plan_all(self._begin_in_known_time)
+            self._plan_all(self._begin_anew)
         elif stepped:
             self._plan_all(self._begin_after_step)
         self._timers.rearm()
@@ -200,36 +178,34 @@ class Scheduler:
     def _begin_after_step(self, entry: Entry) -> None:
         """Run no slot twice, unless the clock that said so was absurd; what has no books goes on at once."""
         now = self._now()
-        if entry.last > now + (FAR if entry.is_booked else 0):
+        if entry.seen is not None or (not self._is_known and entry.last < now):
+            self._begin_anew(entry)
+        elif entry.job.after is None and entry.last > now + (FAR if entry.is_booked else 0):
             entry.last = now
 
-    def _begin_in_known_time(self, entry: Entry) -> None:
-        """Let nothing count as missed between the time that was believed in and the one that is known."""
+    def _begin_anew(self, entry: Entry) -> None:
+        """Let nothing count as missed between the time that was believed in and the one that counts now."""
         now, memory = self._now(), entry.memory
-        if entry.job.after is not None and memory.last is None:
-            memory.put_at = UtcNs(now - (self._clock.raw() - entry.seen))
+        if entry.seen is not None and entry.trigger.after(entry.last) is not None:
+            memory.put_at, memory.last = UtcNs(now - (self._clock.raw() - entry.seen)), None
             entry.trigger = self._entry(entry.name, entry.job, entry.origin).trigger
             entry.last = UtcNs(memory.put_at - 1)
         elif not entry.is_once:
             entry.last = now
             if self._has_waited:  # the books were kept in a time that was only believed in
                 memory.last = None
-        self._resume(entry)
+        if self._has_time:
+            self._resume(entry)
 
     def _resume(self, entry: Entry) -> None:
         """Go on where the books end, and take up what a crash or a stop has left owed."""
         memory, now = entry.memory, self._now()
         if not entry.is_booked:
-            return
-        if memory.last is None:
+            memory.last, memory.owed = None, []  # perhaps it was, and will be again: what they say is past
+        elif memory.last is None:
             memory.last = entry.last
-        elif memory.last < now + FAR:
+        elif entry.job.after is not None or memory.last < now + FAR:
             entry.last = memory.last
-        if memory.begun is not None and self._runner.state(entry.name) == "idle":
-            if entry.job.guarantee == "at_most_once":
-                run = Run(entry.name, memory.begun, self._new_trace())
-                self._runner.give_up(run, entry.job, "interrupted", "the agent ended during the run")
-            memory.begun = None
         for slot in [slot for slot in memory.owed if now - slot > entry.job.misfire_window]:
             memory.end(slot)
             self._pass_over(entry, 1)
@@ -243,9 +219,7 @@ class Scheduler:
             self._plan(entry)
 
     def _plan(self, entry: Entry) -> None:
-        job = entry.job
-        rests = not job.enabled or entry.memory.paused or self.awaits_time(entry)
-        due = None if rests else entry.trigger.after(entry.last)
+        due = None if entry.rests or self.awaits_time(entry) else entry.trigger.after(entry.last)
         if due is None:
             self._timers.cancel(entry.name)
         else:
@@ -254,21 +228,20 @@ class Scheduler:
     def _due(self, entry: Entry) -> None:
         """Decide about the slots that have come."""
         job, now = entry.job, self._now()
-        on_time = ON_TIME if job.every is None else min(ON_TIME, job.every - 1)
         is_booked = entry.is_booked and (self._has_time or entry.is_once)
         rule = job.misfire if is_booked else "skip"  # what is owed must be written down
-        misfire = Misfire(rule, job.misfire_window, DurationNs(on_time), MAX_OWED)
+        misfire = Misfire(rule, job.misfire_window, entry.on_time, MAX_OWED)
         decision = decide(entry.trigger, misfire, last=entry.last, now=now)
-        entry.last = decision.last
+        entry.last, missed = decision.last, decision.missed
         if is_booked:
-            entry.memory.decide(decision.last, decision.run)
+            missed += entry.memory.decide(decision.last, decision.run)
             self.book.save(entry.name)
         if decision.next is not None:
             self._timers.put(entry.name, decision.next, partial(self._due, entry))
-        if decision.missed:
-            self._pass_over(entry, decision.missed)
+        if missed:
+            self._pass_over(entry, missed)
         for slot in decision.run:
-            if now - slot <= on_time:
+            if now - slot <= entry.on_time:
                 self._begin(entry, slot, "schedule")
             else:
                 self._catch_up_later(entry)
@@ -280,8 +253,9 @@ class Scheduler:
 
     def _catch_up(self, entry: Entry) -> None:
         """Begin the oldest run that is owed; those after it follow when it has ended."""
-        if entry.memory.owed and entry.memory.begun is None and self._runner.state(entry.name) == "idle":
-            self._begin(entry, entry.memory.owed[0], "catch_up")
+        memory = entry.memory
+        if memory.owed and memory.begun is None and not entry.rests and self._runner.state(entry.name) == "idle":
+            self._begin(entry, memory.owed[0], "catch_up")
 
     def _begin(self, entry: Entry, slot: UtcNs, cause: Cause) -> None:
         if self.entries.get(entry.name) is not entry:  # deleted or replaced meanwhile
@@ -291,13 +265,15 @@ class Scheduler:
             entry.memory.begin(slot, at_least_once=entry.job.guarantee == "at_least_once")
             self.book.save(entry.name)
             assert self._group is not None, "timers fire while it runs"
-            self._group.create_task(self._submit_once_written(run, entry.job), name=f"begin-{entry.name}")
+            self._group.create_task(self._submit_once_written(run), name=f"begin-{entry.name}")
         else:
             self._submit(run, entry.job)
 
-    async def _submit_once_written(self, run: Run, job: Job) -> None:
+    async def _submit_once_written(self, run: Run) -> None:
         await self.book.written()
-        self._submit(run, job)
+        entry = self.entries.get(run.job)
+        if entry is not None:  # it was not deleted meanwhile
+            self._submit(run, entry.job)
 
     def _submit(self, run: Run, job: Job) -> None:
         fallback = None if job.fallback is None else self.entries.get(job.fallback)
@@ -312,10 +288,13 @@ class Scheduler:
             self._runner.forget(run.job)
             return
         memory = entry.memory
-        if outcome.status == "interrupted" and entry.job.guarantee == "at_least_once":
-            memory.begun = None  # it is still owed
-        else:
-            memory.end(run.slot)
+        if run.cause in ("schedule", "catch_up"):  # another is none of its slots, though it may have the time of one
+            waited = outcome.started is None and memory.begun == run.slot  # else it is one that a crash cut off
+            stays = entry.job.guarantee == "at_least_once" or (waited and entry.job.misfire != "skip")
+            if outcome.status == "interrupted" and stays:
+                memory.put_off(run.slot)
+            else:
+                memory.end(run.slot)
         self._keep_breaker(entry)
         self.book.save(entry.name)
         if memory.owed and self._group is not None and self._timers.due(f"{entry.name}@") is None:
@@ -369,8 +348,11 @@ class Scheduler:
         entry = self.find(name)
         entry.memory.paused = paused
         entry.last = max(entry.last, self._now())
+        if entry.memory.last is not None:
+            entry.memory.last = entry.last
         self.book.save(name)
         self._plan(entry)
+        self._catch_up_later(entry)
 
     def find(self, name: str) -> Entry:
         """Return a job.

@@ -101,6 +101,7 @@ def test_the_zone_of_the_device_is_that_of_its_localtime(tmp_path: Path) -> None
     place.symlink_to(next(path for path in map(Path, TZPATH) if path.is_dir()) / "Europe/Berlin")
     zone = local_zone(tmp_path)
     assert [zone.utcoffset(when) for when in (summer, winter)] == [timedelta(hours=2), timedelta(hours=1)]
+    assert local_zone(tmp_path) is zone  # or each reload would begin every job anew
 
 
 def test_this_host_is_read() -> None:

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from edge_agent.core.config_jobs import Job
+from edge_agent.core.job_memory import JobMemory
+from edge_agent.core.timebase import UtcNs
 from edge_agent.errors import EdgeAgentError, JobError
-from edge_agent.services.job_book import MAX_PUT, JobBook
+from edge_agent.services.job_book import MAX_BYTES, MAX_PUT, JobBook
 from tests.support.schedules import Notebook
 
 FILED = {"kind": "filed", "every": "1m"}
@@ -120,3 +122,36 @@ async def test_only_what_changes_is_noted_down() -> None:
     assert notebook.notes["job/a"] is before
     await book.written()
     assert notebook.disk == notebook.notes
+
+
+@pytest.mark.parametrize("many", [["x" * MAX_BYTES], [[] for _ in range(MAX_BYTES)]])
+async def test_a_job_that_would_fill_the_store_is_refused(many: list[object]) -> None:
+    """The store has little room beside the records."""
+    notebook = Notebook()
+    with pytest.raises(JobError, match=f"{MAX_BYTES} are kept"):
+        book_of(notebook).put("a", PUT | {"options": {"many": many}})
+    assert notebook.notes == {}
+
+
+async def test_a_job_that_is_nested_too_deep_is_refused() -> None:
+    """JSON has no bound for that."""
+    options: dict[str, object] = {}
+    for _ in range(900):
+        options = {"in": options}
+    with pytest.raises(JobError, match="cannot be said in JSON"):
+        book_of(Notebook()).put("a", PUT | {"options": options})
+
+
+async def test_of_a_job_that_is_gone_only_what_somebody_has_changed_is_kept() -> None:
+    """It was paused, deleted, or put and is of no use for now."""
+    notebook = Notebook()
+    book = book_of(notebook, "a", "b", "c")
+    for name in ("a", "b", "c"):
+        book.memory(name).last = UtcNs(7)
+    book.memory("b").paused = True
+    book.put("c", PUT)
+    for name in ("a", "b", "c", "d"):
+        book.forget(name)
+    again = book_of(notebook)
+    assert again.names() == {"b", "c"}
+    assert (again.memory("b"), again.memory("c").last) == (JobMemory(paused=True), 7)

@@ -181,3 +181,12 @@ async def test_what_cannot_be_done_is_said(method: str, params: dict[str, Any], 
 def test_a_schedule_is_said_as_people_write_it(when: dict[str, str], said: str) -> None:
     """A time in UTC."""
     assert schedule(Job.model_validate({"kind": "x"} | when)) == said
+
+
+async def test_a_job_that_is_of_no_use_any_more_can_be_deleted() -> None:
+    """It is not listed, and would count for ever."""
+    device = Device()
+    device.disk = {"job/one": b'{"version":1,"job":{"kind":"test","every":"never"}}'}
+    async with device.up():
+        assert await ask(device, "job-delete", "one") == {"deleted": True}
+        assert device.notebook.notes == {}

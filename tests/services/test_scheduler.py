@@ -10,14 +10,22 @@ import jsonschema
 import pytest
 
 from edge_agent.core.config_jobs import Job
+from edge_agent.core.config_jobs import Runner as Limits
+from edge_agent.core.runs import Run
 from edge_agent.services.scheduler import CATCH_UP_WITHIN
 from tests.support.schedules import Device
 
 pytestmark = pytest.mark.virtual
 
 MINUTELY = {"every": "1m", "splay": "0s"}
+TEN_MINUTES = {"every": "10m", "splay": "0s"}
 HOURLY = {"cron": "0 * * * *"}
 CATCH_UP_S = CATCH_UP_WITHIN / 1e9
+
+
+def job(**settings: object) -> Job:
+    """Return a job with these settings."""
+    return Job.model_validate({"kind": "test", **settings})
 
 
 async def test_a_job_runs_at_each_of_its_slots() -> None:
@@ -234,3 +242,182 @@ async def test_every_event_fits_the_schema_that_ships() -> None:
     (about,) = (each["then"]["properties"]["data"] for each in schema["allOf"] if "job" in str(each["if"]))
     for one in device.said:
         jsonschema.Draft202012Validator(about | {"additionalProperties": False}).validate(one)
+
+
+async def test_a_pause_is_over_after_a_restart_too() -> None:
+    """What came in it is neither missed nor caught up with."""
+    device = Device(rarely={**HOURLY, "misfire": "run_all"})
+    async with device.up() as scheduler:
+        await asyncio.sleep(3700)
+        scheduler.pause("rarely", paused=True)
+        await asyncio.sleep(3 * 3600)
+        scheduler.pause("rarely", paused=False)
+        await asyncio.sleep(1)
+    async with device.up():
+        await asyncio.sleep(CATCH_UP_S + 10)
+    assert (device.runs["rarely"], device.said) == ([3600.0], [])
+
+
+async def test_a_job_that_pauses_catches_up_when_it_goes_on() -> None:
+    """Not before."""
+    device = Device(rarely={**HOURLY, "misfire": "run_all"})
+    async with device.up():
+        await asyncio.sleep(3700)
+    await asyncio.sleep(3 * 3600)
+    async with device.up() as scheduler:
+        await asyncio.sleep(0.1)
+        scheduler.pause("rarely", paused=True)
+        await asyncio.sleep(CATCH_UP_S + 10)
+        assert device.runs["rarely"] == [3600.0]
+        scheduler.pause("rarely", paused=False)
+        await asyncio.sleep(CATCH_UP_S + 10)
+    assert device.runs["rarely"] == [3600.0 * n for n in (1, 2, 3, 4)]
+
+
+@pytest.mark.parametrize("meanwhile", [{"misfire": "skip"}, {"misfire": "run_all", "enabled": False}])
+async def test_old_books_say_nothing_of_a_time_without(meanwhile: dict[str, object]) -> None:
+    """While a job needed none, its slots were run, or it was switched off: none is missed or comes again."""
+    device = Device(one={**TEN_MINUTES, "misfire": "run_all"})
+    async with device.up():
+        await asyncio.sleep(605)
+    device.jobs = {"one": job(**TEN_MINUTES, **meanwhile)}
+    async with device.up():
+        await asyncio.sleep(3600)
+    device.jobs = {"one": job(**TEN_MINUTES, misfire="run_all")}
+    async with device.up():
+        await asyncio.sleep(CATCH_UP_S + 5)
+    assert len(device.runs["one"]) == len(set(device.runs["one"])) == (7 if "enabled" not in meanwhile else 1)
+    assert not device.said
+
+
+async def test_a_run_as_a_fallback_is_none_of_the_slots() -> None:
+    """Though it has the time of one, which is still owed."""
+    device = Device(calm={**HOURLY, "guarantee": "at_least_once", "timeout": "1h"})
+    device.takes_s = 600
+    async with device.up() as scheduler:
+        await asyncio.sleep(3700)
+        entry = scheduler.entries["calm"]
+        (slot,) = entry.memory.owed
+        device.runner.submit(Run("calm", slot, "1", "fallback"), entry.job)
+        assert device.statuses() == {"skipped": 1}
+        assert entry.memory.owed == [slot]
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+@pytest.mark.parametrize("by_s", [-3 * 86_400.0, 300 * 86_400.0])
+async def test_what_counts_from_when_it_was_put_does_so_by_the_counter(by_s: float, is_known: bool) -> None:  # noqa: FBT001
+    """A step of the clock makes it neither early nor late, nor lost, and it never comes again."""
+    device = Device(later={"after": "90s"}, soon={"after": "20s"})
+    device.wait_s = 0
+    device.clock.state = "synced" if is_known else "unsynced"
+    async with device.up(crash=True) as scheduler:
+        await asyncio.sleep(60)
+        device.clock.step(by_s)
+        scheduler.time_changed(stepped=True)
+        await asyncio.sleep(29)
+        assert (len(device.runs["soon"]), len(device.runs["later"])) == (1, 0)
+        await asyncio.sleep(2)
+        assert len(device.runs["later"]) == 1
+    async with device.up():
+        await asyncio.sleep(4 * 86_400)
+    assert (len(device.runs["soon"]), len(device.runs["later"])) == (1, 1)
+
+
+async def test_what_ran_by_a_clock_that_was_far_ahead_does_not_run_again() -> None:
+    """Neither at the first synchronisation nor after a restart."""
+    device = Device(later={"after": "30s"})
+    device.clock.state = "unsynced"
+    device.clock.step(3 * 86_400)
+    async with device.up() as scheduler:
+        await asyncio.sleep(60)
+        device.clock.step(-3 * 86_400)
+        device.clock.state = "synced"
+        scheduler.time_changed()
+        await asyncio.sleep(10)
+    async with device.up():
+        await asyncio.sleep(4 * 86_400)
+    assert len(device.runs["later"]) == 1
+
+
+async def test_a_clock_that_was_never_right_has_missed_nothing_when_it_is_set() -> None:
+    """A device without NTP servers starts in 1970, and the host sets its clock later."""
+    device = Device(often={**MINUTELY, "misfire": "run_all"}, rarely=HOURLY, plain=MINUTELY)
+    device.clock.state = "unsynced"
+    device.wait_s = 0
+    async with device.up() as scheduler:
+        await asyncio.sleep(65)
+        device.clock.step(300 * 86_400.0)
+        scheduler.time_changed(stepped=True)
+        await asyncio.sleep(CATCH_UP_S)
+    assert len(device.runs["often"]) == len(device.runs["plain"]) == 1
+    assert not device.said
+
+
+@pytest.mark.parametrize("overlap", ["skip", "queue", "cancel"])
+async def test_slots_seconds_apart_do_not_come_in_a_bunch(overlap: str) -> None:
+    """After a step or a sleep the newest runs, the others are missed."""
+    device = Device(often={"cron": "* * * * * *", "overlap": overlap})
+    device.takes_s = 0.05
+    async with device.up() as scheduler:
+        await asyncio.sleep(5.1)
+        before = len(device.runs["often"])
+        device.clock.step(50)
+        scheduler.time_changed(stepped=True)
+        await asyncio.sleep(0.5)
+    assert device.runs["often"][before:] == [55.0]
+    assert sum(one["count"] for one in device.said) == 49
+
+
+async def test_a_job_that_the_files_no_longer_have_is_forgotten() -> None:
+    """One of the same name is another job."""
+    device = Device(rarely=HOURLY, later={"after": "30s"})
+    async with device.up():
+        await asyncio.sleep(3700)
+        device.configure({})
+        assert device.notebook.notes == {}
+        device.configure(device.jobs)
+        await asyncio.sleep(60)
+    assert len(device.runs["later"]) == 2
+    device.jobs = {}
+    async with device.up():
+        assert device.notebook.notes == {}
+
+
+async def test_an_edit_between_the_books_and_the_run_neither_doubles_nor_loses_it() -> None:
+    """Unless the job is gone."""
+    device = Device(edited=HOURLY, gone=HOURLY)
+    async with device.up():
+        await asyncio.sleep(3600.005)
+        assert device.runs["edited"] == []
+        device.configure({"edited": job(**HOURLY, timeout="30s")})
+        await asyncio.sleep(10)
+    assert (device.runs["edited"], device.runs["gone"]) == ([3600.0], [])
+    assert device.statuses() == {"succeeded": 1}
+
+
+async def test_an_edit_does_not_hide_how_a_job_went() -> None:
+    """What was missed stays counted, and who was told that it fails is told when it does not."""
+    device = Device(shaky={**MINUTELY, "timeout": "1s"})
+    device.takes_s = 2
+    async with device.up() as scheduler:
+        await asyncio.sleep(65)
+        scheduler.entries["shaky"].missed = 3
+        device.takes_s = 0.1
+        device.configure({"shaky": job(**MINUTELY, timeout="2s")})
+        await asyncio.sleep(60)
+        assert scheduler.entries["shaky"].missed == 3
+    assert [one["what"] for one in device.said] == ["failing", "recovered"]
+
+
+@pytest.mark.parametrize(("misfire", "expected"), [("skip", []), ("run_once", [3660.0])])
+async def test_a_run_that_waits_when_the_agent_stops_was_missed(misfire: str, expected: list[float]) -> None:
+    """It had no place yet, so that nothing forbids to run it after the restart."""
+    device = Device(first={**HOURLY, "timeout": "1h"}, waits={"cron": "1 * * * *", "misfire": misfire})
+    device.takes_s = 100
+    async with device.up():
+        device.runner.limits = Limits(max_concurrent=1)
+        await asyncio.sleep(3670)
+        assert (device.runner.state("first"), device.runner.state("waits")) == ("running", "waiting")
+    async with device.up():
+        await asyncio.sleep(CATCH_UP_S + 10)
+    assert (device.runs["first"], device.runs["waits"]) == ([3600.0], [60.0, *expected])
