@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -300,6 +301,21 @@ async def test_records_from_before_the_first_sync_get_their_time_when_they_are_s
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
+
+
+async def test_a_boot_that_ended_idle_with_a_power_cut_dates_no_record_of_the_next_one(tmp_path: Path) -> None:
+    """It left no record by which to tell how long it was, but it knew the time: that is nothing the next one knows."""
+    rig = Rig(tmp_path / "before", "a")
+    async with rig.running():
+        await asyncio.sleep(3600)
+        assert rig.flow.outbox.state.records == 0
+        shutil.copytree(tmp_path / "before", tmp_path / "after")
+    after = Flow(tmp_path / "after")
+    await after.outbox.open()
+    record = after.put(1)
+    after.outbox.past.correct(record)
+    await after.keeping.abandon()
+    assert TIME_STATES[record.time_state] == "unsynced"
 
 
 def _ns(text: str) -> int:
