@@ -281,9 +281,9 @@ class Timekeeping:
             self._say("offset_cleared", {"offset_ms": round(offset / 1e6, 3)})
 
     def _wall_offset_ns(self, raw: RawNs) -> int | None:
-        """Return the operating system's clock minus true time."""
-        known = self._discipline.true_time(raw)
-        return None if known is None else raw + self._measure_wall() - known[0]
+        """Return the operating system's clock minus true time, if there is another one than its own."""
+        known, state = self._discipline.true_time(raw), self._discipline.at(raw, self._clocks.wall()).state
+        return None if known is None or state == "os" else raw + self._measure_wall() - known[0]
 
     def _say(self, what: str, data: Mapping[str, object]) -> None:
         log.info("clock_event", extra={"what": what, **data})

@@ -337,6 +337,34 @@ async def test_without_servers_the_kernel_s_word_is_passed_on(tmp_path: Path) ->
         assert rig.time.measure().error_ms == 2
 
 
+async def test_without_servers_the_past_is_placed_once_the_kernel_vouches_for_its_clock(tmp_path: Path) -> None:
+    """As when the host's own daemon has set it; no offset is told, for there is nothing to compare it with."""
+    rig = Rig(tmp_path)
+    rig.flow.broker.up = False
+    rig.machine.wall_off_ns = -EPOCH  # 1970
+    async with rig.flow.running():
+        task = asyncio.get_running_loop().create_task(rig.time.run(rig.config, lambda: rig.names))
+        await asyncio.sleep(100)
+        happened = rig.machine.true()
+        rig.flow.put(0)
+        await asyncio.sleep(100)
+        rig.machine.wall_off_ns = 0
+        rig.vote = Sample("host", rig.machine.raw(), rig.machine.true(), 0, 2_000_000)
+        rig.stepped.set()
+        await asyncio.sleep(1)
+        rig.flow.broker.up = True
+        await online(rig.flow)
+        await asyncio.sleep(30)
+        (event,) = rig.flow.events("data/")
+        assert event["timestate"] == "estimated"
+        assert abs(_ns(event["time"]) - happened) <= event["timeerrorms"] * 10**6 < 10**9
+        assert rig.time.measure().offset_ms is None
+        assert rig.saved == []
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
 async def test_other_servers_of_the_host_are_taken_up(tmp_path: Path) -> None:
     """As they come by DHCP after the start."""
     rig = Rig(tmp_path)
