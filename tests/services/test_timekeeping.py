@@ -186,6 +186,21 @@ async def test_an_operating_system_s_clock_that_is_off_is_an_alarm_until_it_is_n
         assert rig.time.measure().steps == 1
 
 
+async def test_a_step_right_after_another_one_is_told_too(tmp_path: Path) -> None:
+    """Within the second for which nobody listens, so that a clock that is set all the time costs little."""
+    rig = Rig(tmp_path, "a")
+    async with rig.running():
+        await asyncio.sleep(100)
+        for off_s in (3600, 0):
+            rig.machine.wall_off_ns = seconds(off_s)
+            rig.stepped.set()
+            await asyncio.sleep(0.3)
+            rig.stepped.clear()
+        await asyncio.sleep(2)
+        assert [round(step["by_ms"]) for step in rig.said("wall_stepped")] == [3_600_000, -3_600_000]
+        assert rig.time.steps == 2
+
+
 async def test_a_step_that_nobody_reports_is_found_at_the_next_look(tmp_path: Path) -> None:
     """Within a minute or so."""
     rig = Rig(tmp_path, "a")
