@@ -65,6 +65,7 @@ class Entry:
         origin: who says so.
         memory: what is remembered of it.
         trigger: its slots.
+        misfire: what becomes of those that are missed.
         is_booked: whether they are written down.
         last: the newest slot that is decided, in the time that the clock shows now.
         seen: when it was put, by the counter.
@@ -77,6 +78,7 @@ class Entry:
     origin: Origin
     memory: JobMemory
     trigger: Trigger
+    misfire: Misfire
     is_booked: bool
     last: UtcNs
     seen: RawNs
@@ -192,7 +194,9 @@ class Scheduler:
         first = slots.after(now)
         second = None if first is None else slots.after(first)
         booked = is_remembered(job, None if first is None or second is None else DurationNs(second - first))
-        return Entry(name, job, origin, memory, slots, booked, UtcNs(now - is_new), self._clock.raw())
+        on_time = ON_TIME if job.every is None else min(ON_TIME, DurationNs(job.every - 1))
+        misfire = Misfire(job.misfire, job.misfire_window, on_time, MAX_CAUGHT_UP)
+        return Entry(name, job, origin, memory, slots, misfire, booked, UtcNs(now - is_new), self._clock.raw())
 
     # -- time
 
@@ -264,11 +268,10 @@ class Scheduler:
 
     def _due(self, entry: Entry) -> None:
         """Decide about the slots that have come."""
-        job, now = entry.job, self._now()
-        on_time = ON_TIME if job.every is None else min(ON_TIME, job.every - 1)
+        now, misfire = self._timers.time, entry.misfire
         is_booked = entry.is_booked and (self._has_time or entry.is_once)
-        rule = job.misfire if is_booked else "skip"  # what is owed must be written down
-        misfire = Misfire(rule, job.misfire_window, DurationNs(on_time), MAX_CAUGHT_UP)
+        if not is_booked and misfire.rule != "skip":  # what is owed must be written down
+            misfire = misfire._replace(rule="skip")
         decision = decide(entry.trigger, misfire, last=entry.last, now=now)
         entry.last = decision.last
         if is_booked:
@@ -279,7 +282,7 @@ class Scheduler:
         if decision.missed:
             self._pass_over(entry, decision.missed)
         for slot in decision.run:
-            if now - slot <= on_time:
+            if now - slot <= misfire.tolerance:
                 self._begin(entry, slot, "schedule")
             else:
                 self._catch_up_later(entry)
@@ -322,12 +325,14 @@ class Scheduler:
         if entry is None:
             return
         memory = entry.memory
+        is_noted = run.slot == memory.begun or run.slot in memory.owed
         if outcome.status == "interrupted" and entry.job.guarantee == "at_least_once":
             memory.begun = None  # it is still owed
-        else:
+        elif is_noted:
             memory.end(run.slot)
-        self._keep_breaker(entry)
-        self.book.save(entry.name)
+        if is_noted or entry.job.breaker is not None:
+            self._keep_breaker(entry)
+            self.book.save(entry.name)
         if memory.owed and self._group is not None and self._timers.due(f"{entry.name}@") is None:
             self._timers.put(f"{entry.name}@", self._now(), partial(self._catch_up, entry))
         failing = outcome.status in FAILURES or (entry.is_failing and outcome.status != "succeeded")
