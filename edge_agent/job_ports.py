@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from edge_agent.core.config_jobs import Endpoint, Folder, Program
 from edge_agent.core.config_types import Section
@@ -100,8 +100,7 @@ class Notebook(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(NamedTuple):
     """What a run is given.
 
     Attributes:

@@ -251,7 +251,7 @@ class Discipline:
         return True
 
     def _host_agrees(self, sample: Sample) -> bool:
-        if self._host is None or self._policy.host == "none":
+        if self._host is None or self._policy.host == "off":
             return False
         return overlap(*(self._estimate.interval(one, sample.raw) for one in (self._host, sample)))
 

@@ -8,7 +8,8 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from edge_agent.core.config_jobs import Job
 from edge_agent.core.job_memory import JobMemory
-from edge_agent.core.timebase import DurationNs, RawNs, UtcNs
+from edge_agent.core.slots import Misfire
+from edge_agent.core.timebase import RawNs, UtcNs
 from edge_agent.core.triggers import At, Trigger
 
 Origin: TypeAlias = Literal["file", "runtime"]
@@ -32,8 +33,8 @@ class Entry:
         origin: who says so.
         memory: what is remembered of it.
         trigger: its slots.
+        misfire: what becomes of those that are missed.
         is_booked: whether they are written down.
-        on_time: how late a slot may be and was not missed.
         last: the newest slot that is decided, in the time that the clock shows now.
         seen: when a job that counts from there was put, by the counter; ``None`` = before the start.
         missed: how many slots were passed over since the start.
@@ -45,8 +46,8 @@ class Entry:
     origin: Origin
     memory: JobMemory
     trigger: Trigger
+    misfire: Misfire
     is_booked: bool
-    on_time: DurationNs
     last: UtcNs
     seen: RawNs | None
     missed: int = 0

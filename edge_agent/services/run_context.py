@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import Final
 
 from edge_agent.core.config_jobs import Job
 from edge_agent.core.records import Priority
@@ -12,6 +13,8 @@ from edge_agent.core.runs import Run
 from edge_agent.core.submission import Submission
 from edge_agent.job_ports import Context, Locals
 from edge_agent.ports import Accept, Clock
+
+MAX_KNOWN: Final = 16_384
 
 
 @dataclass
@@ -32,6 +35,10 @@ class RunContexts:
     locals: Locals
     max_record: int
 
+    def __post_init__(self) -> None:
+        """Make paths but once: they cost more than all the rest."""
+        self._folder_of = lru_cache(MAX_KNOWN)(self.folder.joinpath)
+
     def __call__(self, run: Run, job: Job) -> Context:
         """Return the context of a run."""
         return Context(
@@ -42,7 +49,7 @@ class RunContexts:
             publish=partial(self._publish, run.job, job),
             max_record=self.max_record,
             clock=self.clock,
-            folder=self.folder / run.job,
+            folder=self._folder_of(run.job),
             grace_ns=job.grace,
         )
 

@@ -254,7 +254,7 @@ class Runner:
         loop = asyncio.get_running_loop()
         if active.task is None or active.verdict is not None:
             return
-        if not active.has_begun:  # cancelled now it would never come to its end
+        if not active.has_begun and not active.task.done():  # cancelled now it would never come to its end
             loop.call_soon(self._interrupt, active, status, reason)
             return
         active.verdict = status, reason

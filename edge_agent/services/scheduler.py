@@ -142,14 +142,15 @@ class Scheduler:
         first = slots.after(now)
         second = None if first is None else slots.after(first)
         period = None if first is None or second is None else DurationNs(second - first)
+        on_time = ON_TIME if period is None else DurationNs(min(ON_TIME, period - 1))
         return Entry(
             name,
             job,
             origin,
             memory,
             slots,
+            misfire=Misfire(job.misfire, job.misfire_window, on_time, MAX_OWED),
             is_booked=is_remembered(job, period),
-            on_time=ON_TIME if period is None else DurationNs(min(ON_TIME, period - 1)),
             last=UtcNs(now - is_new),
             seen=self._clock.raw() if is_new else None,
         )
@@ -227,10 +228,10 @@ class Scheduler:
 
     def _due(self, entry: Entry) -> None:
         """Decide about the slots that have come."""
-        job, now = entry.job, self._now()
+        now, misfire = self._timers.time, entry.misfire
         is_booked = entry.is_booked and (self._has_time or entry.is_once)
-        rule = job.misfire if is_booked else "skip"  # what is owed must be written down
-        misfire = Misfire(rule, job.misfire_window, entry.on_time, MAX_OWED)
+        if not is_booked and misfire.rule != "skip":  # what is owed must be written down
+            misfire = misfire._replace(rule="skip")
         decision = decide(entry.trigger, misfire, last=entry.last, now=now)
         entry.last, missed = decision.last, decision.missed
         if is_booked:
@@ -241,7 +242,7 @@ class Scheduler:
         if missed:
             self._pass_over(entry, missed)
         for slot in decision.run:
-            if now - slot <= entry.on_time:
+            if now - slot <= misfire.tolerance:
                 self._begin(entry, slot, "schedule")
             else:
                 self._catch_up_later(entry)
@@ -288,15 +289,17 @@ class Scheduler:
             self._runner.forget(run.job)
             return
         memory = entry.memory
-        if run.cause in ("schedule", "catch_up"):  # another is none of its slots, though it may have the time of one
+        is_noted = run.slot == memory.begun or run.slot in memory.owed
+        if is_noted and run.cause in ("schedule", "catch_up"):  # another may only have the time of one of its slots
             waited = outcome.started is None and memory.begun == run.slot  # else it is one that a crash cut off
             stays = entry.job.guarantee == "at_least_once" or (waited and entry.job.misfire != "skip")
             if outcome.status == "interrupted" and stays:
                 memory.put_off(run.slot)
             else:
                 memory.end(run.slot)
-        self._keep_breaker(entry)
-        self.book.save(entry.name)
+        if is_noted or entry.job.breaker is not None:
+            self._keep_breaker(entry)
+            self.book.save(entry.name)
         if memory.owed and self._group is not None and self._timers.due(f"{entry.name}@") is None:
             self._timers.put(f"{entry.name}@", self._now(), partial(self._catch_up, entry))
         failing = outcome.status in FAILURES or (entry.is_failing and outcome.status != "succeeded")

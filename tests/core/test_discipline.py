@@ -320,7 +320,7 @@ def test_the_host_stands_for_two_of_the_three_if_it_says_the_same() -> None:
     for dissenting in (
         step_of(3600.0, "a", host_off_s=0.0),
         step_of(3600.0, "a", "b", host_off_s=0.0),
-        step_of(3600.0, "a", "b", host_off_s=3600.0, host="none"),
+        step_of(3600.0, "a", "b", host_off_s=3600.0, host="off"),
     ):
         assert "panic" in whats(dissenting)
         assert abs(error_s(dissenting, 600)) < 1

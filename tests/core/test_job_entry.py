@@ -7,6 +7,7 @@ import pytest
 from edge_agent.core.config_jobs import Job
 from edge_agent.core.job_entry import Entry
 from edge_agent.core.job_memory import JobMemory
+from edge_agent.core.slots import Misfire
 from edge_agent.core.timebase import RawNs, UtcNs, seconds
 from edge_agent.core.triggers import At, Every, Trigger
 
@@ -18,7 +19,17 @@ def entry(trigger: Trigger = MINUTELY, *, last: int = 0, seen: int | None = None
     job = Job.model_validate({"kind": "system", "every": "1m", **settings})
     memory = JobMemory(last=UtcNs(7))
     put = None if seen is None else RawNs(seen)
-    return Entry("a", job, "file", memory, trigger, is_booked=True, on_time=seconds(59), last=UtcNs(last), seen=put)
+    return Entry(
+        "a",
+        job,
+        "file",
+        memory,
+        trigger,
+        is_booked=True,
+        misfire=Misfire("skip", seconds(60), seconds(59), 9),
+        last=UtcNs(last),
+        seen=put,
+    )
 
 
 def test_an_edit_keeps_what_is_known_of_a_job() -> None:
