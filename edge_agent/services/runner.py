@@ -348,7 +348,8 @@ class Runner:
         self._ended(run, outcome)
 
     def _tell(self, level: int, run: Run, outcome: Outcome) -> None:
-        fields: dict[str, Any] = self._who(run) | {
+        fields = {
+            **self._who(run),
             "status": outcome.status,
             "duration_ms": outcome.duration_ms,
             "host": self._host,

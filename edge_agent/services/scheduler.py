@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import tzinfo
 from functools import partial
 from typing import Final, NamedTuple
@@ -67,6 +67,7 @@ class Entry:
         trigger: its slots.
         misfire: what becomes of those that are missed.
         is_booked: whether they are written down.
+        fire: decides about slots that have come.
         last: the newest slot that is decided, in the time that the clock shows now.
         seen: when it was put, by the counter.
         missed: how many slots were passed over since the start.
@@ -84,6 +85,7 @@ class Entry:
     seen: RawNs
     missed: int = 0
     is_failing: bool = False
+    fire: Callable[[], None] = field(init=False)
 
     @property
     def is_once(self) -> bool:
@@ -178,6 +180,7 @@ class Scheduler:
             if old.job.after != job.after:
                 old.memory.put_at = None
         entry = self.entries[name] = self._entry(name, job, origin)
+        entry.fire = partial(self._due, entry)
         if job.breaker is not None and entry.memory.breaker is not None:
             self._runner.breakers[name] = Breaker.read(entry.memory.breaker)
         if self._has_time:
@@ -264,7 +267,7 @@ class Scheduler:
         if due is None:
             self._timers.cancel(entry.name)
         else:
-            self._timers.put(entry.name, due, partial(self._due, entry))
+            self._timers.put(entry.name, due, entry.fire)
 
     def _due(self, entry: Entry) -> None:
         """Decide about the slots that have come."""
@@ -278,7 +281,7 @@ class Scheduler:
             entry.memory.decide(decision.last, decision.run)
             self.book.save(entry.name)
         if decision.next is not None:
-            self._timers.put(entry.name, decision.next, partial(self._due, entry))
+            self._timers.put(entry.name, decision.next, entry.fire)
         if decision.missed:
             self._pass_over(entry, decision.missed)
         for slot in decision.run:
@@ -294,12 +297,12 @@ class Scheduler:
 
     def _catch_up(self, entry: Entry) -> None:
         """Begin the oldest run that is owed; those after it follow when it has ended."""
+        if self.entries.get(entry.name) is not entry:  # deleted or replaced meanwhile
+            return
         if entry.memory.owed and entry.memory.begun is None and self._runner.state(entry.name) == "idle":
             self._begin(entry, entry.memory.owed[0], "catch_up")
 
     def _begin(self, entry: Entry, slot: UtcNs, cause: Cause) -> None:
-        if self.entries.get(entry.name) is not entry:  # deleted or replaced meanwhile
-            return
         run = Run(entry.name, slot, self._new_trace(), cause)
         if slot in entry.memory.owed:
             entry.memory.begin(slot, at_least_once=entry.job.guarantee == "at_least_once")
