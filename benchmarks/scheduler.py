@@ -22,7 +22,6 @@ import json
 import logging
 import os
 import random
-import secrets
 import statistics
 import subprocess
 import sys
@@ -52,6 +51,7 @@ from edge_agent.core.submission import Submission
 from edge_agent.core.timebase import NANOSECONDS_PER_SECOND, DurationNs, UtcNs, seconds
 from edge_agent.core.triggers import own_part
 from edge_agent.job_ports import Context, Kind, Locals
+from edge_agent.scheduling import new_trace
 from edge_agent.services.device_clock import DeviceClock
 from edge_agent.services.kinds import Kinds
 from edge_agent.services.run_context import RunContexts
@@ -165,7 +165,7 @@ def _ours(plan: Plan, changes: Mapping[str, object]) -> object:
         host="bench",
     )
     timers = Timers(make_alarm, lambda: clock.now().time)
-    scheduler = Scheduler(timers, runner, _Blank(), clock=clock, new_trace=lambda: secrets.token_hex(16))
+    scheduler = Scheduler(timers, runner, _Blank(), clock=clock, new_trace=new_trace)
     job = Job.model_validate({"kind": "no-op", "every": "1s", "splay": "1s" if plan.spread else "0s"})
     jobs = {str(number): job.model_copy(update=changes) for number in range(plan.jobs)}
     scheduler.configure(jobs, Place(DEVICE, "UTC", UTC), lambda _name, document: Job.model_validate(document))

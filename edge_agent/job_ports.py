@@ -111,7 +111,7 @@ class Context(NamedTuple):
         publish: hands in a record.
         max_record: bytes of the largest record.
         clock: the device's clocks.
-        folder: of the job's own, for what has to survive; it may not exist yet.
+        folders: in which each job has a folder of its own.
         grace_ns: how long it may take to end when it is cancelled.
     """
 
@@ -122,8 +122,13 @@ class Context(NamedTuple):
     publish: Publish
     max_record: int
     clock: Clock
-    folder: Path
+    folders: Path
     grace_ns: int
+
+    @property
+    def folder(self) -> Path:
+        """The job's own folder, for what has to survive; it may not exist yet."""
+        return self.folders / self.job
 
 
 @dataclass(frozen=True, slots=True)

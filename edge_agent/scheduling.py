@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ class Scheduling:
             host=read_facts().hostname or "unknown",
         )
         timers = Timers(make_alarm, lambda: clock.now().time)
-        self._scheduler = Scheduler(timers, self._runner, outbox, clock=clock, new_trace=lambda: secrets.token_hex(16))
+        self._scheduler = Scheduler(timers, self._runner, outbox, clock=clock, new_trace=new_trace)
 
     def configure(self, config: Config) -> None:
         """Go by another configuration from now on; call it once before ``run``, when the outbox is open."""
@@ -101,6 +101,11 @@ class Scheduling:
         if wrong or job is None:
             raise JobError("; ".join(f"{dotted(('jobs', name, *path))}: {reason}" for path, reason in wrong))
         return job
+
+
+def new_trace() -> str:
+    """Return 32 hexadecimal digits that no other run has."""
+    return f"{random.getrandbits(128):032x}"  # nobody must not guess it, and the kernel's cost twice as much
 
 
 def _locals(config: Config) -> Locals:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
-from typing import Final
 
 from edge_agent.core.config_jobs import Job
 from edge_agent.core.records import Priority
@@ -13,8 +12,6 @@ from edge_agent.core.runs import Run
 from edge_agent.core.submission import Submission
 from edge_agent.job_ports import Context, Locals
 from edge_agent.ports import Accept, Clock
-
-MAX_KNOWN: Final = 16_384
 
 
 @dataclass
@@ -24,33 +21,22 @@ class RunContexts:
     Attributes:
         accept: the way into the outbox.
         clock: the device's clocks.
-        folder: in which each job has a folder of its own.
+        folders: in which each job has a folder of its own.
         locals: what local files allow jobs to touch.
         max_record: bytes of the largest record.
     """
 
     accept: Accept
     clock: Clock
-    folder: Path
+    folders: Path
     locals: Locals
     max_record: int
 
-    def __post_init__(self) -> None:
-        """Make paths but once: they cost more than all the rest."""
-        self._folder_of = lru_cache(MAX_KNOWN)(self.folder.joinpath)
-
     def __call__(self, run: Run, job: Job) -> Context:
         """Return the context of a run."""
+        publish = partial(self._publish, run.job, job)
         return Context(
-            job=run.job,
-            slot=run.slot,
-            trace=run.trace,
-            locals=self.locals,
-            publish=partial(self._publish, run.job, job),
-            max_record=self.max_record,
-            clock=self.clock,
-            folder=self._folder_of(run.job),
-            grace_ns=job.grace,
+            run.job, run.slot, run.trace, self.locals, publish, self.max_record, self.clock, self.folders, job.grace
         )
 
     async def _publish(self, name: str, job: Job, data: bytes, *, key: str | None = None) -> str:

@@ -49,7 +49,7 @@ LONGEST: Final = seconds(86_400)
 LATE: Final = 1_000
 """Nanoseconds after the deadline that are aimed at: a hair too early would cost another wake-up."""
 
-APART: Final = 2_000_000
+APART: Final = 4_000_000
 """Nanoseconds between two firings, at least: what is due more densely is fired together."""
 
 
