@@ -1,15 +1,16 @@
-"""A job that is scheduled: its slots, how far they are decided, and what is remembered of it."""
+"""A job that is scheduled: which slots it has, and up to which one it is decided what becomes of them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import tzinfo
 from typing import Literal, NamedTuple, TypeAlias
 
 from edge_agent.core.config_jobs import Job
 from edge_agent.core.job_memory import JobMemory
 from edge_agent.core.slots import Misfire
-from edge_agent.core.timebase import RawNs, UtcNs
+from edge_agent.core.timebase import DurationNs, RawNs, UtcNs
 from edge_agent.core.triggers import At, Trigger
 
 Origin: TypeAlias = Literal["file", "runtime"]
@@ -36,9 +37,10 @@ class Entry:
         misfire: what becomes of those that are missed.
         is_booked: whether they are written down.
         last: the newest slot that is decided, in the time that the clock shows now.
-        seen: when a job that counts from there was put, by the counter; ``None`` = before the start.
+        seen: since when it is looked after, by the counter.
         missed: how many slots were passed over since the start.
         is_failing: whether its last run failed.
+        fire: decides about the slots that have come.
     """
 
     name: str
@@ -49,9 +51,10 @@ class Entry:
     misfire: Misfire
     is_booked: bool
     last: UtcNs
-    seen: RawNs | None
+    seen: RawNs
     missed: int = 0
     is_failing: bool = False
+    fire: Callable[[], None] = field(init=False)
 
     @property
     def is_once(self) -> bool:
@@ -64,9 +67,37 @@ class Entry:
         return self.memory.paused or not self.job.enabled
 
     def follow(self, old: Entry) -> None:
-        """Take up what the job has left as it was before an edit."""
-        self.missed, self.is_failing, self.seen = old.missed, old.is_failing, self.seen or old.seen
-        if self.trigger != old.trigger:
+        """Take up what the job has left as it was before an edit: if that has changed no slot, all goes on."""
+        self.missed, self.is_failing = old.missed, old.is_failing
+        if self.trigger == old.trigger and old.job.enabled:
+            self.last, self.seen = old.last, old.seen
+        else:
             self.memory.last = None  # of another schedule
-        elif old.job.enabled:
-            self.last = old.last
+
+    def move(self, by: DurationNs, *, books: bool) -> None:
+        """Take note that the clock was wrong: what it called an instant was another one, later by ``by``.
+
+        A small error is none: who had run a minute ago need not do so again.
+
+        Args:
+            by: positive = the clock was slow.
+            books: whether they were kept by that clock, too.
+        """
+        memory = self.memory
+        if self.trigger.after(self.last) is None and self.is_once:  # that is decided, whenever it was
+            return
+        if self.job.after is not None:
+            self._put_later(by)
+        elif abs(by) <= self.misfire.tolerance:
+            return
+        elif books and memory.last is not None:
+            memory.last = UtcNs(memory.last + by)
+        self.last = UtcNs(self.last + by)
+
+    def _put_later(self, by: DurationNs) -> None:
+        memory = self.memory
+        assert isinstance(self.trigger, At), "it comes once"
+        assert memory.put_at is not None, "it was put"
+        memory.put_at = UtcNs(memory.put_at + by)
+        memory.last = None if memory.last is None else UtcNs(memory.last + by)
+        self.trigger = At(UtcNs(self.trigger.instant + by))

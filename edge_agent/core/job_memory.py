@@ -29,7 +29,7 @@ class JobMemory:
     Attributes:
         last: the newest slot that was decided; ``None`` = none was.
         owed: slots whose run is still to come, the oldest first.
-        begun: the slot whose run has begun and not ended.
+        begun: slots whose run has begun and not ended.
         put_at: when the job was first seen: ``after`` counts from there.
         paused: whether somebody has paused it.
         deleted: whether somebody has deleted it: what the files say of it does not count.
@@ -39,7 +39,7 @@ class JobMemory:
 
     last: UtcNs | None = None
     owed: list[UtcNs] = field(default_factory=list)
-    begun: UtcNs | None = None
+    begun: list[UtcNs] = field(default_factory=list)
     put_at: UtcNs | None = None
     paused: bool = False
     deleted: bool = False
@@ -61,22 +61,21 @@ class JobMemory:
 
     def begin(self, slot: UtcNs, *, at_least_once: bool) -> None:
         """Take note that a run begins; on the disk before it does."""
-        self.begun = slot
+        self.begun.append(slot)
         if not at_least_once and slot in self.owed:
             self.owed.remove(slot)
 
-    def put_off(self, slot: UtcNs) -> None:
-        """Take note that a run that was to begin, or has begun, is owed all the same."""
-        self.begun = None
-        if slot not in self.owed:
-            self.owed = sorted([*self.owed, slot])
-
-    def end(self, slot: UtcNs) -> None:
-        """Take note that a run has ended."""
-        if self.begun == slot:
-            self.begun = None
-        if slot in self.owed:
+    def end(self, slot: UtcNs, *, again: bool = False) -> None:
+        """Take note that a run has ended; with ``again`` before its time, so that it may be owed all the same."""
+        if slot in self.begun:
+            self.begun.remove(slot)
+        if slot in self.owed and not again:
             self.owed.remove(slot)
+
+    def put_off(self, slot: UtcNs) -> None:
+        """Take note that a run that waited for its place is owed all the same."""
+        self.end(slot)
+        self.owed = sorted([*self.owed, slot])
 
 
 _FORM: Final = TypeAdapter(JobMemory)
@@ -98,5 +97,4 @@ def is_remembered(job: Job, period: DurationNs | None) -> bool:
         job: the job.
         period: the time between its slots, about; ``None`` = there is but one.
     """
-    asks = job.misfire != "skip" or job.guarantee == "at_least_once"
-    return job.enabled and (asks or period is None or period >= LONG)
+    return period is None or period >= LONG or job.misfire != "skip" or job.guarantee == "at_least_once"

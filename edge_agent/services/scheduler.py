@@ -1,7 +1,8 @@
 """Fires jobs when true time says so, and keeps the books: what was missed, and what is owed.
 
 A job's slots are instants of true time. While that is not known, jobs with an interval run by what the clock says all
-the same; what has a date, and the books, wait for a while: an instant that was only believed in may come once more.
+the same; what has a date, and the books, wait for a while. When the clock turns out to have been wrong, nothing was
+missed by that, and an instant that was only believed in may come once more.
 """
 
 from __future__ import annotations
@@ -43,6 +44,9 @@ CATCH_UP_WITHIN: Final = seconds(30)
 FAR: Final = seconds(86_400)
 """Slots that were decided so far ahead of the present were decided by a clock that was wrong."""
 
+JUMP: Final = seconds(0.1)
+"""A clock that nobody vouches for is followed, but by so much at once it has jumped."""
+
 
 class Scheduler:
     """Hands runs to the runner when they are due.
@@ -73,6 +77,7 @@ class Scheduler:
         self._place: Place | None = None
         self._group: asyncio.TaskGroup | None = None
         self._is_known = self._has_waited = False
+        self._ahead: int | None = None  # of the counter, when that was looked at last
         self.book = JobBook(outbox)
         self.entries: dict[str, Entry] = {}
         self.missed = 0
@@ -85,9 +90,9 @@ class Scheduler:
                 group.create_task(self._timers.run(), name="timers")
                 self.time_changed()
                 await self._clock.sleep_until(later(self._clock.monotonic(), first_sync_wait))
-                self._has_waited = True
                 if not self._is_known:
-                    self._plan_all(self._resume)
+                    self._has_waited = True
+                    self._resume_all()
         finally:
             self._group = None
             await self._runner.stop()
@@ -107,6 +112,7 @@ class Scheduler:
         if found is None:
             self._remove(name)
             return
+        self._notice_jump()
         if old is not None and old.job.after != found[0].after:
             old.memory.put_at = None
         entry = self._entry(name, *found)
@@ -116,11 +122,10 @@ class Scheduler:
             return
         self.entries[name] = entry
         if old is None:
-            self._take_note_of_crash(entry)
+            self._recall(entry)
         else:
             entry.follow(old)
-        if entry.job.breaker is not None and entry.memory.breaker is not None:
-            self._runner.breakers[name] = Breaker.read(entry.memory.breaker)
+        self.book.save(name)
         if self._has_time:
             self._resume(entry)
         self._plan(entry)
@@ -135,15 +140,14 @@ class Scheduler:
     def _entry(self, name: str, job: Job, origin: Origin) -> Entry:
         assert self._place is not None, "it was configured"
         memory, now = self.book.memory(name), self._now()
-        is_new = job.after is not None and memory.put_at is None
-        if is_new:
+        if job.after is not None and memory.put_at is None:
             memory.put_at = now
         slots = trigger(job, **self._place._asdict(), name=name, put_at=memory.put_at or now)
         first = slots.after(now)
         second = None if first is None else slots.after(first)
         period = None if first is None or second is None else DurationNs(second - first)
         on_time = ON_TIME if period is None else DurationNs(min(ON_TIME, period - 1))
-        return Entry(
+        entry = Entry(
             name,
             job,
             origin,
@@ -151,15 +155,21 @@ class Scheduler:
             slots,
             misfire=Misfire(job.misfire, job.misfire_window, on_time, MAX_OWED),
             is_booked=is_remembered(job, period),
-            last=UtcNs(now - is_new),
-            seen=self._clock.raw() if is_new else None,
+            last=now if job.after is None or memory.put_at is None else UtcNs(memory.put_at - 1),
+            seen=self._clock.raw(),
         )
+        entry.fire = partial(self._due, entry)
+        return entry
 
-    def _take_note_of_crash(self, entry: Entry) -> None:
-        slot, entry.memory.begun = entry.memory.begun, None
-        if slot is not None and slot not in entry.memory.owed:
+    def _recall(self, entry: Entry) -> None:
+        """Take up what the agent has left behind: an open breaker, runs that a crash has cut off."""
+        job, memory = entry.job, entry.memory
+        if job.breaker is not None and memory.breaker is not None:
+            self._runner.breakers[entry.name] = Breaker.read(memory.breaker)
+        cut_off, memory.begun = memory.begun, []
+        for slot in cut_off:
             run = Run(entry.name, slot, self._new_trace())
-            self._runner.give_up(run, entry.job, "interrupted", "the agent ended during the run")
+            self._runner.give_up(run, job, "interrupted", "the agent ended during the run")
 
     # -- time
 
@@ -169,76 +179,89 @@ class Scheduler:
 
     def time_changed(self, *, stepped: bool = False) -> None:
         """Look at the clock again: it has learned something, or was stepped, or the device has resumed."""
+        by = self._notice_jump()
         if not self._is_known and self._clock.now().state != "unsynced":
             self._is_known = True
-            self._plan_all(self._begin_anew)
-        elif stepped:
-            self._plan_all(self._begin_after_step)
+            self._resume_all()
+        elif stepped and self._is_known:
+            for entry in self.entries.values():
+                self._follow_step(entry, by)
         self._timers.rearm()
 
-    def _begin_after_step(self, entry: Entry) -> None:
-        """Run no slot twice, unless the clock that said so was absurd; what has no books goes on at once."""
+    def _follow_step(self, entry: Entry, by: DurationNs) -> None:
+        """Run no slot twice, unless the clock that said so was absurd; what has no books goes on soon."""
         now = self._now()
-        if entry.seen is not None or (not self._is_known and entry.last < now):
-            self._begin_anew(entry)
-        elif entry.job.after is None and entry.last > now + (FAR if entry.is_booked else 0):
+        if entry.job.after is not None:
+            entry.move(by, books=True)
+            self.book.save(entry.name)
+        elif entry.last > now + (FAR if entry.is_booked else entry.misfire.tolerance):
             entry.last = now
+        self._plan(entry)
+        self._catch_up_later(entry)
 
-    def _begin_anew(self, entry: Entry) -> None:
-        """Let nothing count as missed between the time that was believed in and the one that counts now."""
-        now, memory = self._now(), entry.memory
-        if entry.seen is not None and entry.trigger.after(entry.last) is not None:
-            memory.put_at, memory.last = UtcNs(now - (self._clock.raw() - entry.seen)), None
-            entry.trigger = self._entry(entry.name, entry.job, entry.origin).trigger
-            entry.last = UtcNs(memory.put_at - 1)
-        elif not entry.is_once:
-            entry.last = now
-            if self._has_waited:  # the books were kept in a time that was only believed in
-                memory.last = None
-        if self._has_time:
+    def _notice_jump(self) -> DurationNs:
+        """Return by how much the clock has jumped; while time is not known, take that for the end of an error."""
+        ahead = self._now() - self._clock.raw()
+        by = DurationNs(0 if self._ahead is None else ahead - self._ahead)
+        self._ahead = ahead
+        if not self._is_known and abs(by) > JUMP:
+            for entry in self.entries.values():
+                entry.move(by, books=self._has_waited)
+                self._plan(entry)
+        return by
+
+    def _resume_all(self) -> None:
+        for entry in self.entries.values():
             self._resume(entry)
+            self._plan(entry)
 
     def _resume(self, entry: Entry) -> None:
-        """Go on where the books end, and take up what a crash or a stop has left owed."""
-        memory, now = entry.memory, self._now()
-        if not entry.is_booked:
-            memory.last, memory.owed = None, []  # perhaps it was, and will be again: what they say is past
-        elif memory.last is None:
-            memory.last = entry.last
-        elif entry.job.after is not None or memory.last < now + FAR:
+        """Go on where the books end: decide what came while nobody looked, and take up what is owed."""
+        memory, now, last = entry.memory, self._now(), entry.last
+        if entry.is_booked and memory.last is not None and (entry.is_once or memory.last <= now + FAR):
             entry.last = memory.last
-        for slot in [slot for slot in memory.owed if now - slot > entry.job.misfire_window]:
+            self._decide(entry, now, until=UtcNs(now - (self._clock.raw() - entry.seen)))
+            if not entry.is_once:
+                entry.last = max(entry.last, last)
+        if self._is_known or entry.job.after is None:
+            keeps = entry.is_once or (entry.is_booked and entry.job.enabled)
+            memory.last = entry.last if keeps else None
+        late = [slot for slot in memory.owed if now - slot > entry.job.misfire_window and slot not in memory.begun]
+        for slot in late:
             memory.end(slot)
-            self._pass_over(entry, 1)
+        if late:
+            self._pass_over(entry, len(late))
         self.book.save(entry.name)
-        if memory.owed:
-            self._catch_up_later(entry)
-
-    def _plan_all(self, prepare: Callable[[Entry], None]) -> None:
-        for entry in self.entries.values():
-            prepare(entry)
-            self._plan(entry)
+        self._catch_up_later(entry)
 
     def _plan(self, entry: Entry) -> None:
         due = None if entry.rests or self.awaits_time(entry) else entry.trigger.after(entry.last)
         if due is None:
             self._timers.cancel(entry.name)
         else:
-            self._timers.put(entry.name, due, partial(self._due, entry))
+            self._timers.put(entry.name, due, entry.fire)
 
     def _due(self, entry: Entry) -> None:
-        """Decide about the slots that have come."""
-        now, misfire = self._timers.time, entry.misfire
+        """Decide about the slots that have come by now."""
+        if not self._is_known:
+            self._notice_jump()
+        self._decide(entry, self._timers.time, until=self._timers.time)
+
+    def _decide(self, entry: Entry, now: UtcNs, *, until: UtcNs) -> None:
+        """Decide about the slots that had come by an instant."""
+        if entry.rests:
+            return
+        memory, misfire = entry.memory, entry.misfire
         is_booked = entry.is_booked and (self._has_time or entry.is_once)
         if not is_booked and misfire.rule != "skip":  # what is owed must be written down
             misfire = misfire._replace(rule="skip")
-        decision = decide(entry.trigger, misfire, last=entry.last, now=now)
+        decision = decide(entry.trigger, misfire, last=entry.last, now=until)
         entry.last, missed = decision.last, decision.missed
         if is_booked:
-            missed += entry.memory.decide(decision.last, decision.run)
+            missed += memory.decide(decision.last, decision.run)
             self.book.save(entry.name)
         if decision.next is not None:
-            self._timers.put(entry.name, decision.next, partial(self._due, entry))
+            self._timers.put(entry.name, decision.next, entry.fire)
         if missed:
             self._pass_over(entry, missed)
         for slot in decision.run:
@@ -249,13 +272,15 @@ class Scheduler:
 
     def _catch_up_later(self, entry: Entry) -> None:
         assert self._place is not None, "it was configured"
+        if not entry.memory.owed:
+            return
         wait = own_part(self._place.device, f"{entry.name}@", CATCH_UP_WITHIN)
         self._timers.put(f"{entry.name}@", UtcNs(self._now() + wait), partial(self._catch_up, entry))
 
     def _catch_up(self, entry: Entry) -> None:
         """Begin the oldest run that is owed; those after it follow when it has ended."""
         memory = entry.memory
-        if memory.owed and memory.begun is None and not entry.rests and self._runner.state(entry.name) == "idle":
+        if memory.owed and not (memory.begun or entry.rests) and self._runner.state(entry.name) == "idle":
             self._begin(entry, memory.owed[0], "catch_up")
 
     def _begin(self, entry: Entry, slot: UtcNs, cause: Cause) -> None:
@@ -273,7 +298,7 @@ class Scheduler:
     async def _submit_once_written(self, run: Run) -> None:
         await self.book.written()
         entry = self.entries.get(run.job)
-        if entry is not None:  # it was not deleted meanwhile
+        if entry is not None and run.slot in entry.memory.begun:  # or it was deleted meanwhile
             self._submit(run, entry.job)
 
     def _submit(self, run: Run, job: Job) -> None:
@@ -289,14 +314,13 @@ class Scheduler:
             self._runner.forget(run.job)
             return
         memory = entry.memory
-        is_noted = run.slot == memory.begun or run.slot in memory.owed
+        is_noted = run.slot in memory.begun or run.slot in memory.owed
         if is_noted and run.cause in ("schedule", "catch_up"):  # another may only have the time of one of its slots
-            waited = outcome.started is None and memory.begun == run.slot  # else it is one that a crash cut off
-            stays = entry.job.guarantee == "at_least_once" or (waited and entry.job.misfire != "skip")
-            if outcome.status == "interrupted" and stays:
+            cut_off = outcome.status == "interrupted"
+            if cut_off and outcome.started is None and run.slot in memory.begun and entry.job.misfire != "skip":
                 memory.put_off(run.slot)
             else:
-                memory.end(run.slot)
+                memory.end(run.slot, again=cut_off)
         if is_noted or entry.job.breaker is not None:
             self._keep_breaker(entry)
             self.book.save(entry.name)
@@ -343,19 +367,20 @@ class Scheduler:
         return run.trace
 
     def pause(self, name: str, *, paused: bool) -> None:
-        """Let a job pause, or go on; what comes in the pause is not missed.
+        """Let a job pause, or go on; what comes in the pause is not missed, what comes only once is put off.
 
         Raises:
             JobError: there is no such job.
         """
         entry = self.find(name)
         entry.memory.paused = paused
-        entry.last = max(entry.last, self._now())
-        if entry.memory.last is not None:
-            entry.memory.last = entry.last
+        if not entry.is_once:
+            entry.last = max(entry.last, self._now())
+            entry.memory.last = entry.last if self._has_time and entry.is_booked else None
         self.book.save(name)
+        if self._has_time:
+            self._resume(entry)
         self._plan(entry)
-        self._catch_up_later(entry)
 
     def find(self, name: str) -> Entry:
         """Return a job.
@@ -370,7 +395,8 @@ class Scheduler:
 
     def awaits_time(self, entry: Entry) -> bool:
         """Return whether a job has a date and does not run because true time is not known."""
-        return not self._has_time and entry.job.every is None and entry.job.after is None
+        counts = entry.job.after is not None and entry.memory.last is None  # from an instant that is as little known
+        return not (self._has_time or entry.job.every is not None or counts)
 
     def next_due(self, name: str) -> UtcNs | None:
         """Return when a job is due next; ``None`` = it is not."""

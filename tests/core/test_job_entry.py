@@ -14,11 +14,10 @@ from edge_agent.core.triggers import At, Every, Trigger
 MINUTELY = Every(seconds(60), seconds(0))
 
 
-def entry(trigger: Trigger = MINUTELY, *, last: int = 0, seen: int | None = None, **settings: object) -> Entry:
+def entry(trigger: Trigger = MINUTELY, *, last: int = 0, seen: int = 0, **settings: object) -> Entry:
     """Return one of which something was remembered."""
     job = Job.model_validate({"kind": "system", "every": "1m", **settings})
     memory = JobMemory(last=UtcNs(7))
-    put = None if seen is None else RawNs(seen)
     return Entry(
         "a",
         job,
@@ -28,7 +27,7 @@ def entry(trigger: Trigger = MINUTELY, *, last: int = 0, seen: int | None = None
         is_booked=True,
         misfire=Misfire("skip", seconds(60), seconds(59), 9),
         last=UtcNs(last),
-        seen=put,
+        seen=RawNs(seen),
     )
 
 
@@ -45,7 +44,7 @@ def test_an_edit_keeps_what_is_known_of_a_job() -> None:
     [
         (entry(last=9), 9, 7),
         (entry(Every(seconds(30), seconds(0)), last=9), 100, None),
-        (entry(last=9, enabled=False), 100, 7),
+        (entry(last=9, enabled=False), 100, None),
     ],
 )
 def test_the_slots_go_on_where_they_were_unless_they_are_others(old: Entry, last: int, remembered: int | None) -> None:
