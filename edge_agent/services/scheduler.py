@@ -207,6 +207,7 @@ class Scheduler:
         if not self._is_known and abs(by) > JUMP:
             for entry in self.entries.values():
                 entry.move(by, books=self._has_waited)
+                self.book.save(entry.name)
                 self._plan(entry)
         return by
 
@@ -256,15 +257,16 @@ class Scheduler:
         if not is_booked and misfire.rule != "skip":  # what is owed must be written down
             misfire = misfire._replace(rule="skip")
         decision = decide(entry.trigger, misfire, last=entry.last, now=until)
-        entry.last, missed = decision.last, decision.missed
+        entry.last, missed, run = decision.last, decision.missed, decision.run
         if is_booked:
-            missed += memory.decide(decision.last, decision.run)
+            run = tuple(slot for slot in run if slot not in memory.owed)  # what was believed in may come again
+            missed += memory.decide(decision.last, run)
             self.book.save(entry.name)
         if decision.next is not None:
             self._timers.put(entry.name, decision.next, entry.fire)
         if missed:
             self._pass_over(entry, missed)
-        for slot in decision.run:
+        for slot in run:
             if now - slot <= misfire.tolerance:
                 self._begin(entry, slot, "schedule")
             else:
@@ -376,7 +378,8 @@ class Scheduler:
         entry.memory.paused = paused
         if not entry.is_once:
             entry.last = max(entry.last, self._now())
-            entry.memory.last = entry.last if self._has_time and entry.is_booked else None
+            if self._has_time:
+                entry.memory.last = entry.last
         self.book.save(name)
         if self._has_time:
             self._resume(entry)

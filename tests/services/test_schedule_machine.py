@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Coroutine, Mapping
+from typing import Any, Final, TypeVar
 
 import orjson
 import pytest
+from typing_extensions import override
 
 from edge_agent.core.config_jobs import Job
+from edge_agent.core.timebase import seconds
 from tests.support.schedule_policy import MIDNIGHT, Expected, Rules, S
 from tests.support.schedules import Device
 from tests.support.virtual_time import VirtualTimeLoop
@@ -20,6 +22,8 @@ pytest.importorskip("hypothesis", reason="property tests need hypothesis")
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+
+T = TypeVar("T")
 
 MINUTE: Final = 60 * S
 HOUR: Final = 60 * MINUTE
@@ -84,6 +88,7 @@ class Histories(RuleBasedStateMachine):
         self.told = 0
         self.is_up = self.is_known = self.has_waited = self.is_broken = False
         self.waits_until = 0.0
+        self.slept = 0
         self.run(3.337)  # no span below is a multiple of a second after this: nothing comes at the instant of a slot
         self.start(known=True, wrong_s=0)
 
@@ -92,17 +97,14 @@ class Histories(RuleBasedStateMachine):
     @property
     def now(self) -> int:
         """The device's clock."""
-        return self.within(self._now())
-
-    async def _now(self) -> int:
-        return self.device.clock.now().time
+        return self.device.clock.utc_offset + self.raw
 
     @property
     def raw(self) -> int:
         """The device's counter."""
-        return self.now - self.device.clock.utc_offset
+        return seconds(self.loop.time()) + self.slept
 
-    def within(self, coro: Any) -> Any:
+    def within(self, coro: Coroutine[Any, Any, T]) -> T:
         """Return what a coroutine returns on the device's loop."""
         return self.loop.run_until_complete(coro)
 
@@ -151,7 +153,7 @@ class Histories(RuleBasedStateMachine):
     def resume_one(self, job: Expected) -> None:
         """The books of a job count again; a run that is just beginning is known by them alone."""
         noted = orjson.loads(self.device.notebook.notes.get(f"job/{job.name}", b"{}"))
-        job.books.begun |= job.books.owed & {*noted.get("begun", ())}
+        job.begins(noted.get("begun", ()), noted.get("owed", ()))
         job.resume(self.now, self.raw, known=self.is_known)
 
     def look(self) -> None:
@@ -216,10 +218,11 @@ class Histories(RuleBasedStateMachine):
 
     @precondition(lambda self: self.is_up)
     @rule(for_s=SPANS_S)
-    def sleep(self, for_s: int) -> None:
+    def sleep(self, for_s: float) -> None:
         """The device is suspended."""
         for job in self.jobs.values():
-            job.slept(self.raw, for_s * S)
+            job.slept(self.raw, seconds(for_s))
+        self.slept += seconds(for_s)
         self.device.clock.sleep(for_s)
         self.changed(stepped=False)
 
@@ -239,8 +242,7 @@ class Histories(RuleBasedStateMachine):
         """True time is corrected."""
         self.device.clock.step(by_s)
         for job in self.jobs.values():
-            job.stepped(self.now, round(by_s * S))
-            job.write(self.raw)
+            job.stepped(self.now, seconds(by_s), self.raw)
         self.changed(stepped=True)
 
     @precondition(lambda self: self.is_up and self.is_known)
@@ -254,15 +256,27 @@ class Histories(RuleBasedStateMachine):
     @rule()
     def synchronise(self) -> None:
         """Time becomes known."""
-        self.device.clock.step(-self.wrong_s)
+        self.move(-self.wrong_s)
         self.device.clock.state = "synced"
-        by = -self.wrong_s * S
-        for job in self.jobs.values():
-            if abs(by) > S / 10:
-                job.move(by, believed=self.has_waited)
         self.is_known = True
         self.resume()
         self.changed(stepped=False)
+
+    @precondition(lambda self: self.is_up and not self.is_known)
+    @rule(by_s=st.sampled_from([30, -30, 500, -500, 86_400]))
+    def believe_something_else(self, by_s: float) -> None:
+        """Somebody sets the clock, and nobody knows whether it is right now."""
+        self.wrong_s += by_s
+        self.move(by_s)
+        self.changed(stepped=False)
+
+    def move(self, by_s: float) -> None:
+        """The clock that was believed in was wrong."""
+        self.device.clock.step(by_s)
+        for job in self.jobs.values():
+            if by_s:
+                job.move(seconds(by_s), believed=self.has_waited)
+                job.write(self.raw)
 
     @precondition(lambda self: self.is_up and self.is_known)
     @rule()
@@ -305,7 +319,7 @@ class Histories(RuleBasedStateMachine):
         """Put a job."""
 
         async def change() -> None:
-            self.device.scheduler.book.put(name, LASTING | document)
+            self.device.scheduler.book.put(name, {**LASTING, **document})
             self.device.scheduler.settle(name)
 
         self.within(change())
@@ -351,6 +365,7 @@ class Histories(RuleBasedStateMachine):
             self.within(change())
             self.settled()
 
+    @override
     def teardown(self) -> None:
         """In the end all that is owed has run."""
         try:

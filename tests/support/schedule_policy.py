@@ -6,6 +6,7 @@ seen of its runs. Instants are whole nanoseconds of the device's clock, or, name
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -76,6 +77,7 @@ class Expected:
         self.written: list[tuple[int, Books]] = [(-1, Books())]
         self.soon: dict[int, int] = {}  # slots to be run at once, and by when
         self.active: set[int] = set()
+        self.again: set[int] = set()
 
     # -- slots
 
@@ -126,6 +128,14 @@ class Expected:
             self.missed += 1
         self.write(raw)
 
+    def begins(self, begun: Sequence[int], owed: Sequence[int]) -> None:
+        """Runs are noted down as begun, some of them so that they come again, by what the settings were until now."""
+        for slot in self.books.owed.intersection(begun) - self.books.begun:
+            self.books.begun.add(slot)
+            self.again.add(slot)
+            if slot not in owed:
+                self.books.owed.discard(slot)
+
     def slept(self, raw: int, by: int) -> None:
         """The device was suspended: what was about to happen happens later by so much."""
         self.soon = {slot: at + by for slot, at in self.soon.items()}
@@ -134,26 +144,31 @@ class Expected:
     def move(self, by: int, *, believed: bool) -> None:
         """The clock was wrong by so much while nobody knew; ``believed``: books were kept by it."""
         books, rules = self.books, self.rules
+        if rules.counts:
+            self.put_off(by)
+            return
         if rules.period is None and self.last >= self.instant:
             return
-        if rules.counts:
-            assert books.put is not None
-            books.put += by
-            books.last = None if books.last is None else books.last + by
-        elif abs(by) <= rules.tolerance:
+        if abs(by) <= rules.tolerance:
             return
-        elif believed and books.last is not None:
+        if believed and books.last is not None:
             books.last += by
         self.last += by
 
-    def stepped(self, now: int, by: int) -> None:
+    def put_off(self, by: int) -> None:
+        """What counts from when the job was put does so by the counter, unless it is done."""
+        books = self.books
+        assert books.put is not None
+        if self.last < self.instant:
+            books.put += by
+            books.last = None if books.last is None else books.last + by
+            self.last += by
+
+    def stepped(self, now: int, by: int, raw: int) -> None:
         """True time was corrected."""
         if self.rules.counts:
-            if self.last < self.instant:
-                assert self.books.put is not None
-                self.books.put += by
-                self.last += by
-                self.books.last = None if self.books.last is None else self.books.last + by
+            self.put_off(by)
+            self.write(raw)
         elif self.last > now + (FAR if self.rules.booked else self.rules.tolerance):
             self.last = now
 
@@ -162,7 +177,8 @@ class Expected:
         self.paused = paused
         if self.rules.period is not None:
             self.last = max(self.last, now)
-            self.books.last = self.last if self.goes and self.rules.booked else None
+            if self.goes:
+                self.books.last = self.last
 
     def edit(self, rules: Rules, now: int, raw: int, *, enabled: bool) -> None:
         """Somebody has changed its settings; if that changes no slot, all goes on."""
@@ -200,7 +216,7 @@ class Expected:
         self.missed += len(come) - len(run) - len(caught)
         self.last = come[-1]
         for slot in run:
-            if now - slot <= self.rules.tolerance:
+            if now - slot <= self.rules.tolerance and not (booked and slot in self.books.owed):
                 self.soon[slot] = raw + LATE + (WRITING + LATE if booked or slot in self.books.owed else 0)
         if booked:
             self.books.last = self.last
@@ -242,14 +258,14 @@ class Expected:
             self.write(raw)
 
     def _submitted(self, slot: int, raw: int, said: str) -> None:
-        promised = slot in self.books.owed or slot in self.soon
+        promised = slot in {*self.books.owed, *self.soon, *self.books.begun}
         assert promised, f"{said}: it is not due yet, or comes again"
         assert self.rules.queues or self.soon.get(slot, raw) >= raw, f"{said}: too late"
         if slot in self.books.owed:
             self.books.begun.add(slot)
             for _, books in self.written:  # the note that it begins is on the disk by now
                 books.begun.add(slot)
-            if not self.rules.repeats:
+            if not self.rules.repeats and slot not in self.again:
                 for books in (self.books, *(books for _, books in self.written)):
                     books.owed.discard(slot)
         self.soon.pop(slot, None)
