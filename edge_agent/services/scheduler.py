@@ -92,7 +92,7 @@ class Scheduler:
                 await self._clock.sleep_until(later(self._clock.monotonic(), first_sync_wait))
                 if not self._is_known:
                     self._has_waited = True
-                    self._resume_all()
+                    self._each(self._resume)
         finally:
             self._group = None
             await self._runner.stop()
@@ -182,21 +182,24 @@ class Scheduler:
         by = self._notice_jump()
         if not self._is_known and self._clock.now().state != "unsynced":
             self._is_known = True
-            self._resume_all()
+            self._each(self._resume)
         elif stepped and self._is_known:
-            for entry in self.entries.values():
-                self._follow_step(entry, by)
+            self._each(partial(self._follow_step, by))
         self._timers.rearm()
 
-    def _follow_step(self, entry: Entry, by: DurationNs) -> None:
+    def _each(self, change: Callable[[Entry], None]) -> None:
+        for entry in self.entries.values():
+            change(entry)
+            self.book.save(entry.name)
+            self._plan(entry)
+
+    def _follow_step(self, by: DurationNs, entry: Entry) -> None:
         """Run no slot twice, unless the clock that said so was absurd; what has no books goes on soon."""
         now = self._now()
         if entry.job.after is not None:
             entry.move(by, books=True)
-            self.book.save(entry.name)
         elif entry.last > now + (FAR if entry.is_booked else entry.misfire.tolerance):
             entry.last = now
-        self._plan(entry)
         self._catch_up_later(entry)
 
     def _notice_jump(self) -> DurationNs:
@@ -205,16 +208,8 @@ class Scheduler:
         by = DurationNs(0 if self._ahead is None else ahead - self._ahead)
         self._ahead = ahead
         if not self._is_known and abs(by) > JUMP:
-            for entry in self.entries.values():
-                entry.move(by, books=self._has_waited)
-                self.book.save(entry.name)
-                self._plan(entry)
+            self._each(partial(Entry.move, by=by, books=self._has_waited))
         return by
-
-    def _resume_all(self) -> None:
-        for entry in self.entries.values():
-            self._resume(entry)
-            self._plan(entry)
 
     def _resume(self, entry: Entry) -> None:
         """Go on where the books end: decide what came while nobody looked, and take up what is owed."""
