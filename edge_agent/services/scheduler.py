@@ -364,11 +364,7 @@ class Scheduler:
         return run.trace
 
     def pause(self, name: str, *, paused: bool) -> None:
-        """Let a job pause, or go on; what comes in the pause is not missed, what comes only once is put off.
-
-        Raises:
-            JobError: there is no such job.
-        """
+        """Let a job pause, or go on; what comes in the pause is not missed, what comes only once is put off."""
         entry = self.find(name)
         entry.memory.paused = paused
         if not entry.is_once:
@@ -393,8 +389,9 @@ class Scheduler:
 
     def awaits_time(self, entry: Entry) -> bool:
         """Return whether a job has a date and does not run because true time is not known."""
-        counts = entry.job.after is not None and entry.memory.last is None  # from an instant that is as little known
-        return not (self._has_time or entry.job.every is not None or counts)
+        if self._has_time or entry.job.every is not None or entry.trigger.after(entry.last) is None:
+            return False
+        return entry.job.after is None or entry.memory.last is not None  # else it counts from what is as little known
 
     def next_due(self, name: str) -> UtcNs | None:
         """Return when a job is due next; ``None`` = it is not."""
