@@ -354,11 +354,7 @@ class Scheduler:
     # -- what may be asked
 
     def start(self, name: str) -> str:
-        """Run a job now, beside its schedule; return the run's trace id.
-
-        Raises:
-            JobError: there is no such job.
-        """
+        """Run a job now, beside its schedule; return the run's trace id."""
         run = Run(name, self._now(), self._new_trace(), "manual")
         self._submit(run, self.find(name).job)
         return run.trace
