@@ -193,8 +193,11 @@ async def test_what_is_changed_at_run_time_outlives_a_kill(tmp_path: Path) -> No
     """A job that was put, one that pauses, one that was deleted: each is durable when it is answered."""
     async with agent(tmp_path, text(jobs={"tired": OFTEN, "unwanted": OFTEN, "same": OFTEN})) as process:
         await runs(process, "unwanted", 1)
-        put, paused, deleted = {"job": "fresh", "config": OFTEN}, {"job": "tired"}, {"job": "unwanted"}
-        await asyncio.to_thread(ask, tmp_path, ("job-put", put), ("job-pause", paused), ("job-delete", deleted))
+        put: dict[str, object] = {"job": "fresh", "config": OFTEN}
+        paused: dict[str, object] = {"job": "tired"}
+        deleted: dict[str, object] = {"job": "unwanted"}
+        changes = ("job-put", put), ("job-pause", paused), ("job-delete", deleted)
+        await asyncio.to_thread(lambda: ask(tmp_path, *changes))
         await killed(process)
         await process.logged("started", 2)
         before = {name: len(slots(process, name)) for name in ("tired", "unwanted")}
@@ -219,7 +222,7 @@ async def test_what_has_a_date_waits_until_time_is_known(tmp_path: Path) -> None
             assert slots(process, "dated") == []
             server.behaviour = sound
             await asyncio.to_thread(ask, tmp_path, ("clock-sync", {}))
-            await process.logged("clock_event", what="sync_gained")
+            await process.logged("clock_event", what="sync_gained", within_s=30)
             known = len(slots(process, "often"))
             await runs(process, "dated", 4)
             await runs(process, "often", 3)

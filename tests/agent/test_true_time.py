@@ -117,7 +117,7 @@ async def test_a_wrong_rate_is_learned_to_one_part_in_a_million_within_a_minute(
 async def test_a_wall_clock_that_is_set_by_an_hour_shifts_no_heartbeat_and_no_job(
     tmp_path: Path, every_s: float, beats: int
 ) -> None:
-    """Forward and back, four times: each step is logged and told; each beat has its one heartbeat, each slot its run."""
+    """Forward and back, four times: each step is logged and told; each beat comes once, and each slot has its run."""
     if os.geteuid() != 0:
         missing("only root may set the clock")
     wall = WallClock(tmp_path / "wall")
