@@ -54,13 +54,13 @@ class Pulse:
 
 
 @pytest.mark.virtual
-async def test_it_beats_at_once_and_then_on_its_grid_for_a_week() -> None:
-    """10,081 heartbeats in 7 days, none late by drift, each id once, sequence without a hole."""
+async def test_it_beats_at_once_and_then_on_its_grid_for_two_days() -> None:
+    """2,881 heartbeats, none late by drift, each id once, sequence without a hole."""
     pulse = Pulse(FakeBroker())
     async with pulse.running():
-        await asyncio.sleep(7 * 86400 + 1)
+        await asyncio.sleep(2 * 86400 + 1)
         beats = pulse.beats()
-    assert len(beats) == 7 * 1440 + 1
+    assert len(beats) == 2 * 1440 + 1
     assert len({beat["id"] for beat in beats}) == len(beats)
     offsets = {(int(beat["time"][17:19]) + int(beat["time"][20:26]) / 1e6) % 60 for beat in beats}
     assert max(offsets) - min(offsets) < 0.01
