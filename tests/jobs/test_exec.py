@@ -96,7 +96,7 @@ async def test_it_runs_in_the_jobs_own_folder_or_where_it_says(tmp_path: Path) -
     code = "import os, sys; print(os.getcwd(), sys.stdin.read() == '')"
     await execute(tmp_path, code, published)
     await execute(tmp_path, code, published, cwd="/")
-    assert [record["text"] for record in published.records] == [f"{tmp_path}/own True\n", "/ True\n"]
+    assert [record["text"] for record in published.records] == [f"{tmp_path}/own/j True\n", "/ True\n"]
 
 
 async def test_no_shell_reads_its_arguments(tmp_path: Path) -> None:
