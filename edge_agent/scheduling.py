@@ -73,7 +73,7 @@ class Scheduling:
 
     async def run(self, first_sync_wait: DurationNs, *, trusts_os: bool) -> None:
         """Fire until cancelled; with ``trusts_os`` the operating system's clock is what there is to go by."""
-        await self._scheduler.run(first_sync_wait=DurationNs(0) if trusts_os else first_sync_wait)
+        await self._scheduler.run(first_sync_wait=None if trusts_os else first_sync_wait)
 
     def time_changed(self, stepped: bool) -> None:  # noqa: FBT001
         """Take note that true time is another than one would have expected."""

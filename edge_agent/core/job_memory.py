@@ -28,7 +28,7 @@ class JobMemory:
     Attributes:
         last: the newest slot that was decided; ``None`` = none was.
         owed: slots whose run is still to come, the oldest first.
-        begun: the slot whose run has begun and not ended.
+        begun: slots whose run has begun and not ended.
         put_at: when the job was first seen: ``after`` counts from there.
         paused: whether somebody has paused it.
         deleted: whether somebody has deleted it: what the files say of it does not count.
@@ -38,7 +38,7 @@ class JobMemory:
 
     last: UtcNs | None = None
     owed: list[UtcNs] = field(default_factory=list)
-    begun: UtcNs | None = None
+    begun: list[UtcNs] = field(default_factory=list)
     put_at: UtcNs | None = None
     paused: bool = False
     deleted: bool = False
@@ -50,23 +50,30 @@ class JobMemory:
         changed = {key: value for key, value in asdict(self).items() if value not in (None, False, [])}
         return orjson.dumps({"version": VERSION, **changed}) if changed else None
 
-    def decide(self, last: UtcNs, owed: tuple[UtcNs, ...]) -> None:
-        """Take note of slots that were decided."""
+    def decide(self, last: UtcNs, owed: tuple[UtcNs, ...]) -> int:
+        """Take note of slots that were decided; return how many of the oldest had to make room for those owed now."""
         self.last = last
-        self.owed = [*self.owed, *owed][-MAX_OWED:]
+        all_owed = [*self.owed, *owed]
+        self.owed = all_owed[-MAX_OWED:]
+        return len(all_owed) - len(self.owed)
 
     def begin(self, slot: UtcNs, *, at_least_once: bool) -> None:
         """Take note that a run begins; on the disk before it does."""
-        self.begun = slot
+        self.begun.append(slot)
         if not at_least_once and slot in self.owed:
             self.owed.remove(slot)
 
-    def end(self, slot: UtcNs) -> None:
-        """Take note that a run has ended."""
-        if self.begun == slot:
-            self.begun = None
-        if slot in self.owed:
+    def end(self, slot: UtcNs, *, again: bool = False) -> None:
+        """Take note that a run has ended; with ``again`` before its time, so that it may be owed all the same."""
+        if slot in self.begun:
+            self.begun.remove(slot)
+        if slot in self.owed and not again:
             self.owed.remove(slot)
+
+    def forget(self) -> None:
+        """Forget what belongs to a schedule that is no more."""
+        self.last = self.put_at = None
+        self.owed, self.begun = [], []
 
 
 def load(text: bytes) -> JobMemory:

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from edge_agent.core.config_jobs import Job
 from edge_agent.core.job_memory import JobMemory, load
+from edge_agent.core.scheduled import Origin
 from edge_agent.errors import EdgeAgentError
 from edge_agent.job_ports import Notebook
 
 log = logging.getLogger(__name__)
 
-Origin: TypeAlias = Literal["file", "runtime"]
 ReadJob: TypeAlias = Callable[[str, Mapping[str, Any]], Job]
 """Makes a job of its name and a document; raises ``EdgeAgentError`` if that is not valid."""
 
@@ -53,6 +53,11 @@ class JobBook:
         text = self.memory(name).dump()
         if text != self._outbox.notes.get(_PREFIX + name):
             self._outbox.note(_PREFIX + name, text)
+
+    def forget(self, name: str) -> None:
+        """Forget the slots of a job that is no more; what somebody has said of it lasts."""
+        self.memory(name).forget()
+        self.save(name)
 
     async def written(self) -> None:
         """Return once all is durable that was saved; at once while the disk fails."""

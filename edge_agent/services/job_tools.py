@@ -9,12 +9,13 @@ from typing import Any, Final
 from edge_agent.core.config_jobs import Job
 from edge_agent.core.config_types import NAME_PATTERN
 from edge_agent.core.runs import Outcome, Run
+from edge_agent.core.scheduled import Entry
 from edge_agent.core.timebase import DurationNs, rfc3339
 from edge_agent.core.units import format_duration
 from edge_agent.errors import JobError
 from edge_agent.services.control import Method
 from edge_agent.services.runner import Runner
-from edge_agent.services.scheduler import Entry, Scheduler
+from edge_agent.services.scheduler import Scheduler
 
 MAX_PUT: Final = 100
 """Jobs that were put at run time; what is remembered of each has its place in the store."""

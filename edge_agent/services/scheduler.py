@@ -1,7 +1,8 @@
 """Fires jobs when true time says so, and keeps the books: what was missed, and what is owed.
 
 A job's slots are instants of true time. While that is not known, jobs with an interval run by what the clock says all
-the same; what has a date, and the books, wait for a while: an instant that was only believed in may come once more.
+the same; what has a date, and the books, wait for a while. When the clock turns out to have been wrong, nothing was
+missed by that, and an instant that was only believed in may come once more.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import tzinfo
 from functools import partial
 from typing import Final, NamedTuple
@@ -20,24 +20,22 @@ import orjson
 from edge_agent.core.breaker import Breaker
 from edge_agent.core.config_jobs import Job
 from edge_agent.core.events import JobsData
-from edge_agent.core.job_memory import JobMemory, is_remembered
+from edge_agent.core.job_memory import is_remembered
 from edge_agent.core.records import Priority
 from edge_agent.core.runs import FAILURES, Cause, Outcome, Run
+from edge_agent.core.scheduled import Entry, Origin
 from edge_agent.core.slots import Misfire, decide
 from edge_agent.core.submission import Submission
-from edge_agent.core.timebase import DurationNs, RawNs, UtcNs, later, rfc3339, seconds
-from edge_agent.core.triggers import At, Trigger, own_part, trigger
+from edge_agent.core.timebase import DurationNs, UtcNs, later, rfc3339, seconds
+from edge_agent.core.triggers import own_part, trigger
 from edge_agent.errors import JobError, OutboxError
 from edge_agent.job_ports import Notebook
 from edge_agent.ports import Clock
-from edge_agent.services.job_book import JobBook, Origin, ReadJob
+from edge_agent.services.job_book import JobBook, ReadJob
 from edge_agent.services.runner import Runner
 from edge_agent.services.timers import Timers
 
 log = logging.getLogger(__name__)
-
-ON_TIME: Final = seconds(60)
-"""A slot that is late by less was not missed; a job more frequent than that runs only its newest."""
 
 CATCH_UP_WITHIN: Final = seconds(30)
 """What was missed is caught up with at a device's own instant within such a time: a whole fleet may be back at once."""
@@ -46,6 +44,9 @@ MAX_CAUGHT_UP: Final = 100
 FAR: Final = seconds(86_400)
 """Slots that were decided so far ahead of the present were decided by a clock that was wrong."""
 
+JUMP: Final = seconds(0.1)
+"""A clock that nobody vouches for is followed, but by so much at once it has jumped."""
+
 
 class Place(NamedTuple):
     """What the slots of a job depend on beside itself: the device's id, its default time zone, its own time zone."""
@@ -53,40 +54,6 @@ class Place(NamedTuple):
     device: str
     timezone: str
     local: tzinfo
-
-
-@dataclass(slots=True, eq=False)
-class Entry:
-    """A job that is scheduled.
-
-    Attributes:
-        name: the job's.
-        job: its configuration.
-        origin: who says so.
-        memory: what is remembered of it.
-        trigger: its slots.
-        is_booked: whether they are written down.
-        last: the newest slot that is decided, in the time that the clock shows now.
-        seen: when it was put, by the counter.
-        missed: how many slots were passed over since the start.
-        is_failing: whether its last run failed.
-    """
-
-    name: str
-    job: Job
-    origin: Origin
-    memory: JobMemory
-    trigger: Trigger
-    is_booked: bool
-    last: UtcNs
-    seen: RawNs
-    missed: int = 0
-    is_failing: bool = False
-
-    @property
-    def is_once(self) -> bool:
-        """Whether it has but one slot."""
-        return isinstance(self.trigger, At)
 
 
 class Scheduler:
@@ -117,26 +84,27 @@ class Scheduler:
         self._place: Place | None = None
         self._group: asyncio.TaskGroup | None = None
         self._is_known = self._has_waited = False
+        self._ahead = 0  # of the counter, while time is not known
         self.book = JobBook(outbox)
         self.entries: dict[str, Entry] = {}
 
-    async def run(self, *, first_sync_wait: DurationNs) -> None:
+    async def run(self, *, first_sync_wait: DurationNs | None) -> None:
         """Fire until cancelled, then give what runs its grace.
 
         Args:
-            first_sync_wait: how long jobs with a date wait until time is known; then what the clock says is believed.
+            first_sync_wait: how long jobs with a date wait for time to be known; then what the clock says is believed.
+                ``None`` = nobody will know better: it is true time.
         """
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
                 group.create_task(self._timers.run(), name="timers")
                 self.time_changed()
-                await self._clock.sleep_until(later(self._clock.monotonic(), first_sync_wait))
-                self._has_waited = True
+                if first_sync_wait is not None:
+                    await self._clock.sleep_until(later(self._clock.monotonic(), first_sync_wait))
                 if not self._is_known:
-                    for entry in self.entries.values():
-                        self._resume(entry)
-                    self._plan_all()
+                    self._is_known, self._has_waited = first_sync_wait is None, True
+                    self._resume_all()
         finally:
             self._group = None
             await self._runner.stop()
@@ -152,6 +120,8 @@ class Scheduler:
             read: makes a job of what was put at run time.
         """
         anew = place != self._place
+        if self._place is None:
+            self._ahead = self._now() - self._clock.raw()
         self._place = place
         self.book.configure(jobs, read)
         for name in {*self.book.names(), *self.entries}:
@@ -165,19 +135,22 @@ class Scheduler:
                 del self.entries[name]
                 self._timers.cancel(name)
                 self._runner.cancel(name, "the job was deleted")
+                self.book.forget(name)
             return
         job, origin = found
         if old is not None and old.job == job and not anew:
             old.origin = origin
             self._plan(old)
             return
-        if old is not None:
-            old.memory.last = None  # of another schedule
-            if old.job.after != job.after:
-                old.memory.put_at = None
+        self._notice_jump()
+        if old is not None and old.job.after != job.after:
+            old.memory.put_at = None
         entry = self.entries[name] = self._entry(name, job, origin)
-        if job.breaker is not None and entry.memory.breaker is not None:
-            self._runner.breakers[name] = Breaker.read(entry.memory.breaker)
+        if old is None:
+            self._recall(entry)
+        else:
+            entry.succeed(old)
+        self.book.save(name)
         if self._has_time:
             self._resume(entry)
         self._plan(entry)
@@ -185,14 +158,22 @@ class Scheduler:
     def _entry(self, name: str, job: Job, origin: Origin) -> Entry:
         assert self._place is not None, "it was configured"
         memory, now = self.book.memory(name), self._now()
-        is_new = job.after is not None and memory.put_at is None
-        if is_new:
+        if job.after is not None and memory.put_at is None:
             memory.put_at = now
         slots = trigger(job, **self._place._asdict(), name=name, put_at=memory.put_at or now)
         first = slots.after(now)
         second = None if first is None else slots.after(first)
         booked = is_remembered(job, None if first is None or second is None else DurationNs(second - first))
-        return Entry(name, job, origin, memory, slots, booked, UtcNs(now - is_new), self._clock.raw())
+        last = now if job.after is None or memory.put_at is None else UtcNs(memory.put_at - 1)
+        return Entry(name, job, origin, memory, slots, booked, last, self._clock.raw())
+
+    def _recall(self, entry: Entry) -> None:
+        """Take up what the agent has left behind: an open breaker, runs that a crash has cut off."""
+        job, memory = entry.job, entry.memory
+        if job.breaker is not None and memory.breaker is not None:
+            self._runner.breakers[entry.name] = Breaker.read(memory.breaker)
+        for slot in [*memory.begun]:
+            self._runner.give_up(Run(entry.name, slot, self._new_trace()), job, "interrupted", "the agent was killed")
 
     # -- time
 
@@ -202,97 +183,103 @@ class Scheduler:
 
     def time_changed(self, *, stepped: bool = False) -> None:
         """Look at the clock again: it has learned something, or was stepped, or the device has resumed."""
+        self._notice_jump()
         if not self._is_known and self._clock.now().state != "unsynced":
             self._is_known = True
+            self._resume_all()
+        elif stepped and self._is_known:
             for entry in self.entries.values():
-                self._begin_in_known_time(entry)
-            self._plan_all()
-        elif stepped:
-            for entry in self.entries.values():
-                # no slot twice, unless the clock that said so was absurd; what has no books goes on at once
-                if entry.last > self._now() + (FAR if entry.is_booked else 0):
+                # no slot twice, unless the clock that said so was absurd; what has no books goes on soon
+                if entry.last > self._now() + (FAR if entry.is_booked else entry.tolerance):
                     entry.last = self._now()
-            self._plan_all()
+                self._plan(entry)
+                self._catch_up_later(entry)
         self._timers.rearm()
 
-    def _begin_in_known_time(self, entry: Entry) -> None:
-        """Let nothing count as missed between the time that was believed in and the one that is known."""
-        now, memory = self._now(), entry.memory
-        if entry.job.after is not None and memory.last is None:
-            memory.put_at = UtcNs(now - (self._clock.raw() - entry.seen))
-            entry.trigger = self._entry(entry.name, entry.job, entry.origin).trigger
-            entry.last = UtcNs(memory.put_at - 1)
-        elif not entry.is_once:
-            entry.last = now
-            if self._has_waited:  # the books were kept in a time that was only believed in
-                memory.last = None
-        self._resume(entry)
-
-    def _resume(self, entry: Entry) -> None:
-        """Go on where the books end, and take up what a crash or a stop has left owed."""
-        memory, now = entry.memory, self._now()
-        if not entry.is_booked:
+    def _notice_jump(self) -> None:
+        """While time is not known, take a jump of the clock for the end of an error."""
+        if self._is_known:
             return
-        if memory.last is None:
-            memory.last = entry.last
-        elif memory.last < now + FAR:
-            entry.last = memory.last
-        if memory.begun is not None and self._runner.state(entry.name) == "idle":
-            if entry.job.guarantee == "at_most_once":
-                run = Run(entry.name, memory.begun, self._new_trace())
-                self._runner.give_up(run, entry.job, "interrupted", "the agent ended during the run")
-            memory.begun = None
-        for slot in [slot for slot in memory.owed if now - slot > entry.job.misfire_window]:
-            memory.end(slot)
-            self._pass_over(entry, 1)
-        self.book.save(entry.name)
-        if memory.owed:
-            self._catch_up_later(entry)
+        ahead = self._now() - self._clock.raw()
+        by = DurationNs(ahead - self._ahead)
+        if abs(by) > JUMP:
+            self._ahead = ahead
+            for entry in self.entries.values():
+                entry.move(by, books=self._has_waited)
+                self._plan(entry)
 
-    def _plan_all(self) -> None:
+    def _resume_all(self) -> None:
         for entry in self.entries.values():
+            self._resume(entry)
             self._plan(entry)
 
+    def _resume(self, entry: Entry) -> None:
+        """Go on where the books end: decide what came while nobody looked, and take up what is owed."""
+        memory, now, last = entry.memory, self._now(), entry.last
+        if entry.is_booked and memory.last is not None and memory.last <= now + FAR:
+            entry.last = memory.last
+            self._due(entry, until=UtcNs(now - (self._clock.raw() - entry.seen)))
+            if not entry.is_once:
+                entry.last = max(entry.last, last)
+        if self._is_known or entry.job.after is None:
+            keeps = entry.is_once or (entry.is_booked and entry.job.enabled)
+            memory.last = entry.last if keeps else None
+        late = [slot for slot in memory.owed if now - slot > entry.job.misfire_window and slot not in memory.begun]
+        for slot in late:
+            memory.end(slot)
+        if late:
+            self._pass_over(entry, len(late))
+        self.book.save(entry.name)
+        self._catch_up_later(entry)
+
     def _plan(self, entry: Entry) -> None:
-        job = entry.job
-        may_run = self._has_time or job.every is not None or job.after is not None
-        due = entry.trigger.after(entry.last) if job.enabled and not entry.memory.paused and may_run else None
+        job, memory = entry.job, entry.memory
+        goes_by_belief = job.every is not None or (job.after is not None and memory.last is None)
+        may_run = job.enabled and not memory.paused and (self._has_time or goes_by_belief)
+        due = entry.trigger.after(entry.last) if may_run else None
         if due is None:
             self._timers.cancel(entry.name)
         else:
             self._timers.put(entry.name, due, partial(self._due, entry))
 
-    def _due(self, entry: Entry) -> None:
-        """Decide about the slots that have come."""
-        job, now = entry.job, self._now()
-        on_time = ON_TIME if job.every is None else min(ON_TIME, job.every - 1)
+    def _due(self, entry: Entry, *, until: UtcNs | None = None) -> None:
+        """Decide about the slots that have come, by now or by then."""
+        job, memory = entry.job, entry.memory
+        if memory.paused or not job.enabled:
+            return
+        self._notice_jump()
+        now = self._now()
         is_booked = entry.is_booked and (self._has_time or entry.is_once)
         rule = job.misfire if is_booked else "skip"  # what is owed must be written down
-        misfire = Misfire(rule, job.misfire_window, DurationNs(on_time), MAX_CAUGHT_UP)
-        decision = decide(entry.trigger, misfire, last=entry.last, now=now)
-        entry.last = decision.last
+        misfire = Misfire(rule, job.misfire_window, entry.tolerance, MAX_CAUGHT_UP)
+        decision = decide(entry.trigger, misfire, last=entry.last, now=now if until is None else until)
+        entry.last, missed, run = decision.last, decision.missed, decision.run
         if is_booked:
-            entry.memory.decide(decision.last, decision.run)
+            run = tuple(slot for slot in run if slot not in memory.owed)  # what was believed in comes again
+            missed += memory.decide(decision.last, run)
             self.book.save(entry.name)
         if decision.next is not None:
             self._timers.put(entry.name, decision.next, partial(self._due, entry))
-        if decision.missed:
-            self._pass_over(entry, decision.missed)
-        for slot in decision.run:
-            if now - slot <= on_time:
+        if missed:
+            self._pass_over(entry, missed)
+        for slot in run:
+            if now - slot <= entry.tolerance:
                 self._begin(entry, slot, "schedule")
             else:
                 self._catch_up_later(entry)
 
     def _catch_up_later(self, entry: Entry) -> None:
         assert self._place is not None, "it was configured"
+        if not entry.memory.owed:
+            return
         wait = own_part(self._place.device, f"{entry.name}@", CATCH_UP_WITHIN)
         self._timers.put(f"{entry.name}@", UtcNs(self._now() + wait), partial(self._catch_up, entry))
 
     def _catch_up(self, entry: Entry) -> None:
         """Begin the oldest run that is owed; those after it follow when it has ended."""
-        if entry.memory.owed and entry.memory.begun is None and self._runner.state(entry.name) == "idle":
-            self._begin(entry, entry.memory.owed[0], "catch_up")
+        memory, rests = entry.memory, entry.memory.paused or not entry.job.enabled
+        if memory.owed and not (rests or memory.begun) and self._runner.state(entry.name) == "idle":
+            self._begin(entry, memory.owed[0], "catch_up")
 
     def _begin(self, entry: Entry, slot: UtcNs, cause: Cause) -> None:
         if self.entries.get(entry.name) is not entry:  # deleted or replaced meanwhile
@@ -302,13 +289,15 @@ class Scheduler:
             entry.memory.begin(slot, at_least_once=entry.job.guarantee == "at_least_once")
             self.book.save(entry.name)
             assert self._group is not None, "timers fire while it runs"
-            self._group.create_task(self._submit_once_written(run, entry.job), name=f"begin-{entry.name}")
+            self._group.create_task(self._submit_once_written(run), name=f"begin-{entry.name}")
         else:
             self._submit(run, entry.job)
 
-    async def _submit_once_written(self, run: Run, job: Job) -> None:
+    async def _submit_once_written(self, run: Run) -> None:
         await self.book.written()
-        self._submit(run, job)
+        entry = self.entries.get(run.job)
+        if entry is not None and run.slot in entry.memory.begun:  # or the job was deleted meanwhile
+            self._submit(run, entry.job)
 
     def _submit(self, run: Run, job: Job) -> None:
         fallback = None if job.fallback is None else self.entries.get(job.fallback)
@@ -322,10 +311,7 @@ class Scheduler:
         if entry is None:
             return
         memory = entry.memory
-        if outcome.status == "interrupted" and entry.job.guarantee == "at_least_once":
-            memory.begun = None  # it is still owed
-        else:
-            memory.end(run.slot)
+        memory.end(run.slot, again=outcome.status == "interrupted")
         self._keep_breaker(entry)
         self.book.save(entry.name)
         if memory.owed and self._group is not None and self._timers.due(f"{entry.name}@") is None:
@@ -379,15 +365,20 @@ class Scheduler:
         return run.trace
 
     def pause(self, name: str, *, paused: bool) -> None:
-        """Let a job pause, or go on; what comes in the pause is not missed.
+        """Let a job pause, or go on; what comes in the pause is not missed, but what comes only once is put off.
 
         Raises:
             JobError: there is no such job.
         """
         entry = self.find(name)
         entry.memory.paused = paused
-        entry.last = max(entry.last, self._now())
+        if not entry.is_once:
+            entry.last = max(entry.last, self._now())
+            if self._has_time:
+                entry.memory.last = entry.last
         self.book.save(name)
+        if self._has_time:
+            self._resume(entry)
         self._plan(entry)
 
     def find(self, name: str) -> Entry:

@@ -25,9 +25,27 @@ def test_a_run_that_a_crash_cuts_off_is_owed_or_not_as_promised(at_least_once: b
     assert crashed(memory).owed == [NINE, TEN]
     memory.begin(NINE, at_least_once=at_least_once)
     after = crashed(memory)
-    assert (after.begun, after.owed, after.last) == (NINE, left, TEN)
+    assert (after.begun, after.owed, after.last) == ([NINE], left, TEN)
     memory.end(NINE)
-    assert (crashed(memory).begun, crashed(memory).owed) == (None, [TEN])
+    assert (crashed(memory).begun, crashed(memory).owed) == ([], [TEN])
+
+
+@pytest.mark.parametrize("at_least_once", [False, True])
+def test_a_run_that_a_stop_cuts_off_is_owed_or_not_as_promised(at_least_once: bool) -> None:  # noqa: FBT001
+    """Beside another run of the same job, which waits for its end."""
+    memory = JobMemory()
+    memory.decide(TEN, (NINE, TEN))
+    memory.begin(NINE, at_least_once=at_least_once)
+    memory.begin(TEN, at_least_once=at_least_once)
+    memory.end(NINE, again=True)
+    assert (memory.begun, memory.owed) == ([TEN], [NINE, TEN] if at_least_once else [])
+
+
+def test_of_a_schedule_that_is_no_more_nothing_is_owed() -> None:
+    """What somebody has said of the job lasts."""
+    memory = JobMemory(last=NINE, owed=[TEN], begun=[NINE], put_at=NINE, paused=True)
+    memory.forget()
+    assert memory == JobMemory(paused=True)
 
 
 def test_what_somebody_has_changed_is_remembered() -> None:
@@ -38,9 +56,9 @@ def test_what_somebody_has_changed_is_remembered() -> None:
 
 
 def test_what_is_owed_has_a_bound() -> None:
-    """The newest are kept."""
+    """The newest are kept, the others are counted."""
     memory = JobMemory()
-    memory.decide(UtcNs(1000), tuple(map(UtcNs, range(1000))))
+    assert memory.decide(UtcNs(1000), tuple(map(UtcNs, range(1000)))) == 1000 - MAX_OWED
     assert len(memory.owed) == MAX_OWED
     assert memory.owed[-1] == 999
 

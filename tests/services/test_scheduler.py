@@ -62,6 +62,58 @@ async def test_until_time_is_known_what_has_a_date_waits_and_what_has_an_interva
     assert not device.said
 
 
+async def test_a_first_synchronisation_that_proves_the_clock_right_doubles_nothing() -> None:
+    """Neither what ran before it was known; what was missed while the agent was stopped is known only now."""
+    device = Device(often={**MINUTELY, "misfire": "run_all"}, rarely={"every": "1h", "splay": "0s"})
+    async with device.up():
+        await asyncio.sleep(3590)
+    device.clock.state = "unsynced"
+    await asyncio.sleep(120)
+    async with device.up():
+        await asyncio.sleep(100)
+        assert device.runs["often"][59:] == [3720.0, 3780.0]
+        device.clock.state = "synced"
+        device.clock.step(1)
+        device.scheduler.time_changed()
+        await asyncio.sleep(CATCH_UP_S + 2)
+    assert sorted(device.runs["often"]) == [60.0 * n for n in range(1, 65)]
+    assert device.runs["rarely"] == []
+    assert [one["count"] for one in device.said] == [1]
+
+
+@pytest.mark.parametrize("wait_s", [60.0, 86_400.0])
+async def test_a_clock_that_learns_what_year_it_is_makes_nothing_missed(wait_s: float) -> None:
+    """Nobody tells the scheduler of a jump before time is known; what counts from when it was put is not early."""
+    device = Device(often=MINUTELY, rarely={**HOURLY, "misfire": "run_all"}, later={"after": "10m"})
+    device.clock.state, device.wait_s = "unsynced", wait_s
+    async with device.up():
+        await asyncio.sleep(301)
+        device.clock.step(400 * 86_400)
+        await asyncio.sleep(240)
+        device.clock.state = "synced"
+        device.scheduler.time_changed()
+        assert device.runs["later"] == []
+        await asyncio.sleep(3600)
+    assert 68 <= len(device.runs["often"]) <= 70
+    assert device.runs["rarely"] == [400 * 86_400 + 3600.0]
+    assert device.runs["later"] == [400 * 86_400 + 600.0]
+    assert not device.said
+
+
+async def test_one_that_was_far_ahead_keeps_no_job_from_its_day() -> None:
+    """Also when it was believed in after a while."""
+    device = Device(fixed={"at": "2027-01-15T02:00:00Z"})
+    device.clock.state, device.wait_s = "unsynced", 60.0
+    device.clock.step(3650 * 86_400)
+    async with device.up():
+        await asyncio.sleep(600)
+        device.clock.step(-3650 * 86_400)
+        device.clock.state = "synced"
+        device.scheduler.time_changed()
+        await asyncio.sleep(7200)
+    assert device.runs["fixed"] == [7200.0]
+
+
 async def test_when_time_is_not_to_be_had_what_has_a_date_runs_all_the_same() -> None:
     """After ``first_sync_wait``, by what the clock says."""
     device = Device(rarely=HOURLY)
@@ -92,7 +144,7 @@ async def test_what_was_missed_while_the_agent_was_stopped_follows_misfire(misfi
 
 @pytest.mark.parametrize(("guarantee", "again"), [("at_most_once", 0), ("at_least_once", 1)])
 async def test_a_run_that_a_crash_cuts_off_comes_again_only_if_that_was_promised(guarantee: str, again: int) -> None:
-    """Otherwise it is told that it was interrupted."""
+    """In either case it is told that it was interrupted."""
     device = Device(rarely={**HOURLY, "guarantee": guarantee, "timeout": "1m"})
     device.takes_s = 20
     async with device.up(crash=True):
@@ -100,7 +152,7 @@ async def test_a_run_that_a_crash_cuts_off_comes_again_only_if_that_was_promised
     async with device.up():
         await asyncio.sleep(CATCH_UP_S + 30)
     assert device.runs["rarely"] == [3600.0] * (1 + again)
-    assert device.statuses() == ({"succeeded": 1} if again else {"interrupted": 1})
+    assert device.statuses() == {"interrupted": 1} | ({"succeeded": 1} if again else {})
     async with device.up():
         await asyncio.sleep(60)
     assert len(device.runs["rarely"]) == 1 + again
@@ -152,6 +204,77 @@ async def test_an_edit_leaves_the_others_alone() -> None:
     assert device.runs["gone"] == [60.0]
     assert device.runs["changed"] == [60.0, 80.0, 100.0, 120.0]
     assert device.statuses()["cancelled"] == 1
+
+
+async def test_an_edit_that_changes_no_slot_leaves_them_decided_as_they_are() -> None:
+    """What runs only once does not run again because its priority is another."""
+    device = Device(later={"after": "90s"}, rarely={**HOURLY, "misfire": "run_once"})
+    async with device.up():
+        await asyncio.sleep(3610)
+        for name in device.jobs:
+            device.jobs[name] = device.jobs[name].model_copy(update={"priority": "bulk"})
+        device.configure(device.jobs)
+        await asyncio.sleep(300)
+    assert (device.runs["later"], device.runs["rarely"]) == ([90.0], [3600.0])
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_what_comes_in_a_pause_is_not_missed_and_what_is_owed_waits(restarts: bool) -> None:  # noqa: FBT001
+    """Whether the agent restarts in it or not; what comes only once is put off."""
+    device = Device(
+        rarely={**HOURLY, "misfire": "run_all"}, fixed={"at": "2027-01-15T02:30:00Z", "misfire": "run_once"}
+    )
+    async with device.up():
+        await asyncio.sleep(60)
+    await asyncio.sleep(3600)
+    async with device.up() as scheduler:
+        for name in device.jobs:
+            scheduler.pause(name, paused=True)
+        await asyncio.sleep(3600 * (1 if restarts else 3))
+        assert device.runs == {"rarely": [], "fixed": []}
+        if not restarts:
+            await going_on(device)
+    if restarts:
+        await asyncio.sleep(3600)
+        async with device.up():
+            await asyncio.sleep(3600)
+            await going_on(device)
+    assert device.runs == {"rarely": [3600.0], "fixed": [9000.0]}
+    assert not device.said
+
+
+async def going_on(device: Device) -> None:
+    """Let all jobs go on."""
+    for name in device.jobs:
+        device.scheduler.pause(name, paused=False)
+    await asyncio.sleep(CATCH_UP_S + 1)
+
+
+async def test_a_suspend_costs_one_run_that_is_caught_up_with() -> None:
+    """Per job, however many slots it has slept through; a job that skips goes on."""
+    device = Device(
+        often={**MINUTELY, "misfire": "run_once"}, rarely={**HOURLY, "misfire": "run_once"}, skips={"cron": "5 * * * *"}
+    )
+    async with device.up():
+        await asyncio.sleep(30)
+        device.clock.sleep(10 * 3600 + 1800)
+        device.scheduler.time_changed()
+        await asyncio.sleep(CATCH_UP_S + 1)
+        assert device.runs == {"often": [10 * 3600 + 1800.0, 10 * 3600 + 1860.0], "rarely": [36_000.0], "skips": []}
+        missed = {one["job"]: one["count"] for one in device.notebook.said}
+        assert missed == {"often": 629, "rarely": 9, "skips": 11}
+
+
+async def test_a_step_back_does_not_put_off_what_is_owed() -> None:
+    """It is caught up with within half a minute all the same."""
+    device = Device(rarely={**HOURLY, "misfire": "run_once"})
+    async with device.up():
+        device.clock.sleep(5400)
+        device.scheduler.time_changed()
+        device.clock.step(-1800)
+        device.scheduler.time_changed(stepped=True)
+        await asyncio.sleep(CATCH_UP_S + 1)
+        assert device.runs["rarely"] == [3600.0]
 
 
 async def test_what_is_changed_at_run_time_outlives_a_restart() -> None:

@@ -32,26 +32,31 @@ MIDNIGHT: Final = UtcNs(EPOCH - EPOCH % seconds(86_400))
 
 
 class Clock(FakeClock):
-    """True time: the loop's plus an offset, known or not."""
+    """True time: the loop's and what was slept, plus an offset; known or not."""
 
     def __init__(self) -> None:
         super().__init__()
         self.utc_offset = MIDNIGHT
         self.state: TimeState = "synced"
+        self._slept = 0
 
     @override
     def now(self) -> Stamp:
         """Return it."""
-        return Stamp(UtcNs(self.utc_offset + self.monotonic()), self.state)
+        return Stamp(UtcNs(self.utc_offset + self.raw()), self.state)
 
     @override
     def raw(self) -> RawNs:
-        """Return the loop's time."""
-        return RawNs(self.monotonic())
+        """Return the loop's time and what was slept."""
+        return RawNs(self.monotonic() + self._slept)
 
     def step(self, by_s: float) -> None:
         """Jump."""
         self.utc_offset = UtcNs(self.utc_offset + seconds(by_s))
+
+    def sleep(self, for_s: float) -> None:
+        """Be suspended."""
+        self._slept += seconds(for_s)
 
 
 class Notebook:
@@ -61,6 +66,7 @@ class Notebook:
         self.notes: dict[str, bytes] = {}
         self.disk: dict[str, bytes] = {}
         self.said: list[dict[str, Any]] = []
+        self._noted = self._on_disk = 0
 
     def note(self, name: str, text: bytes | None) -> None:
         """Note down."""
@@ -68,7 +74,12 @@ class Notebook:
             self.notes.pop(name, None)
         else:
             self.notes[name] = text
-        asyncio.get_running_loop().call_later(WRITING_S, setattr, self, "disk", dict(self.notes))
+        self._noted += 1
+        asyncio.get_running_loop().call_later(WRITING_S, self._write, self._noted, dict(self.notes))
+
+    def _write(self, number: int, notes: dict[str, bytes]) -> None:
+        if number > self._on_disk:  # the loop calls what is due at one instant in any order
+            self._on_disk, self.disk = number, notes
 
     async def written(self) -> None:
         """Write."""
@@ -85,7 +96,9 @@ class Device:
     Attributes:
         runs: per job, the slots that were run, in seconds since midnight, in order.
         outcomes: what became of them.
+        journal: all that was seen of runs, in order: when, job, slot, ``begun`` or how it ended.
         takes_s: how long a run takes.
+        fails: whether it fails.
     """
 
     def __init__(self, **jobs: Mapping[str, object]) -> None:
@@ -94,8 +107,10 @@ class Device:
         self.jobs = {name: Job.model_validate({"kind": "test", **settings}) for name, settings in jobs.items()}
         self.runs: dict[str, list[float]] = {name: [] for name in jobs}
         self.outcomes: list[tuple[Run, Outcome]] = []
+        self.journal: list[tuple[UtcNs, str, UtcNs, str]] = []
         self.said: list[dict[str, Any]] = []
         self.takes_s = 0.5
+        self.fails = False
         self.wait_s = 600.0
         self._traces = itertools.count(1)
 
@@ -105,43 +120,63 @@ class Device:
 
     async def _work(self, run: Run, _job: Job) -> None:
         self.runs.setdefault(run.job, []).append((run.slot - MIDNIGHT) / 1e9)
+        self.journal.append((self.clock.now().time, run.job, run.slot, "begun"))
         await asyncio.sleep(self.takes_s)
+        if self.fails:
+            raise JobError("it fails")
 
     def _ended(self, run: Run, outcome: Outcome) -> None:
         self.outcomes.append((run, outcome))
+        self.journal.append((self.clock.now().time, run.job, run.slot, outcome.status))
         self.scheduler.ended(run, outcome)
 
     @contextlib.asynccontextmanager
     async def up(self, *, crash: bool = False) -> AsyncIterator[Scheduler]:
         """Run until the end; with ``crash`` nothing is left of it but what was written."""
+        await self.start()
+        try:
+            yield self.scheduler
+        finally:
+            await self.end(crash=crash)
+
+    async def start(self) -> None:
+        """Start."""
         notebook = Notebook()
         notebook.notes, notebook.disk = dict(self.disk), self.disk
         self.notebook = notebook
         self.runner = Runner(
-            Limits(), work=self._work, clock=self.clock, uniform=lambda: 0.5, ended=self._ended, host="h"
+            Limits(max_concurrent=64),
+            work=self._work,
+            clock=self.clock,
+            uniform=lambda: 0.5,
+            ended=self._ended,
+            host="h",
         )
         timers = Timers(LoopAlarm, lambda: self.clock.now().time)
         new_trace = lambda: f"{next(self._traces):032x}"  # noqa: E731
         self.scheduler = Scheduler(timers, self.runner, notebook, clock=self.clock, new_trace=new_trace)
         self.configure(self.jobs)
-        task = asyncio.get_running_loop().create_task(self.scheduler.run(first_sync_wait=seconds(self.wait_s)))
+        self._task = asyncio.get_running_loop().create_task(
+            self.scheduler.run(first_sync_wait=seconds(self.wait_s)), name="scheduler"
+        )
         await asyncio.sleep(0)
-        try:
-            yield self.scheduler
-        finally:
-            kept = list(self.outcomes)
-            if crash:
-                self.disk = dict(notebook.disk)
-            task.cancel()
-            await asyncio.wait((task,))
-            if crash:
-                self.outcomes = kept
-            else:
-                await notebook.written()
-                self.disk = notebook.disk
-            self.said += notebook.said
-            if not task.cancelled() and (error := task.exception()) is not None:
-                raise error
+
+    async def end(self, *, crash: bool) -> None:
+        """Stop, or crash: then what happens from here on has not happened."""
+        outcomes, journal, said = list(self.outcomes), list(self.journal), list(self.notebook.said)
+        if crash:
+            self.disk = dict(self.notebook.disk)
+        self._task.cancel()
+        await asyncio.wait((self._task,))
+        if crash:
+            self.outcomes, self.journal, self.notebook.said = outcomes, journal, said
+        else:
+            await self.notebook.written()
+            self.disk = self.notebook.disk
+        self.said += self.notebook.said
+        self.notebook.said = []
+        if not self._task.cancelled() and (error := self._task.exception()) is not None:
+            raise error
 
     def configure(self, jobs: Mapping[str, Job]) -> None:
         """Go by these jobs from now on."""
