@@ -7,8 +7,9 @@ import asyncio
 import logging
 import os
 import signal
+import threading
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from edge_agent.adapters import logs
 from edge_agent.adapters.system_clock import SystemClock
@@ -19,6 +20,9 @@ from edge_agent.cli.options import add
 from edge_agent.jobs import kinds
 
 log = logging.getLogger(__name__)
+
+LEAVING_S: Final = 2.0
+"""How long the process may take to end once the agent has stopped: a job may have left what cannot be ended."""
 
 
 def describe(parser: argparse.ArgumentParser) -> None:
@@ -34,15 +38,10 @@ def run(args: argparse.Namespace) -> int:
     logs.configure(loaded.config.log.level, loaded.config.log.format)
     spare_heap()
     agent = Agent(loaded, load=read, clocks=SystemClock(), environ=os.environ)
-    try:
-        asyncio.run(_run(agent))
-    except Exception:
-        log.critical("crashed", exc_info=True)
-        return 1
-    return 0
+    return asyncio.run(_run(agent))
 
 
-async def _run(agent: Agent) -> None:
+async def _run(agent: Agent) -> int:
     loop = asyncio.get_running_loop()
     stop, reload = asyncio.Event(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -57,10 +56,24 @@ async def _run(agent: Agent) -> None:
             bug.set_exception(context["exception"])
 
     loop.set_exception_handler(caught)
-    async with asyncio.TaskGroup() as group:
-        watching = group.create_task(_wait(bug), name="bugs")
-        await agent.run(stop=stop, reload=reload)
-        watching.cancel()
+    code = 0
+    try:
+        async with asyncio.TaskGroup() as group:
+            watching = group.create_task(_wait(bug), name="bugs")
+            await agent.run(stop=stop, reload=reload)
+            watching.cancel()
+    except Exception:
+        log.critical("crashed", exc_info=True)
+        code = 1
+    leaving = threading.Timer(LEAVING_S, _leave, (code,))  # asyncio waits for tasks, and Python for threads, for ever
+    leaving.daemon = True
+    leaving.start()
+    return code
+
+
+def _leave(code: int) -> None:
+    log.warning("left_behind", extra={"reason": "something that the agent could not end"})
+    os._exit(code)
 
 
 async def _wait(bug: asyncio.Future[None]) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 from edge_agent.core.config_jobs import Job
-from edge_agent.core.job_memory import JobMemory
+from edge_agent.core.job_memory import JobMemory, is_remembered
 from edge_agent.core.timebase import DurationNs, RawNs, UtcNs, seconds
 from edge_agent.core.triggers import At, Trigger
 
@@ -26,7 +26,7 @@ class Entry:
         origin: who says so.
         memory: what is remembered of it.
         trigger: its slots.
-        is_booked: whether they are written down.
+        period: the time between them, about; ``None`` = there is but one.
         last: the newest slot that is decided, in the time that the clock shows now.
         seen: since when it is looked after, by the counter.
         missed: how many slots were passed over since the start.
@@ -38,7 +38,7 @@ class Entry:
     origin: Origin
     memory: JobMemory
     trigger: Trigger
-    is_booked: bool
+    period: DurationNs | None
     last: UtcNs
     seen: RawNs
     missed: int = 0
@@ -50,9 +50,14 @@ class Entry:
         return isinstance(self.trigger, At)
 
     @property
+    def is_booked(self) -> bool:
+        """Whether its slots are written down."""
+        return is_remembered(self.job, self.period)
+
+    @property
     def tolerance(self) -> DurationNs:
         """How late a slot may be without having been missed."""
-        return ON_TIME if self.job.every is None else DurationNs(min(ON_TIME, self.job.every - 1))
+        return ON_TIME if self.period is None else DurationNs(min(ON_TIME, self.period - 1))
 
     def succeed(self, old: Entry) -> None:
         """Take the place of the entry of the same job before an edit: if that has changed no slot, all goes on."""

@@ -20,7 +20,6 @@ import orjson
 from edge_agent.core.breaker import Breaker
 from edge_agent.core.config_jobs import Job
 from edge_agent.core.events import JobsData
-from edge_agent.core.job_memory import is_remembered
 from edge_agent.core.records import Priority
 from edge_agent.core.runs import FAILURES, Cause, Outcome, Run
 from edge_agent.core.scheduled import Entry, Origin
@@ -163,9 +162,9 @@ class Scheduler:
         slots = trigger(job, **self._place._asdict(), name=name, put_at=memory.put_at or now)
         first = slots.after(now)
         second = None if first is None else slots.after(first)
-        booked = is_remembered(job, None if first is None or second is None else DurationNs(second - first))
+        period = None if first is None or second is None else DurationNs(second - first)
         last = now if job.after is None or memory.put_at is None else UtcNs(memory.put_at - 1)
-        return Entry(name, job, origin, memory, slots, booked, last, self._clock.raw())
+        return Entry(name, job, origin, memory, slots, period, last, self._clock.raw())
 
     def _recall(self, entry: Entry) -> None:
         """Take up what the agent has left behind: an open breaker, runs that a crash has cut off."""
@@ -206,6 +205,7 @@ class Scheduler:
             self._ahead = ahead
             for entry in self.entries.values():
                 entry.move(by, books=self._has_waited)
+                self.book.save(entry.name)
                 self._plan(entry)
 
     def _resume_all(self) -> None:

@@ -23,6 +23,7 @@ from edge_agent.core.sample import Sample
 from edge_agent.core.saved_clock import SavedClock
 from edge_agent.core.timebase import BUILD_EPOCH, RawNs, UtcNs, later, rfc3339, seconds
 from tests.adapters.test_kernel_clock import SETTERS, set_clock_by_a_microsecond
+from tests.agent.test_jobs import check_grid
 from tests.cli.test_queue import edge_agent
 from tests.support.agents import (
     DEVICE,
@@ -108,22 +109,27 @@ async def test_a_wrong_rate_is_learned_to_one_part_in_a_million_within_a_minute(
 
 
 # ---------------------------------------------------------------- a wall clock that is set
+TICK: Final = '[jobs.tick]\nkind = "system"\nevery = "1s"\nsplay = "0s"\noptions = { what = ["load"] }'
+
+
 @pytest.mark.root
 @pytest.mark.broker
 @pytest.mark.parametrize(
-    ("every_s", "beats"), [(0.2, 8), pytest.param(1.0, 19, marks=[pytest.mark.slow, pytest.mark.timeout_s(200)])]
+    ("every_s", "beats", "job"),
+    [(0.2, 8, ""), pytest.param(1.0, 19, TICK, marks=[pytest.mark.slow, pytest.mark.timeout_s(200)])],
 )
-async def test_a_wall_clock_that_is_set_by_an_hour_shifts_no_heartbeat(
-    tmp_path: Path, every_s: float, beats: int
+async def test_a_wall_clock_that_is_set_by_an_hour_shifts_no_heartbeat_and_no_job(
+    tmp_path: Path, every_s: float, beats: int, job: str
 ) -> None:
-    """Forward and back, four times: each step is logged and told, and each beat of the grid has its one heartbeat."""
+    """Forward and back, four times: each step is told; each beat of the grid has its one heartbeat, a slot its run."""
     if os.geteuid() != 0:
         missing("only root may set the clock")
     wall = WallClock(tmp_path / "wall")
     async with mosquitto(tmp_path) as broker, chronyd(tmp_path) as server, observer(broker.url) as seen:
-        text = config_text(broker.url, every=f"{every_s * 1000:.0f}ms", extra=time_servers(server))
+        text = config_text(broker.url, every=f"{every_s * 1000:.0f}ms", extra=f"{time_servers(server)}\n{job}")
         async with agent(tmp_path, text, **wall.environ) as process:
             await process.logged("clock_event", what="sync_gained", within_s=SYNC_S)
+            before = len(process.events("job_run"))
             begins = []
             for number, off_s in enumerate((0, 3600, 0, -3600, 0)):
                 if number:
@@ -135,6 +141,9 @@ async def test_a_wall_clock_that_is_set_by_an_hour_shifts_no_heartbeat(
             steps = [round(step["by_ms"] / 1000) for step in process.events("clock_event", what="wall_stepped")]
             assert steps == [3600, -3600, -3600, 3600]
             await seen.wait(CLOCK_EVENT, count=5)
+            if job:
+                check_grid(process, "tick", since=before)
+                assert len(process.events("job_run")) - before >= 5 * beats - 1
         beaten = seen.on(HEARTBEAT)[begins[0] :]
         grid = [round((moment(beat) - moment(beaten[0])) / every_s) for beat in beaten]
         assert grid == list(range(len(grid))), "one was missed, or came twice"

@@ -17,7 +17,8 @@ HOUR = seconds(3600)
 def entry(trigger: Trigger, memory: JobMemory | None = None, /, **when: object) -> Entry:
     """Return a job all of whose slots until noon are decided."""
     job = Job.model_validate({"kind": "test", **when})
-    return Entry("one", job, "file", memory or JobMemory(), trigger, is_booked=True, last=NOON, seen=RawNs(7))
+    period = trigger.period if isinstance(trigger, Every) else None
+    return Entry("one", job, "file", memory or JobMemory(), trigger, period, NOON, RawNs(7))
 
 
 def hourly(memory: JobMemory | None = None) -> Entry:
@@ -29,6 +30,7 @@ def test_a_slot_is_late_after_a_minute_or_when_the_next_one_has_come() -> None:
     """A frequent job runs only its newest."""
     often = entry(Every(seconds(5), DurationNs(0)), every="5s")
     assert (hourly().tolerance, often.tolerance) == (ON_TIME, seconds(5) - 1)
+    assert (hourly().is_booked, often.is_booked) == (True, False)
 
 
 @pytest.mark.parametrize(

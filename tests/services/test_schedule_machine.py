@@ -276,6 +276,7 @@ class Histories(RuleBasedStateMachine):
         for job in self.jobs.values():
             if by_s:
                 job.move(seconds(by_s), believed=self.has_waited)
+                job.write(self.raw)
 
     @precondition(lambda self: self.is_up and self.is_known)
     @rule()

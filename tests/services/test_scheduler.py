@@ -265,6 +265,20 @@ async def test_a_suspend_costs_one_run_that_is_caught_up_with() -> None:
         assert missed == {"often": 629, "rarely": 9, "skips": 11}
 
 
+async def test_of_a_frequent_expression_only_the_newest_slot_runs_after_a_suspend() -> None:
+    """As of an interval."""
+    device = Device(often={"cron": "*/10 * * * * *"})
+    device.takes_s = 0
+    async with device.up():
+        await asyncio.sleep(5)
+        device.clock.sleep(40)
+        device.scheduler.time_changed()
+        await asyncio.sleep(9)
+        assert device.runs["often"] == [40.0, 50.0]
+        assert device.statuses() == {"succeeded": 2}
+        assert [one["count"] for one in device.notebook.said] == [3]
+
+
 async def test_a_step_back_does_not_put_off_what_is_owed() -> None:
     """It is caught up with within half a minute all the same."""
     device = Device(rarely={**HOURLY, "misfire": "run_once"})

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.brokers import require
+from tests.support.iotrace import shim
 
 
 def clocks_at_rate(factor: float) -> dict[str, str]:
@@ -56,4 +57,5 @@ def _preloaded(**settings: str) -> dict[str, str]:
     require("faketime", "faketime")
     library = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
     before = os.environ.get("LD_PRELOAD", "")
-    return {"LD_PRELOAD": f"{library} {before}".strip(), "NO_FAKE_STAT": "1", **settings}
+    timers = shim(Path(__file__).with_suffix(".c"))
+    return {"LD_PRELOAD": f"{timers} {library} {before}".strip(), "NO_FAKE_STAT": "1", **settings}

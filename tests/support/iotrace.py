@@ -17,13 +17,12 @@ from tests.support.brokers import require
 
 
 @functools.cache
-def shim() -> Path:
-    """Build the shim, once per run, and return the library; skips the running test where there is no compiler."""
+def shim(source: Path) -> Path:
+    """Build a shim, once per run, and return the library; skips the running test where there is no compiler."""
     compiler = require("gcc", "gcc libc6-dev")
-    directory = Path(tempfile.mkdtemp(prefix="iotrace-"))
+    directory = Path(tempfile.mkdtemp(prefix=f"{source.stem}-"))
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    library = directory / "iotrace.so"
-    source = Path(__file__).with_suffix(".c")
+    library = directory / f"{source.stem}.so"
     subprocess.run(
         [compiler, "-O2", "-Wall", "-U_FORTIFY_SOURCE", "-shared", "-fPIC", "-o", library, source, "-ldl", "-lpthread"],
         check=True,
@@ -64,7 +63,7 @@ class Iotrace:
         """
         given = {"LOG": log, "STATS": stats, "WRITE_FAIL": write_fail, "SYNC_FAIL": sync_fail}
         return {
-            "LD_PRELOAD": str(shim()),
+            "LD_PRELOAD": str(shim(Path(__file__).with_suffix(".c"))),
             "IOTRACE_DIR": str(self.directory.resolve()),
             "IOTRACE_SYNC_US": str(sync_us),
             **{f"IOTRACE_{name}": str(path.absolute()) for name, path in given.items() if path is not None},
