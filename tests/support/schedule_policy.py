@@ -253,6 +253,7 @@ class Expected:
         assert self.rules.queues or self.soon.get(slot, raw) >= raw, f"{said}: too late"
         if slot in self.books.owed:
             self.books.begun.add(slot)
+            assert any(slot in books.owed for at, books in self.written if at <= raw), f"{said}: before it was written"
             for _, books in self.written:  # the note that it begins is on the disk by now
                 books.begun.add(slot)
             if not self.rules.repeats and slot not in self.again:
