@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from edge_agent.core.config_jobs import Job
+from edge_agent.core.timebase import seconds
 from edge_agent.services.scheduler import CATCH_UP_WITHIN
 from tests.support.schedules import Device
 
@@ -112,6 +113,49 @@ async def test_one_that_was_far_ahead_keeps_no_job_from_its_day() -> None:
         device.scheduler.time_changed()
         await asyncio.sleep(7200)
     assert device.runs["fixed"] == [7200.0]
+
+
+async def test_what_a_wrong_clock_made_of_the_books_is_put_right_on_the_disk_too() -> None:
+    """What it had called 00:20 comes once more when it is that, after a restart as well."""
+    device = Device(often={"every": "10m", "splay": "0s", "misfire": "run_once"})
+    device.clock.state = "unsynced"
+    async with device.up():
+        await asyncio.sleep(1201)
+        device.clock.step(-500)
+        device.scheduler.time_changed()
+    device.clock.state = "synced"
+    async with device.up():
+        await asyncio.sleep(600)
+    assert device.runs["often"] == [600.0, 1200.0, 1200.0]
+
+
+async def test_another_schedule_begins_anew_on_the_disk_too() -> None:
+    """Also when time is not known, and the clock was set back."""
+    device = Device(often={"every": "10m", "splay": "0s", "misfire": "run_once"})
+    async with device.up():
+        await asyncio.sleep(1201)
+    device.clock.step(-20)
+    device.clock.state = "unsynced"
+    async with device.up():
+        device.configure({"often": device.jobs["often"].model_copy(update={"every": seconds(300)})})
+    device.jobs["often"] = device.jobs["often"].model_copy(update={"every": seconds(300)})
+    device.clock.state = "synced"
+    async with device.up():
+        await asyncio.sleep(60)
+    assert device.runs["often"] == [600.0, 1200.0, 1200.0]
+
+
+async def test_a_slot_that_is_owed_is_not_owed_twice() -> None:
+    """Though a clock that was believed in has called another instant by its name."""
+    device = Device(rarely={**HOURLY, "guarantee": "at_least_once", "overlap": "queue", "timeout": "1h"})
+    device.clock.state, device.takes_s = "unsynced", 900
+    async with device.up():
+        await asyncio.sleep(3700)
+        device.clock.step(-200)
+        device.clock.state = "synced"
+        device.scheduler.time_changed()
+        await asyncio.sleep(3000)
+    assert device.runs["rarely"] == [3600.0]
 
 
 async def test_when_time_is_not_to_be_had_what_has_a_date_runs_all_the_same() -> None:
