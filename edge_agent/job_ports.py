@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from edge_agent.core.config_jobs import Endpoint, Folder, Program
 from edge_agent.core.config_types import Section
@@ -100,8 +100,7 @@ class Notebook(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(NamedTuple):
     """What a run is given.
 
     Attributes:
@@ -112,7 +111,7 @@ class Context:
         publish: hands in a record.
         max_record: bytes of the largest record.
         clock: the device's clocks.
-        folder: of the job's own, for what has to survive; it may not exist yet.
+        folders: in which each job has a folder of its own.
         grace_ns: how long it may take to end when it is cancelled.
     """
 
@@ -123,8 +122,13 @@ class Context:
     publish: Publish
     max_record: int
     clock: Clock
-    folder: Path
+    folders: Path
     grace_ns: int
+
+    @property
+    def folder(self) -> Path:
+        """The job's own folder, for what has to survive; it may not exist yet."""
+        return self.folders / self.job
 
 
 @dataclass(frozen=True, slots=True)

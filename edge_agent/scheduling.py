@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from edge_agent.core.config_jobs import Job
 from edge_agent.core.config_kinds import check_jobs
 from edge_agent.core.config_models import Config
 from edge_agent.core.events import JobsData
-from edge_agent.core.runs import Outcome, Run
+from edge_agent.core.job_entry import Place
 from edge_agent.core.timebase import DurationNs
 from edge_agent.errors import JobError
 from edge_agent.job_ports import Locals
@@ -27,7 +27,7 @@ from edge_agent.services.kinds import Kinds
 from edge_agent.services.outbox import Outbox
 from edge_agent.services.run_context import RunContexts
 from edge_agent.services.runner import Runner
-from edge_agent.services.scheduler import Place, Scheduler
+from edge_agent.services.scheduler import Scheduler
 from edge_agent.services.timers import Timers
 
 
@@ -47,7 +47,7 @@ class Scheduling:
             state_dir: in which jobs keep what has to survive.
         """
         self._config = config
-        self._outbox = outbox
+        self._clock = clock
         self._kinds = kinds()
         self._contexts = RunContexts(
             outbox.accept, clock, state_dir / "jobs", _locals(config), config.outbox.max_record
@@ -57,11 +57,11 @@ class Scheduling:
             work=Kinds(self._kinds, self._contexts).begin,
             clock=clock,
             uniform=uniform,
-            ended=self._ended,
+            ended=lambda *ended: self._scheduler.ended(*ended),  # noqa: PLW0108  # it is made after the runner
             host=read_facts().hostname or "unknown",
         )
         timers = Timers(make_alarm, lambda: clock.now().time)
-        self._scheduler = Scheduler(timers, self._runner, outbox, clock=clock, new_trace=lambda: secrets.token_hex(16))
+        self._scheduler = Scheduler(timers, self._runner, outbox, clock=clock, new_trace=new_trace)
 
     def configure(self, config: Config) -> None:
         """Go by another configuration from now on; call it once before ``run``, when the outbox is open."""
@@ -73,7 +73,7 @@ class Scheduling:
 
     async def run(self, first_sync_wait: DurationNs, *, trusts_os: bool) -> None:
         """Fire until cancelled; with ``trusts_os`` the operating system's clock is what there is to go by."""
-        await self._scheduler.run(first_sync_wait=None if trusts_os else first_sync_wait)
+        await self._scheduler.run(first_sync_wait=DurationNs(0) if trusts_os else first_sync_wait)
 
     def time_changed(self, stepped: bool) -> None:  # noqa: FBT001
         """Take note that true time is another than one would have expected."""
@@ -81,14 +81,17 @@ class Scheduling:
 
     def methods(self) -> dict[str, Method]:
         """Return what may be asked."""
-        return JobTools(self._scheduler, self._runner).methods()
+        return JobTools(self._scheduler, self._runner, self._clock).methods()
 
     def measure(self) -> JobsData:
         """Return the jobs' part of the heartbeat."""
-        return self._scheduler.measure()
-
-    def _ended(self, run: Run, outcome: Outcome) -> None:
-        self._scheduler.ended(run, outcome)
+        counts = self._runner.history.counts
+        return JobsData(
+            ok=counts.get("succeeded", 0),
+            failed=sum(counts.get(status, 0) for status in ("failed", "timed_out", "interrupted")),
+            missed=self._scheduler.missed,
+            skipped=counts.get("skipped", 0) + counts.get("cancelled", 0),
+        )
 
     def _read(self, name: str, document: Mapping[str, Any]) -> Job:
         job, wrong = validated(Job, document)
@@ -98,6 +101,11 @@ class Scheduling:
         if wrong or job is None:
             raise JobError("; ".join(f"{dotted(('jobs', name, *path))}: {reason}" for path, reason in wrong))
         return job
+
+
+def new_trace() -> str:
+    """Return 32 hexadecimal digits that no other run has."""
+    return f"{random.getrandbits(128):032x}"  # nobody must not guess it, and the kernel's cost twice as much
 
 
 def _locals(config: Config) -> Locals:

@@ -7,8 +7,8 @@ import socket
 from pathlib import Path
 from typing import Any, Final, Self
 
-from edge_agent.core.jsonrpc import BUSY, Answer, Failure, Request, encode_request, parse_answer
-from edge_agent.errors import EdgeAgentError, UnreachableError
+from edge_agent.core.jsonrpc import BUSY, INVALID_PARAMS, Answer, Failure, Request, encode_request, parse_answer
+from edge_agent.errors import EdgeAgentError, UnreachableError, UsageError
 
 ANSWER_WITHIN_S: Final = 30.0
 _MAX_ANSWER: Final = 16 * 1024 * 1024
@@ -51,13 +51,14 @@ class ControlClient:
         """Return what a method answers.
 
         Raises:
+            UsageError: a parameter is wrong.
             EdgeAgentError: it says why it does not do it.
             UnreachableError: no answer came.
         """
         self.send(Request(method, params, id=1))
         result = self.receive().result
         if isinstance(result, Failure):
-            raise EdgeAgentError(result.message)
+            raise (UsageError if result.code == INVALID_PARAMS else EdgeAgentError)(result.message)
         return result
 
     def send(self, request: Request) -> None:

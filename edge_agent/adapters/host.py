@@ -6,6 +6,8 @@ import os
 import re
 import ssl
 from datetime import UTC, tzinfo
+from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 from typing import Final
 from zoneinfo import ZoneInfo
@@ -42,10 +44,14 @@ def boot_id(root: Path = _ROOT) -> str:
 def local_zone(root: Path = _ROOT) -> tzinfo:
     """Return the device's own time zone; UTC where it has none."""
     try:
-        with (root / "etc/localtime").open("rb") as file:
-            return ZoneInfo.from_file(file)
+        return _zone((root / "etc/localtime").read_bytes())
     except (OSError, ValueError):
         return UTC
+
+
+@lru_cache(maxsize=1)  # the same zone is the same object: so it is seen whether it has changed
+def _zone(content: bytes) -> tzinfo:
+    return ZoneInfo.from_file(BytesIO(content))
 
 
 def rss_bytes(root: Path = _ROOT) -> int:

@@ -57,7 +57,7 @@ def _chrony(root: Path) -> Iterator[str]:
             if (match := _CHRONY.match(line)) is not None:
                 port = _PORT.search(match[2])
                 for name in _valid([match[1]]):
-                    yield f"[{name}]:{port[1]}" if port and ":" in name else f"{name}:{port[1]}" if port else name
+                    yield f"{name}:{port[1]}" if port else name
 
 
 def _valid(names: Iterable[str]) -> Iterator[str]:

@@ -6,19 +6,28 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 _GROUPS: Final = 0x1 | 0x10 | 0x100
 """RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR."""
+
+_MESSAGES: Final = 65_536  # bytes of them that are read at once
+_ADDRESSES: Final = (Path("/proc/self/net/fib_trie"), Path("/proc/self/net/if_inet6"))
+_CARDS: Final = Path("/sys/class/net")
 
 
 async def wait_for_network_change() -> None:
     """Return when an interface or an address of this machine has changed; where that cannot be known, never."""
     changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     with contextlib.suppress(OSError), _listening() as link:
+        before = _addresses_and_cards()
 
         def look() -> None:
-            if not changed.done():
+            with contextlib.suppress(OSError):  # there were too many
+                link.recv(_MESSAGES)
+            # routers prolong addresses, and radios tell what they hear, which changes nothing
+            if not changed.done() and _addresses_and_cards() != before:
                 changed.set_result(None)
 
         loop = asyncio.get_running_loop()
@@ -28,6 +37,15 @@ async def wait_for_network_change() -> None:
         finally:
             loop.remove_reader(link)
     await changed
+
+
+def _addresses_and_cards() -> list[bytes]:
+    """Return what there is of both: the addresses, and whether each card is up."""
+    found = []
+    for path in (*_ADDRESSES, *sorted(_CARDS.glob("*/operstate"))):
+        with contextlib.suppress(OSError):
+            found.append(bytes(path) + path.read_bytes())
+    return found
 
 
 @contextlib.contextmanager

@@ -90,6 +90,7 @@ class Store(StoreReader):
             p: 0 if found is None else found[1] - found[0] + 1 for p, found in bounds.items()
         }
         newest = [row[0] for p in Priority if (row := self._edge(p, "DESC", AGE)) is not None]
+        newest += [boot.age or boot.since for boot in load(meta.get("boots"))]
         self.facts = StoreFacts(
             name=self.name,
             used={priority: int(meta[f"reserved{priority:d}"]) for priority in Priority},

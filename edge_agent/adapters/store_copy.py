@@ -31,7 +31,7 @@ def opened_copy(folder: Path) -> Iterator[Store]:
                 shutil.copyfile(folder / _FILES[1], Path(place, _FILES[1]))
         except OSError as error:
             why = f"{error.strerror}; is state.dir right, and may you read it?"
-            raise EdgeAgentError(f"the agent does not run, and {folder / _FILES[0]} cannot be read: {why}") from None
+            raise EdgeAgentError(f"the agent cannot be asked, and {folder / _FILES[0]} cannot be read: {why}") from None
         store = Store(Path(place, _FILES[0]), max_bytes=_ANY_SIZE, name="unknown", resume=True)
         try:
             yield store

@@ -41,8 +41,9 @@ class SystemClock:
     def slept(self) -> DurationNs:
         """Return how long the device has been suspended since its boot; it never goes back."""
         # other programs may run between the two readings: that makes the difference too small, never too large
-        slept = DurationNs(clock_gettime_ns(CLOCK_BOOTTIME) - clock_gettime_ns(CLOCK_MONOTONIC))
-        self._slept = max(self._slept, slept)
+        slept = clock_gettime_ns(CLOCK_BOOTTIME) - clock_gettime_ns(CLOCK_MONOTONIC)
+        if slept > self._slept:
+            self._slept = DurationNs(slept)
         return self._slept
 
     def now(self) -> Stamp:

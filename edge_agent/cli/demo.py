@@ -43,12 +43,16 @@ mqtt = {{ brokers = ["{broker}"], prefix = "{prefix}", will_delay = "0s" }}
 heartbeat.every = "2s"
 state.dir = "{folder}/state"
 control.socket = "{folder}/control.sock"
+jobs.system = {{ kind = "system", every = "5s", options = {{ what = ["cpu", "memory", "load"] }} }}
+jobs.disk = {{ kind = "system", cron = "0 6 * * *", options = {{ what = ["disk"] }} }}
 """
 _HINTS: Final = """\
 now try, in another terminal:
   edge-agent watch --broker {broker} --prefix {prefix}
   mosquitto_sub -V 5 -p {port} -t '{prefix}/#' -v
   echo '{{"c": 21.5}}' | edge-agent publish data/t --socket {folder}/control.sock
+  edge-agent jobs list --socket {folder}/control.sock
+  edge-agent jobs run disk --wait --socket {folder}/control.sock
   kill -9 {pid}    # the broker publishes the agent's Will: offline
   kill -HUP {pid}  # after an edit of {folder}/edge-agent.toml"""
 
@@ -56,7 +60,7 @@ now try, in another terminal:
 def describe(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options to its parser."""
     parser.description = (
-        "Start an MQTT broker and an agent, show its heartbeats, take the broker away and bring it back. "
+        "Start an MQTT broker and an agent with two jobs, show its heartbeats, take the broker away and bring it back. "
         "Needs nothing else, leaves nothing behind. Times are UTC. Ctrl-C ends it."
     )
     add(parser, "--seconds")

@@ -13,9 +13,9 @@ import orjson
 Item = TypeVar("Item")
 
 COUNT_EVERY: Final = 1000
-_GREEN: Final = ("ok", "online", "synced", "selected", "connected")
-_YELLOW: Final = ("warn", "silent", "unsynced", "acquiring", "degraded", "note:")
-_RED: Final = ("fail", "offline", "missing:", "damaged", "lost:", "NOT OK:", "cannot")
+_GREEN: Final = ("ok", "online", "synced", "selected", "connected", "succeeded")
+_YELLOW: Final = ("warn", "silent", "unsynced", "acquiring", "degraded", "note:", "paused", "awaits_time")
+_RED: Final = ("fail", "failed", "timed_out", "offline", "missing:", "damaged", "lost:", "NOT OK:", "cannot")
 _COLOURS: Final = dict.fromkeys(_GREEN, 32) | dict.fromkeys(_YELLOW, 33) | dict.fromkeys(_RED, 31)
 _STATE: Final = re.compile(rf"(?<![^ ])(?:{'|'.join(_COLOURS)})(?![^ :;,])")
 
@@ -54,6 +54,8 @@ def shown(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, list | tuple):
         return ",".join(map(str, value)) or "-"
+    if isinstance(value, dict):
+        return orjson.dumps(value).decode() if value else "-"
     return "-" if value is None else str(value)
 
 
@@ -78,13 +80,17 @@ def _title(key: str) -> str:
     return key.replace("_", " ")
 
 
+def progress(text: str) -> None:
+    """Show on a terminal's stderr what goes on, in place of what was shown before; nothing of it stays after ``""``."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\033[K{text}")
+        sys.stderr.flush()
+
+
 def counted(items: Iterable[Item], what: str) -> Iterator[Item]:
     """Pass items on, and count them on a terminal's stderr."""
-    count = 0
     for count, item in enumerate(items, 1):
-        if count % COUNT_EVERY == 0 and sys.stderr.isatty():
-            sys.stderr.write(f"\r{what} {count:,}")
-            sys.stderr.flush()
+        if count % COUNT_EVERY == 0:
+            progress(f"{what} {count:,}")
         yield item
-    if count >= COUNT_EVERY and sys.stderr.isatty():
-        sys.stderr.write("\r\033[K")
+    progress("")

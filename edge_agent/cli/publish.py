@@ -25,6 +25,7 @@ from edge_agent.cli.printing import say
 from edge_agent.core.config_models import Config
 from edge_agent.core.jsonrpc import Failure, Request
 from edge_agent.core.submission import ENVELOPE, parse_submission
+from edge_agent.core.timebase import BUILD_EPOCH, UtcNs, rfc3339
 from edge_agent.errors import ConfigError, EdgeAgentError, SubmissionError, UnreachableError, UsageError
 
 WINDOW: Final = 128
@@ -182,7 +183,10 @@ def _deliver(
         if inbox is None:
             raise
     now = SystemClock().wall()
+    # else it would happen when the agent takes it in; a clock that is known to be wrong says nothing better
+    happened = {"time": rfc3339(UtcNs(now))} if now >= BUILD_EPOCH else {}
     for number, params in chain(pending.items(), chain.from_iterable(batches)):
         file = inbox / f"{now}-{os.getpid()}-{number:09}.json"
-        put_file(file, orjson.dumps(params), mode=0o644)  # the daemon is another user; the folder's mode protects it
+        # the daemon is another user; the folder's mode protects it
+        put_file(file, orjson.dumps(happened | params), mode=0o644)
         yield number, {"id": None, "file": str(file)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import islice
@@ -18,7 +19,7 @@ from edge_agent.cli.asking import daemon
 from edge_agent.cli.loading import load
 from edge_agent.cli.options import Actions, Options, add_actions, opened
 from edge_agent.cli.printing import counted, facts, say, show, shown
-from edge_agent.errors import UnreachableError, UsageError
+from edge_agent.errors import EdgeAgentError, UnreachableError, UsageError
 from edge_agent.services.queue_tools import answer_from
 
 _FACTS: Final = ("name", "running", "online", "records", "bytes", "max_bytes", "oldest_age_s", "dead", "bytes_sent")
@@ -100,6 +101,16 @@ def _check(args: argparse.Namespace, ask: Ask) -> int:
     return 0 if ok else 1
 
 
+def _purge(args: argparse.Namespace, ask: Ask) -> int:
+    """Drop what was chosen; whoever sits at a terminal is asked whether that is meant."""
+    if not args.yes and sys.stdin.isatty():
+        sys.stderr.write("what is dropped is gone for good; drop it? [y/N] ")
+        sys.stderr.flush()
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            raise EdgeAgentError("nothing was dropped")
+    return _change(args, ask)
+
+
 def _change(args: argparse.Namespace, ask: Ask) -> int:
     given = {name: value for name in ("priority", "channel", "dead") if (value := getattr(args, name, None))}
     done = ask(f"queue-{args.action}", **given)
@@ -126,13 +137,13 @@ ACTIONS: Final[Actions] = {
     "peek": ("the records that go next, or the dead letters", _peek, ("-n", "--dead")),
     "export": ("all records as JSON lines, without touching them", _export, ("--file", "--dead")),
     "check": ("whether file and records are intact", _check, ()),
-    "purge": ("drop records; each is named as a gap", _change, ("--yes", "--priority", "--channel", "--dead")),
+    "purge": ("drop records; each is named as a gap", _purge, ("--yes", "--priority", "--channel", "--dead")),
     "retry": ("put the dead letters back into the outbox", _change, ()),
 }
 _OPTIONS: Final[Options] = {
     "-n": {"metavar": "N", "dest": "count", "type": int, "default": 10, "help": "how many; default: 10"},
     "--dead": {"action": "store_true", "help": "the dead letters instead"},
     "--file": {"metavar": "F", "default": "-", "help": "where to; default: -, standard output"},
-    "--yes": {"action": "store_true", "required": True, "help": "needed: what is dropped is gone for good"},
+    "--yes": {"action": "store_true", "help": "do not ask, as a terminal is asked"},
     "--channel": {"metavar": "C", "help": "only this one's, like data/temperature; default: all"},
 }

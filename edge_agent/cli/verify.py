@@ -18,7 +18,7 @@ from edge_agent.cli.operating import find_target, observe
 from edge_agent.cli.options import OPERATING, add, opened
 from edge_agent.cli.printing import show, table
 from edge_agent.core.fleet import Fleet
-from edge_agent.core.topics import Topics
+from edge_agent.core.topics import Topics, is_filter
 from edge_agent.core.verification import MAX_MESSAGE, Report, Verification
 from edge_agent.errors import EdgeAgentError, UsageError
 from edge_agent.ports import Delivery
@@ -73,6 +73,7 @@ def _listen(args: argparse.Namespace, verification: Verification) -> None:
     """Listen.
 
     Raises:
+        UsageError: a filter is none.
         UnreachableError: the broker was never reached.
         EdgeAgentError: it refuses a subscription.
     """
@@ -92,6 +93,8 @@ def _listen(args: argparse.Namespace, verification: Verification) -> None:
             over.set()
 
     filters = args.filter or [Topics(target.prefix, "+").up("#")]
+    if (wrong := next((one for one in filters if not is_filter(one)), None)) is not None:
+        raise UsageError(f"--filter {wrong!r}: a topic filter like edge/+/up/# is needed")
     ear = target.watcher(_Ear, Fleet(), clock, tell, filters)
     ear.verification = verification
     asyncio.run(observe(ear, over=over, seconds_=args.seconds))

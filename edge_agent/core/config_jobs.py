@@ -95,9 +95,9 @@ class Job(Section):
     cron: Cron | None = Field(None, description="5 cron fields, or 6 with seconds first, or @daily and the like.")
     at: Instant | None = Field(None, description="Once, at this time; RFC 3339.")
     after: DurationNs | None = duration(None, "0s", "3650d", "Once, that long after it was put")
-    splay: DurationNs | None = duration(None, "0s", "3650d", "Spread over the fleet; default: the period, 0s for cron")
+    splay: DurationNs | None = duration(None, "0s", "3650d", "Spread over the fleet; default: every, else 0s")
     timezone: Zone | None = Field(None, description="Time zone of cron; default: device.timezone.")
-    timeout: DurationNs = duration("20s", "100ms", "7d", "Longest run")
+    timeout: DurationNs = duration("20s", "100ms", "7d", "Longest attempt")
     priority: Literal["critical", "normal", "bulk"] = Field(
         "normal", description="Of its records, and in the waiting line."
     )

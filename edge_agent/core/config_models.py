@@ -94,8 +94,8 @@ class Time(Section):
     servers: Listed[Server] | None = Field(
         None, max_length=16, description="NTP servers, host or host:port; default: the host's own; []: OS clock alone."
     )
-    host: Literal["auto", "trust", "none"] = Field(
-        "auto", description="The host's own discipline: one vote (auto), the only one (trust), none."
+    host: Literal["auto", "trust", "off"] = Field(
+        "auto", description="The host's own discipline: one vote (auto), the only one (trust), none (off)."
     )
     alarm_offset: DurationNs = duration("50ms", "1ms", "1d", "An OS clock further off raises an event")
     poll_min: DurationNs = duration("64s", "16s", "36h", "Shortest poll interval")

@@ -209,14 +209,14 @@ def _parse_zone(text: str) -> str:
     return text
 
 
-_NAME_NEEDED: Final = "a name of 1 to 64 of A-Z a-z 0-9 _ : -"
+NAME_NEEDED: Final = "a name of 1 to 64 of A-Z a-z 0-9 _ : -"
 _LEVELS_NEEDED: Final = "topic levels of A-Z a-z 0-9 _ : - with single slashes between them, 200 characters at most,"
 _SECRET_NEEDED: Final = "an absolute path or the name of a systemd credential"  # noqa: S105
 
-Name = Annotated[str, matching(NAME_PATTERN, _NAME_NEEDED)]
+Name = Annotated[str, matching(NAME_PATTERN, NAME_NEEDED)]
 Glob = Annotated[str, matching(r"[A-Za-z0-9_:*?-]{1,64}", 'a name or a pattern like "job-*"')]
 FileGlob = Annotated[str, matching(r"[^/\x00-\x1f\x7f]{1,255}", 'a pattern of file names like "*.json"')]
-DeviceId = Annotated[str, matching(f"(?!_){NAME_PATTERN}", f"{_NAME_NEEDED} (no _ first)")]
+DeviceId = Annotated[str, matching(f"(?!_){NAME_PATTERN}", f"{NAME_NEEDED} (no _ first)")]
 Prefix = Annotated[str, matching(f"(?=.{{1,200}}$){NAME_PATTERN}(/{NAME_PATTERN})*", _LEVELS_NEEDED)]
 Broker = Annotated[BrokerUrl, FromText(parse_broker_url, "a URL", pattern="^(mqtt|mqtts|ws|wss)://.+$")]
 Listen = Annotated[str, FromText(_parse_listen, "host:port or a path")]

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, NamedTuple
 from edge_agent.core.estimate import Estimate
 from edge_agent.core.events import ClockState
 from edge_agent.core.kalman import PPM, UNKNOWN_RATE
-from edge_agent.core.peer import Peer
+from edge_agent.core.peer import Peer, SourceFace
 from edge_agent.core.sample import Sample
 from edge_agent.core.saved_clock import SavedClock
 from edge_agent.core.selection import Interval, intersection, overlap
@@ -56,7 +56,7 @@ class Policy:
     """
 
     sources: Sequence[str]
-    host: Literal["auto", "trust", "none"] = "auto"
+    host: Literal["auto", "trust", "off"] = "auto"
     step_above_ns: int = seconds(60)
     slew_max_ppm: int = 50_000
     holdover_after_ns: int = seconds(3 * 1024)
@@ -82,31 +82,6 @@ class Happening:
 
     what: str
     data: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class SourceFace:
-    """What is shown of a source.
-
-    Attributes:
-        name: the source.
-        standing: one stable word: why it is used or not.
-        used: whether it is.
-        reach: whether it answered the last eight times, the newest in the lowest bit.
-        offset_ms: the agent's time minus the source's, at its last sample.
-        delay_ms: that sample's round trip.
-        root_ms: the bound of the source's own error.
-        age_s: how old that sample is.
-    """
-
-    name: str
-    standing: str
-    used: bool
-    reach: int
-    offset_ms: float | None = None
-    delay_ms: float | None = None
-    root_ms: float | None = None
-    age_s: float | None = None
 
 
 class Discipline:
@@ -150,6 +125,7 @@ class Discipline:
         """Go on with other sources and limits, and with all that is known."""
         self._policy = policy
         self.peers = {name: self.peers.get(name) or Peer(name) for name in _names(policy)}
+        self.source = self.source if self.source in self.peers else None
         if self._clock is not None:
             self._clock.slew_max_ppm = policy.slew_max_ppm
         self._face_until = RawNs(-1)
@@ -189,6 +165,7 @@ class Discipline:
     def suspended(self, duration: DurationNs) -> None:
         """Take note that the device slept."""
         self._estimate.slept(duration)
+        self._host = None  # its clock was set from a coarse one
         for peer in self.peers.values():
             peer.recent.clear()
         self._face_until = RawNs(-1)
@@ -231,7 +208,7 @@ class Discipline:
         used = [one for one in self.peers.values() if one.recent and one.reach and one.standing in USED]
         self._root_ns = max(one.bound_ns() for one in used)
         self.source = min(used, key=Peer.bound_ns).name
-        self._follow(sample.raw)
+        self._follow(sample)
         return "selected"
 
     def _say_disagree(self, *, disagree: bool) -> None:
@@ -241,8 +218,8 @@ class Discipline:
 
     # -- the clock
 
-    def _follow(self, raw: RawNs) -> None:
-        utc = self._estimate.at(raw)
+    def _follow(self, sample: Sample) -> None:
+        raw, utc = sample.raw, self._estimate.at(sample.raw)
         self._face_until = RawNs(-1)
         if self._clock is None:
             self._clock = TrueClock(raw, utc, slew_max_ppm=self._policy.slew_max_ppm)
@@ -251,26 +228,32 @@ class Discipline:
         lag = utc - self._clock.at(raw)
         if abs(lag) <= self._policy.step_above_ns:
             self._large = None
-        elif self._may_step(raw, lag):
+        elif self._may_step(sample, lag):
             self._clock.step(raw, utc)
             self._large = None
             self.happenings.append(Happening("time_stepped", {"by_ms": round(lag / 1e6, 3)}))
         self._steer(raw)
 
-    def _may_step(self, raw: RawNs, lag: int) -> bool:
+    def _may_step(self, sample: Sample, lag: int) -> bool:
         """Return whether a large error is confirmed: by samples that agree, and where it is absurd by more sources."""
+        raw = sample.raw
         count, since = self._large or (0, raw)
         self._large = count + 1, since
         if count + 1 < ENOUGH or raw - since < STEP_AFTER or abs(lag) < self._estimate.bound_ns(raw):
             return False
         agree = sum(one.standing in USED and one.reach > 0 for one in self.peers.values())
-        if abs(lag) > PANIC_NS and agree + (self._host is not None) < 3 and self._policy.host != "trust":
+        if abs(lag) > PANIC_NS and agree < 3 and not self._host_agrees(sample):
             if not self._has_panicked:
                 self._has_panicked = True
                 self.happenings.append(Happening("panic", {"error_s": round(lag / 1e9, 3)}))
             return False
         self._has_panicked = False
         return True
+
+    def _host_agrees(self, sample: Sample) -> bool:
+        if self._host is None or self._policy.host == "off":
+            return False
+        return overlap(*(self._estimate.interval(one, sample.raw) for one in (self._host, sample)))
 
     def _steer(self, raw: RawNs) -> None:
         assert self._clock is not None, "it was made with the first sample"
@@ -296,6 +279,7 @@ class Discipline:
             self._face = (None if self._host is None else self._host.max_error_ns, "os")
             return
         if self._clock is None:
+            self._face = None, "unsynced"
             return
         if raw - self._steered > STEER_EVERY:  # the rate changes as an excursion fades
             self._steer(raw)
@@ -322,9 +306,12 @@ class Discipline:
     def true_time(self, raw: RawNs) -> tuple[UtcNs, int] | None:
         """Return the estimate and its bound in nanoseconds at a reading of the counter, also of the past of this boot.
 
-        ``None`` while there is none that deserves the name.
+        ``None`` while there is none that deserves the name. Without servers it is the kernel's word.
         """
-        if not self._was_synced:
+        if self._policy.is_os_alone and self._host is not None:
+            age = raw - self._host.raw
+            return UtcNs(self._host.utc + age), self._host.max_error_ns + round(abs(age) * UNKNOWN_RATE)
+        if self._policy.is_os_alone or not self._was_synced:
             return None
         return self._estimate.at(raw), self._root_ns + self._estimate.bound_ns(raw)
 
@@ -386,7 +373,7 @@ class Discipline:
     def snapshot(self, raw: RawNs, slept: DurationNs = NO_TIME) -> SavedClock | None:
         """Return what is worth saving, with how long the device has slept; ``None`` while nothing is."""
         known = self.true_time(raw)
-        if known is None:
+        if known is None or self._policy.is_os_alone:
             return None
         delays = {name: peer.delay_min_ns for name, peer in self.peers.items() if peer.delay_min_ns is not None}
         oscillator = self._estimate.oscillator

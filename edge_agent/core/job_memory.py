@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 import orjson
+from pydantic import TypeAdapter
 
 from edge_agent.core.config_jobs import Job
 from edge_agent.core.timebase import NANOSECONDS_PER_SECOND, DurationNs, UtcNs
@@ -51,11 +52,12 @@ class JobMemory:
         return orjson.dumps({"version": VERSION, **changed}) if changed else None
 
     def decide(self, last: UtcNs, owed: tuple[UtcNs, ...]) -> int:
-        """Take note of slots that were decided; return how many of the oldest had to make room for those owed now."""
+        """Take note of slots that were decided; return how many that were owed before have to give way."""
         self.last = last
-        all_owed = [*self.owed, *owed]
-        self.owed = all_owed[-MAX_OWED:]
-        return len(all_owed) - len(self.owed)
+        self.owed += owed
+        excess = max(0, len(self.owed) - MAX_OWED)
+        del self.owed[:excess]
+        return excess
 
     def begin(self, slot: UtcNs, *, at_least_once: bool) -> None:
         """Take note that a run begins; on the disk before it does."""
@@ -70,21 +72,22 @@ class JobMemory:
         if slot in self.owed and not again:
             self.owed.remove(slot)
 
-    def forget(self) -> None:
-        """Forget what belongs to a schedule that is no more."""
-        self.last = self.put_at = None
-        self.owed, self.begun = [], []
+    def put_off(self, slot: UtcNs) -> None:
+        """Take note that a run that waited for its place is owed all the same."""
+        self.end(slot)
+        self.owed = sorted([*self.owed, slot])
+
+
+_FORM: Final = TypeAdapter(JobMemory)
 
 
 def load(text: bytes) -> JobMemory:
     """Return what ``dump`` returned; nothing of it if it is damaged or of another version."""
     try:
         found = orjson.loads(text)
-    except orjson.JSONDecodeError:
+        return _FORM.validate_python(found) if found["version"] == VERSION else JobMemory()
+    except (ValueError, TypeError, LookupError):
         return JobMemory()
-    if not isinstance(found, dict) or found.get("version") != VERSION:
-        return JobMemory()
-    return JobMemory(**{key: value for key, value in found.items() if key in JobMemory.__dataclass_fields__})
 
 
 def is_remembered(job: Job, period: DurationNs | None) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import deque
+from dataclasses import dataclass
 from math import sqrt
 from typing import Final
 
@@ -20,6 +21,31 @@ RECENT: Final = 8
 GATE_AFTER: Final = 16
 _GATE_FLOOR_S: Final = 0.2e-3
 _NOISE_FLOOR_S: Final = 30e-6
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFace:
+    """What is shown of a source.
+
+    Attributes:
+        name: the source.
+        standing: one stable word: why it is used or not.
+        used: whether it is.
+        reach: whether it answered the last eight times, the newest in the lowest bit.
+        offset_ms: the agent's time minus the source's, at its last sample.
+        delay_ms: that sample's round trip.
+        root_ms: the bound of the source's own error.
+        age_s: how old that sample is.
+    """
+
+    name: str
+    standing: str
+    used: bool
+    reach: int
+    offset_ms: float | None = None
+    delay_ms: float | None = None
+    root_ms: float | None = None
+    age_s: float | None = None
 
 
 class Peer:

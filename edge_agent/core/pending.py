@@ -8,6 +8,7 @@ from typing import Final
 
 from edge_agent.core.batch import Batch, Committed, DeadLetter, Dropped
 from edge_agent.core.lane import Lane
+from edge_agent.core.notes import Notes
 from edge_agent.core.records import BLOCK, SEQ_BITS, SEQ_MASK, Gap, Priority, Record, runs, stream_name
 
 MAX_RECORDS: Final = 1000
@@ -25,7 +26,7 @@ class Pending:
         latest: per priority and channel, the key of the unsent record that a newer one replaces.
         seen: per key of a record that is not written yet, the keys that programs gave it.
         seen_on_their_way: keys of programs whose records the broker had before the disk.
-        notes: what other parts have written down, by name; ``None`` = no longer.
+        notes: what other parts have written down; it outlives this.
         replaced: keys of stored records that were replaced.
         lost: numbers to be named.
         dead: records for the dead letters; what is written of one, its waiter may know.
@@ -34,7 +35,7 @@ class Pending:
         gone: numbers of gaps whose event was delivered.
     """
 
-    def __init__(self, name: str, lanes: dict[int, Lane]) -> None:
+    def __init__(self, name: str, lanes: dict[int, Lane], notes: Notes) -> None:
         self.name = name
         self.lanes = lanes
         self._streams = {priority: stream_name(name, Priority(priority)) for priority in lanes}
@@ -43,7 +44,7 @@ class Pending:
         self.latest: dict[tuple[Priority, str], int] = {}
         self.seen: dict[int, list[bytes]] = {}
         self.seen_on_their_way: list[tuple[bytes, str]] = []
-        self.notes: dict[str, bytes | None] = {}
+        self.notes = notes
         self.replaced: set[int] = set()
         self.lost: list[Gap] = []
         self.dead: list[DeadLetter] = []
@@ -57,7 +58,13 @@ class Pending:
         flying = [lane.flying for lane in self.lanes.values()]
         doomed = any(keys.difference(*flying) for keys in self.doomed.values())
         return bool(
-            self.lost or self.dead or self.undead or doomed or self.gone or self.seen_on_their_way or self.notes
+            self.lost
+            or self.dead
+            or self.undead
+            or doomed
+            or self.gone
+            or self.seen_on_their_way
+            or self.notes.unwritten
         )
 
     @property
@@ -186,7 +193,7 @@ class Pending:
             meta=self.meta | self._numbers(settled),
             seen=self.seen_on_their_way
             + [(one, self.id_of(key)) for key, given in self.seen.items() if key in keys for one in given],
-            notes=dict(self.notes),
+            notes=dict(self.notes.unwritten),
             gaps=tuple(self.lost),
             gone=tuple(self.gone),
             dead=tuple(self.dead),
@@ -207,7 +214,7 @@ class Pending:
                 lane.reserved = reserved
         self._stored(batch, durable)
         self.meta = {key: value for key, value in self.meta.items() if key not in batch.meta}
-        self.notes = {n: text for n, text in self.notes.items() if n not in batch.notes or batch.notes[n] is not text}
+        self.notes.written(batch.notes)
         self.doomed = {r: left for r, keys in self.doomed.items() if (left := keys - {*batch.doomed.get(r, ())})}
         grown = self.lost[len(batch.gaps) - 1 : len(batch.gaps)] if batch.gaps else []
         del self.lost[: len(batch.gaps)], self.gone[: len(batch.gone)], self.undead[: len(batch.undead)]

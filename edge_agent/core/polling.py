@@ -83,7 +83,7 @@ class Poll:
         self._uniform = uniform
         self._turn = (place[0] + uniform()) / place[1]
         self._interval = poll_min
-        self._asked_for = DurationNs(0)  # the interval that a server insists on
+        self._asked_for = DurationNs(0)  # the interval that a server insists on, without any bursts
         self._is_near = False
         self._left = BURST
         self._misses = 0
@@ -131,11 +131,11 @@ class Poll:
 
     def burst(self, now: MonotonicNs) -> None:
         """Ask soon and often: the network came up, the device woke up, or somebody wants to know."""
-        self._left = BURST
         self.hurry(now)
-        self.due = min(
-            self.due, self._in_burst(max(later(now, DurationNs(int(SPACING * self._turn))), self._not_before))
-        )
+        if not self._asked_for:
+            self._left = BURST
+            soon = max(later(now, DurationNs(int(SPACING * self._turn))), self._not_before)
+            self.due = min(self.due, self._in_burst(soon))
 
     def hurry(self, now: MonotonicNs) -> None:
         """Ask twice as often: the time is less certain than it was."""
@@ -144,7 +144,7 @@ class Poll:
 
     def _answered(self, *, settled: bool) -> DurationNs:
         """Return the wait after a sample; a server that is back after a long silence is asked as at the start."""
-        if self._misses >= BURST:
+        if self._misses >= BURST and not self._asked_for:
             self._left = BURST
         self._misses = 0
         if settled and not self._left:

@@ -60,6 +60,10 @@ class Outcome(NamedTuple):
     result: Mapping[str, Any] | None = None
 
 
+_RUN: Final = len(Run._fields)
+_FIELDS: Final = _RUN + len(Outcome._fields)
+
+
 class Past:
     """What is remembered of one job.
 
@@ -68,25 +72,27 @@ class Past:
         streak: successes in a row, or failures in a row as a negative number; no other end changes it.
     """
 
-    __slots__ = ("_last", "counts", "streak")
+    __slots__ = ("_last", "_noted", "counts", "streak")
 
     def __init__(self) -> None:
-        self._last: list[tuple[Any, ...]] = []  # bare tuples of bare values, which cost the garbage collector nothing
+        self._last: list[Any] = []  # a ring of bare fields, which cost the garbage collector nothing
+        self._noted = 0
         self.counts: dict[Status, int] = {}
         self.streak = 0
 
     @property
     def last(self) -> list[tuple[Run, Outcome]]:
         """The last runs and their outcomes, the oldest first."""
-        fields = len(Run._fields)
-        return [(Run(*each[:fields]), Outcome(*each[fields:])) for each in self._last]
+        places = (number % KEPT * _FIELDS for number in range(max(self._noted - KEPT, 0), self._noted))
+        each = (self._last[place : place + _FIELDS] for place in places)
+        return [(Run(*fields[:_RUN]), Outcome(*fields[_RUN:])) for fields in each]
 
     def note(self, run: Run, outcome: Outcome) -> None:
         """Remember how a run ended."""
         status = outcome.status
-        self._last.append((*run, *outcome))
-        if len(self._last) > KEPT:
-            del self._last[0]
+        place = self._noted % KEPT * _FIELDS
+        self._last[place : place + _FIELDS] = run + outcome
+        self._noted += 1
         self.counts[status] = self.counts.get(status, 0) + 1
         if status == "succeeded":
             self.streak = max(self.streak, 0) + 1

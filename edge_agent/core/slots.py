@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from edge_agent.core.timebase import DurationNs, UtcNs
 from edge_agent.core.triggers import Trigger
@@ -13,8 +12,7 @@ COUNTED: Final = 10_000
 """So many missed slots of a cron expression are counted one by one; of a longer absence the rest goes unnumbered."""
 
 
-@dataclass(frozen=True, slots=True)
-class Misfire:
+class Misfire(NamedTuple):
     """What becomes of slots that were missed.
 
     Attributes:
@@ -31,8 +29,7 @@ class Misfire:
     limit: int
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """What is done about the slots up to now.
 
     Attributes:
@@ -60,11 +57,13 @@ def decide(trigger: Trigger, misfire: Misfire, *, last: UtcNs, now: UtcNs) -> De
         last: the newest slot that was decided.
         now: true time.
     """
-    missed_until = UtcNs(max(last, now - misfire.tolerance - 1))
-    on_time, following = _up_to(trigger, missed_until, now)
-    missed = trigger.count(last, missed_until, enough=COUNTED + misfire.limit)
-    if not missed:
+    first = trigger.after(last)
+    if first is None or first >= now - misfire.tolerance:
+        on_time, following = _up_to(trigger, first, now)
         return Decision(on_time, 0, on_time[-1] if on_time else last, following)
+    missed_until = UtcNs(now - misfire.tolerance - 1)
+    on_time, following = _up_to(trigger, trigger.after(missed_until), now)
+    missed = trigger.count(last, missed_until, enough=COUNTED + misfire.limit)
     wanted = {"skip": 0, "run_once": 0 if on_time else 1, "run_all": misfire.limit}[misfire.rule]
     caught_up = _newest(trigger, UtcNs(max(last, now - misfire.window - 1)), missed_until, wanted)
     newest = on_time or _newest(trigger, last, missed_until, 1)
@@ -78,12 +77,12 @@ def _newest(trigger: Trigger, since: UtcNs, until: UtcNs, wanted: int) -> tuple[
         return trigger.count(UtcNs(place), until, enough=wanted + 1) <= wanted
 
     start = since + bisect_left(range(since, until), x=True, key=few)
-    return _up_to(trigger, UtcNs(start), until)[0]
+    return _up_to(trigger, trigger.after(UtcNs(start)), until)[0]
 
 
-def _up_to(trigger: Trigger, since: UtcNs, until: UtcNs) -> tuple[tuple[UtcNs, ...], UtcNs | None]:
-    """Return the slots later than ``since`` and not later than ``until``, and the one that follows them."""
-    slots, slot = [], trigger.after(since)
+def _up_to(trigger: Trigger, slot: UtcNs | None, until: UtcNs) -> tuple[tuple[UtcNs, ...], UtcNs | None]:
+    """Return the slots from ``slot`` on that are not later than ``until``, and the one that follows them."""
+    slots = []
     while slot is not None and slot <= until:
         slots.append(slot)
         slot = trigger.after(slot)

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from typing import Final
 
+MAX_FILTER: Final = 65_535  # bytes, MQTT 5 §1.5.4
 MAX_FILTERS_PER_SUBSCRIBE = 8
 """AWS IoT Core accepts no more in one SUBSCRIBE packet."""
+
+
+_LEVEL: Final = r"[^/+#\0\ud800-\udfff]*"
+_FILTER: Final = re.compile(rf"(?:(?:{_LEVEL}|\+)/)*(?:{_LEVEL}|[+#])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +54,11 @@ class Topics:
 def fleet_filters(prefix: str) -> tuple[str, ...]:
     """Return what an operator subscribes to in order to see every device."""
     return tuple(f"{prefix}/+/up/{kind}" for kind in ("status", "health", "heartbeat"))
+
+
+def is_filter(text: str) -> bool:
+    """Return whether that can be subscribed to (MQTT 5 §4.7)."""
+    return text != "" and _FILTER.fullmatch(text) is not None and len(text.encode()) <= MAX_FILTER
 
 
 def parse_up(topic: str, prefix: str) -> tuple[str, str] | None:

@@ -20,6 +20,9 @@ from edge_agent.errors import JobError
 from edge_agent.job_ports import Context, Kind
 from edge_agent.jobs.json_value import json_value
 
+AT_ONCE: Final = 256
+"""Records that are handed in before the first is safe, which may take a second."""
+
 MAX_SHOWN: Final = 500  # characters of the end of what it said
 
 
@@ -51,14 +54,25 @@ async def run(ctx: Context, options: Options) -> Mapping[str, object]:
     if ended.truncated:
         wrong.append(f"{name} printed more than {limit}, and the rest is lost; raise {name}.max_output")
         values = values if options.output == "lines" else []
-    for number, value in enumerate(values, start=1):
-        try:
-            await ctx.publish(json_value(value, of=f"value {number} of what {name} printed"))
-        except JobError as error:
-            wrong.append(str(error))
+    for at in range(0, len(values), AT_ONCE):
+        wrong += await _publish(ctx, values[at : at + AT_ONCE], at + 1, name)
     if wrong:
         raise JobError(wrong[0] + (f"; {len(wrong) - 1} more like it" if wrong[1:] else ""))
     return {"records": len(values)}
+
+
+async def _publish(ctx: Context, values: list[bytes], first: int, name: str) -> list[str]:
+    """Publish values at once, in their order; return what is wrong with others."""
+    records, wrong = list[bytes](), list[str]()
+    for number, value in enumerate(values, start=first):
+        try:
+            records.append(json_value(value, of=f"value {number} of what {name} printed"))
+        except JobError as error:
+            wrong.append(str(error))
+    for refused in await asyncio.gather(*map(ctx.publish, records), return_exceptions=True):
+        if isinstance(refused, BaseException):
+            raise refused
+    return wrong
 
 
 async def _ended(ctx: Context, name: str) -> Ended:

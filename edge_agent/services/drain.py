@@ -33,6 +33,8 @@ from edge_agent.services.session import Session
 
 log = logging.getLogger(__name__)
 
+PAGE_ROWS: Final = 500
+PAGE_BYTES: Final = 1 << 18
 BATCH_CONTENT_TYPE: Final = "application/cloudevents-batch+json"
 BATCH_BYTES: Final = 32 * 1024
 FLUSH_WITHIN_S: Final = 3.0
@@ -138,8 +140,24 @@ class Drain:
             await self._hungry.wait()
             self._hungry.clear()
             for lane in list(self._outbox.lanes.values()):
-                if lane.wants_page and await self._outbox.read_on(lane):
+                if lane.wants_page and await self._read_on(lane):
                     self._wake.set()
+
+    async def _read_on(self, lane: Lane) -> bool:
+        """Have the store read beyond a lane's cursor; return whether it could be read."""
+        generation, cursor, size = lane.generation, lane.cursor, min(PAGE_BYTES, self._outbox.config.max_bytes // 8)
+        lane.reading = generation
+        page = await self._outbox.keeping.read(
+            lambda store: store.page(lane.priority, cursor, rows=PAGE_ROWS, max_bytes=size)
+        )
+        if page is None and self._outbox.keeping.is_open:
+            return False  # it is mended before anything else of this lane goes
+        rows, damaged, at_end = page or ([], [], True)
+        lane.take_page(rows, generation=generation, at_end=at_end, skip=damaged)
+        if damaged:
+            self._outbox.pending.doom(damaged, "damaged")
+            self._outbox.must_write()
+        return True
 
     # -- sending
 

@@ -1,7 +1,7 @@
 """Which jobs there are: what the files say, and over that, name by name, what somebody has put or deleted since.
 
 A job that was put takes the place of the file's of that name, whole; a deletion hides it. Both last until somebody
-deletes or puts again, over restarts and whatever becomes of the files.
+puts, deletes or restores it, over restarts and whatever becomes of the files.
 """
 
 from __future__ import annotations
@@ -10,10 +10,13 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeAlias
 
+import orjson
+
 from edge_agent.core.config_jobs import Job
+from edge_agent.core.job_entry import Origin
 from edge_agent.core.job_memory import JobMemory, load
-from edge_agent.core.scheduled import Origin
-from edge_agent.errors import EdgeAgentError
+from edge_agent.core.units import quoted
+from edge_agent.errors import EdgeAgentError, JobError
 from edge_agent.job_ports import Notebook
 
 log = logging.getLogger(__name__)
@@ -21,7 +24,14 @@ log = logging.getLogger(__name__)
 ReadJob: TypeAlias = Callable[[str, Mapping[str, Any]], Job]
 """Makes a job of its name and a document; raises ``EdgeAgentError`` if that is not valid."""
 
+MAX_PUT: Final = 100
+"""Jobs that were put at run time; what is remembered of each has its place in the store."""
+
+MAX_BYTES: Final = 16 << 10
+"""Of each, as JSON."""
+
 _PREFIX: Final = "job/"
+_NOTHING: Final = JobMemory()
 
 
 class JobBook:
@@ -44,6 +54,10 @@ class JobBook:
         """Return the names of all jobs that there are or were."""
         return {*self._files, *self._memories}
 
+    def hidden(self) -> list[str]:
+        """Return the names of jobs that the files have and somebody has deleted."""
+        return sorted(name for name, memory in self._memories.items() if memory.deleted and name in self._files)
+
     def memory(self, name: str) -> JobMemory:
         """Return what is remembered of a job; ``save`` it when it was changed."""
         return self._memories.setdefault(name, JobMemory())
@@ -54,18 +68,13 @@ class JobBook:
         if text != self._outbox.notes.get(_PREFIX + name):
             self._outbox.note(_PREFIX + name, text)
 
-    def forget(self, name: str) -> None:
-        """Forget the slots of a job that is no more; what somebody has said of it lasts."""
-        self.memory(name).forget()
-        self.save(name)
-
     async def written(self) -> None:
         """Return once all is durable that was saved; at once while the disk fails."""
         await self._outbox.written()
 
     def job(self, name: str) -> tuple[Job, Origin] | None:
         """Return a job, and who says so; ``None`` = there is none of that name."""
-        memory, filed = self.memory(name), self._files.get(name)
+        memory, filed = self._memories.get(name, _NOTHING), self._files.get(name)
         if memory.job is not None:
             try:
                 return self._read(name, memory.job), "runtime"
@@ -73,18 +82,44 @@ class JobBook:
                 log.warning("job_unusable", extra={"task_name": name, "reason": str(error)})
         return None if filed is None or memory.deleted else (filed, "file")
 
-    def put(self, name: str, document: Mapping[str, Any]) -> None:
-        """Put a job.
+    def put(self, name: str, document: Mapping[str, Any] | None) -> None:
+        """Put a job; with ``None`` what the files say of it counts again.
 
         Raises:
-            EdgeAgentError: it is not valid; nothing has changed.
+            EdgeAgentError: it is not valid, there are too many, or the files have none; nothing has changed.
         """
-        self._read(name, document)
+        if document is not None:
+            self._check(name, document)
+        elif name not in self._files:
+            raise JobError(f"the files have no job {name!r}")
         memory = self.memory(name)
         memory.job, memory.deleted = document, False
         self.save(name)
 
+    def _check(self, name: str, document: Mapping[str, Any]) -> None:
+        try:
+            size = len(orjson.dumps(document))
+        except (orjson.JSONEncodeError, RecursionError) as error:
+            raise JobError(f"jobs.{name} cannot be said in JSON: {error}") from None
+        if size > MAX_BYTES:
+            raise JobError(f"jobs.{name} has {size} bytes; {MAX_BYTES} are kept; what is larger has to be in a file")
+        fallback = self._read(name, document).fallback
+        if fallback is not None and (fallback == name or self.job(fallback) is None):
+            raise JobError(f"jobs.{name}.fallback: found {quoted(fallback)}; the name of another job is needed")
+        others = sum(one != name and memory.job is not None for one, memory in self._memories.items())
+        if others >= MAX_PUT:
+            raise JobError(f"{MAX_PUT} jobs were put at run time, more are not kept; delete one, or use a file")
+
     def delete(self, name: str) -> None:
         """Delete a job, and what is remembered of it."""
         self._memories[name] = JobMemory(deleted=name in self._files)
-        self.save(name)
+        self.forget(name)
+
+    def forget(self, name: str) -> None:
+        """Forget how a job went that there is no more; what somebody has changed stays."""
+        memory = self._memories.get(name, _NOTHING)
+        if memory.job is None:
+            self._memories[name] = JobMemory(paused=memory.paused, deleted=memory.deleted)
+            self.save(name)
+            if not (memory.paused or memory.deleted):
+                del self._memories[name]

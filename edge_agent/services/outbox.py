@@ -21,6 +21,7 @@ from edge_agent.core.batch import Committed, DeadLetter, Identity, StoreFacts
 from edge_agent.core.config_models import Outbox as OutboxConfig
 from edge_agent.core.events import OutboxData, Stamp
 from edge_agent.core.lane import Lane
+from edge_agent.core.notes import Notes
 from edge_agent.core.pending import Pending
 from edge_agent.core.placing import Past
 from edge_agent.core.records import GIVEN, SEQ_BITS, SEQ_MASK, TIME_STATES, Gap, Priority, Record, stream_name
@@ -43,8 +44,6 @@ ACKED_AT_ONCE: Final = 1000
 BUSY_BYTES: Final = 8 << 20
 """Beyond so much that the disk has not kept up with, nothing more is accepted."""
 
-PAGE_ROWS: Final = 500
-PAGE_BYTES: Final = 1 << 18
 _REFUSE_ABOVE: Final = {Priority.BULK: 0.9, Priority.NORMAL: 0.95, Priority.CRITICAL: 1.0}
 
 
@@ -70,7 +69,6 @@ class Outbox:
         came: called with each record put online that is not critical; ``moved``: when there may be something to send.
         said: called whenever ``conditions`` changes.
         bytes_sent: payload bytes that brokers have acknowledged since the start.
-        notes: what other parts have written down, by name.
     """
 
     def __init__(
@@ -107,8 +105,8 @@ class Outbox:
         self.announced: dict[int, list[tuple[int, Gap]]] = {}
         self.unsaid: list[tuple[int, Gap]] = []
         self._condition: StoreFault | None = None
-        self.pending = Pending("", {})
-        self.notes: dict[str, bytes] = {}
+        self._notes = Notes()
+        self.pending = Pending("", {}, self._notes)
         self.dropped: Counter[str] = Counter()
         self.came: Callable[[], None] = lambda: None
         self.moved: Callable[[], None] = lambda: None
@@ -129,36 +127,33 @@ class Outbox:
     def begin_alone(self) -> None:
         """Begin without a store, under a name that is never used again: so all its numbers may be used."""
         self.state, self.past = Committed(), Past((), since=self.age_base)
-        self.pending = Pending(self._new_name(), {p: Lane(p, used=0, first=None) for p in Priority})
-        self.pending.notes |= self.notes
+        self._notes.recall({})
+        self.pending = Pending(self._new_name(), {p: Lane(p, used=0, first=None) for p in Priority}, self._notes)
         for lane in self.lanes.values():
             lane.reserved = SEQ_MASK
 
     def take_over(self, facts: StoreFacts) -> None:
         """Begin with what a store knows."""
         self.state = facts.state
-        self.pending = Pending(facts.name, {p: Lane(p, used=facts.used[p], first=facts.first[p]) for p in Priority})
+        lanes: dict[int, Lane] = {p: Lane(p, used=facts.used[p], first=facts.first[p]) for p in Priority}
+        self._notes.recall(facts.notes)
+        self.pending = Pending(facts.name, lanes, self._notes)
         self.age_base = facts.boot_base
         if facts.boot != self._boot_id:
             self.age_base = facts.age
             self.pending.meta = {"boot": self._boot_id, "boot_base": self.age_base}
-        self.recall(facts.notes)
         self.past = Past(facts.boots, since=self.age_base)
         self.pending.meta["boots"] = self.past.dump()
 
     def note(self, name: str, text: bytes | None) -> None:
         """Write something down for another part, or forget it; ``written`` tells when it is durable."""
-        if text is None:
-            self.notes.pop(name, None)
-        else:
-            self.notes[name] = text
-        self.pending.notes[name] = text
+        self._notes.put(name, text)
         self.due.set()
 
-    def recall(self, notes: Mapping[str, bytes]) -> None:
-        """Take up what a store has written down; what is known already is newer, and goes into this one."""
-        self.pending.notes = {**notes, **self.notes, **self.pending.notes}
-        self.notes = {name: text for name, text in self.pending.notes.items() if text is not None}
+    @property
+    def notes(self) -> Mapping[str, bytes]:
+        """What other parts have written down, by name."""
+        return self._notes.kept
 
     @property
     def lanes(self) -> dict[int, Lane]:
@@ -326,20 +321,6 @@ class Outbox:
         for key in (keys := [key for key in self.announced if first <= key <= last]):
             self.unsaid += self.announced.pop(key)
         return bool(keys)
-
-    async def read_on(self, lane: Lane) -> bool:
-        """Have the store read beyond a lane's cursor; return whether it could be read."""
-        generation, cursor, size = lane.generation, lane.cursor, min(PAGE_BYTES, self.config.max_bytes // 8)
-        lane.reading = generation
-        page = await self.keeping.read(lambda store: store.page(lane.priority, cursor, rows=PAGE_ROWS, max_bytes=size))
-        if page is None and self.keeping.is_open:
-            return False  # it is mended before anything else of this lane goes
-        rows, damaged, at_end = page or ([], [], True)
-        lane.take_page(rows, generation=generation, at_end=at_end, skip=damaged)
-        if damaged:
-            self.pending.doom(damaged, "damaged")
-            self.must_write()
-        return True
 
     def _settle(self, record: Record, *, durable: bool = True) -> None:
         if self.pending.settle(record) and durable:

@@ -121,6 +121,8 @@ class QueueTools:
     async def purge(self, params: object) -> object:
         """Let go of stored records, each named as a gap; what is on its way at the moment stays."""
         given, outbox = _given(params, "priority", "channel", "dead"), self._outbox
+        if given.get("dead") and len(given) > 1:
+            raise SubmissionError("dead: all dead letters go at once; leave out priority and channel")
         async with self._changing:
             if given.get("dead"):
                 letters = await self._ask(lambda store: store.dead_letters())
@@ -174,11 +176,17 @@ def _priority(value: object) -> Priority:
     return found
 
 
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise SubmissionError("dead: true or false is needed")
+    return value
+
+
 _PARAMS: Final[Mapping[str, Callable[[Any], object]]] = {
     "after": _key,
     "priority": _priority,
     "channel": parse_channel,
-    "dead": bool,
+    "dead": _flag,
 }
 
 

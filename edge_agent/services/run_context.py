@@ -21,29 +21,22 @@ class RunContexts:
     Attributes:
         accept: the way into the outbox.
         clock: the device's clocks.
-        folder: in which each job has a folder of its own.
+        folders: in which each job has a folder of its own.
         locals: what local files allow jobs to touch.
         max_record: bytes of the largest record.
     """
 
     accept: Accept
     clock: Clock
-    folder: Path
+    folders: Path
     locals: Locals
     max_record: int
 
     def __call__(self, run: Run, job: Job) -> Context:
         """Return the context of a run."""
+        publish = partial(self._publish, run.job, job)
         return Context(
-            job=run.job,
-            slot=run.slot,
-            trace=run.trace,
-            locals=self.locals,
-            publish=partial(self._publish, run.job, job),
-            max_record=self.max_record,
-            clock=self.clock,
-            folder=self.folder / run.job,
-            grace_ns=job.grace,
+            run.job, run.slot, run.trace, self.locals, publish, self.max_record, self.clock, self.folders, job.grace
         )
 
     async def _publish(self, name: str, job: Job, data: bytes, *, key: str | None = None) -> str:

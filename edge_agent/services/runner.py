@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Literal, TypeAlias
@@ -48,7 +49,8 @@ class _Active:
 
     task: asyncio.Task[None] | None = None  # while it is at work or in its grace
     has_begun = False  # the task
-    timer: asyncio.TimerHandle | None = None  # what ends this stage of it
+    timer: asyncio.TimerHandle | None = None  # what ends its grace or its pause
+    ends = math.inf  # when its work has lasted too long, in the loop's time
     started: UtcNs | None = None
     begun = RawNs(0)
     verdict: tuple[Status, str] | None = None  # how this attempt was ended early
@@ -110,6 +112,7 @@ class Runner:
         self._answer = UtcNs(0)
         self._stopping = False
         self._idle = asyncio.Event()
+        self._watch: asyncio.TimerHandle | None = None  # one for all, as most end before
 
     # ---------------------------------------------------------------- what others ask of it
     def submit(self, run: Run, job: Job, fallback: Job | None = None) -> None:
@@ -138,6 +141,11 @@ class Runner:
         if active.task is not None:
             return "running"
         return "waiting" if active.timer is None else "pausing"
+
+    def forget(self, job: str) -> None:
+        """Forget how a job's runs ended and where its breaker stands; of one under way, do so when it has ended."""
+        self.history.jobs.pop(job, None)
+        self.breakers.pop(job, None)
 
     async def stop(self) -> None:
         """Take in nothing more, give what runs its grace, and return when every run has its outcome."""
@@ -211,9 +219,10 @@ class Runner:
         else:
             active.run = active.run._replace(attempt=active.run.attempt + 1)
         active.task = loop.create_task(self._attempt(active), name=active.run.job)
-        timeout = active.job.timeout
-        if timeout is not None:
-            active.timer = loop.call_later(to_seconds(timeout), self._time_out, active)
+        if active.job.timeout is not None:
+            active.ends = loop.time() + to_seconds(active.job.timeout)
+            if self._watch is None or active.ends < self._watch.when():
+                self._watch_until(active.ends)
 
     def _time(self, raw: RawNs) -> UtcNs:
         """Return true time at the counter's reading of now; within a millisecond its rate is the counter's."""
@@ -241,20 +250,29 @@ class Runner:
         except Exception as bug:  # noqa: BLE001  # of ours, so not this run's alone: from a callback it ends the process
             asyncio.get_running_loop().call_soon(_raise, bug)
 
-    def _time_out(self, active: _Active) -> None:
-        self._interrupt(active, "timed_out", f"it ran longer than {to_seconds(active.job.timeout):g} s")
+    def _watch_until(self, ends: float) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+        self._watch = None if ends == math.inf else asyncio.get_running_loop().call_at(ends, self._time_out)
+
+    def _time_out(self) -> None:
+        """End what has lasted too long, and watch for the next that will have."""
+        assert self._watch is not None, "it was watched for"
+        for active in self._active.values():
+            if active.ends <= self._watch.when():
+                self._interrupt(active, "timed_out", f"it ran longer than {to_seconds(active.job.timeout):g} s")
+        self._watch_until(min((active.ends for active in self._active.values()), default=math.inf))
 
     def _interrupt(self, active: _Active, status: Status, reason: str) -> None:
         """Have an attempt end within its grace; the first reason counts."""
         loop = asyncio.get_running_loop()
+        active.ends = math.inf
         if active.task is None or active.verdict is not None:
             return
-        if not active.has_begun:  # cancelled now it would never come to its end
+        if not active.has_begun and not active.task.done():  # cancelled now it would never come to its end
             loop.call_soon(self._interrupt, active, status, reason)
             return
         active.verdict = status, reason
-        if active.timer is not None:
-            active.timer.cancel()
         active.timer = loop.call_later(to_seconds(DurationNs(active.job.grace + KILLING)), self._abandon, active)
         active.task.cancel()
 
@@ -278,8 +296,11 @@ class Runner:
             (status, reason), result = active.verdict, None
         active.task = active.timer = active.verdict = None
         active.has_begun = False
+        active.ends = math.inf
         self._at_work -= 1
         self._fill()
+        if not self._at_work:
+            self._watch_until(math.inf)  # or it would wake an idle device in vain
         if status in FAILURES and active.run.attempt < active.job.retry.attempts and not active.final:
             self._pause(active, reason)
         else:
@@ -348,7 +369,8 @@ class Runner:
         self._ended(run, outcome)
 
     def _tell(self, level: int, run: Run, outcome: Outcome) -> None:
-        fields: dict[str, Any] = self._who(run) | {
+        fields = {
+            **self._who(run),
             "status": outcome.status,
             "duration_ms": outcome.duration_ms,
             "host": self._host,

@@ -11,18 +11,17 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Mapping
-from datetime import tzinfo
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final
 
 import orjson
 
 from edge_agent.core.breaker import Breaker
 from edge_agent.core.config_jobs import Job
-from edge_agent.core.events import JobsData
+from edge_agent.core.job_entry import Entry, Origin, Place
+from edge_agent.core.job_memory import MAX_OWED, is_remembered
 from edge_agent.core.records import Priority
 from edge_agent.core.runs import FAILURES, Cause, Outcome, Run
-from edge_agent.core.scheduled import Entry, Origin
 from edge_agent.core.slots import Misfire, decide
 from edge_agent.core.submission import Submission
 from edge_agent.core.timebase import DurationNs, UtcNs, later, rfc3339, seconds
@@ -36,23 +35,17 @@ from edge_agent.services.timers import Timers
 
 log = logging.getLogger(__name__)
 
+ON_TIME: Final = seconds(60)
+"""A slot that is late by less was not missed; a job more frequent than that runs only its newest."""
+
 CATCH_UP_WITHIN: Final = seconds(30)
 """What was missed is caught up with at a device's own instant within such a time: a whole fleet may be back at once."""
 
-MAX_CAUGHT_UP: Final = 100
 FAR: Final = seconds(86_400)
 """Slots that were decided so far ahead of the present were decided by a clock that was wrong."""
 
 JUMP: Final = seconds(0.1)
 """A clock that nobody vouches for is followed, but by so much at once it has jumped."""
-
-
-class Place(NamedTuple):
-    """What the slots of a job depend on beside itself: the device's id, its default time zone, its own time zone."""
-
-    device: str
-    timezone: str
-    local: tzinfo
 
 
 class Scheduler:
@@ -61,6 +54,7 @@ class Scheduler:
     Attributes:
         book: which jobs there are.
         entries: those that are scheduled, by name.
+        missed: how many slots were passed over since the start, those of jobs that are gone included.
     """
 
     def __init__(
@@ -83,27 +77,22 @@ class Scheduler:
         self._place: Place | None = None
         self._group: asyncio.TaskGroup | None = None
         self._is_known = self._has_waited = False
-        self._ahead = 0  # of the counter, while time is not known
+        self._ahead: int | None = None  # of the counter, when that was looked at last
         self.book = JobBook(outbox)
         self.entries: dict[str, Entry] = {}
+        self.missed = 0
 
-    async def run(self, *, first_sync_wait: DurationNs | None) -> None:
-        """Fire until cancelled, then give what runs its grace.
-
-        Args:
-            first_sync_wait: how long jobs with a date wait for time to be known; then what the clock says is believed.
-                ``None`` = nobody will know better: it is true time.
-        """
+    async def run(self, *, first_sync_wait: DurationNs) -> None:
+        """Fire until cancelled, then give what runs its grace; believe the clock after ``first_sync_wait`` at last."""
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
                 group.create_task(self._timers.run(), name="timers")
                 self.time_changed()
-                if first_sync_wait is not None:
-                    await self._clock.sleep_until(later(self._clock.monotonic(), first_sync_wait))
+                await self._clock.sleep_until(later(self._clock.monotonic(), first_sync_wait))
                 if not self._is_known:
-                    self._is_known, self._has_waited = first_sync_wait is None, True
-                    self._resume_all()
+                    self._has_waited = True
+                    self._each(self._resume)
         finally:
             self._group = None
             await self._runner.stop()
@@ -111,48 +100,42 @@ class Scheduler:
     # -- which jobs there are
 
     def configure(self, jobs: Mapping[str, Job], place: Place, read: ReadJob) -> None:
-        """Schedule what files say, and what was put at run time; what did not change keeps its phase and its runs.
-
-        Args:
-            jobs: what the files say.
-            place: what slots depend on.
-            read: makes a job of what was put at run time.
-        """
-        anew = place != self._place
-        if self._place is None:
-            self._ahead = self._now() - self._clock.raw()
+        """Schedule what files say, and what was put at run time; what did not change keeps its phase and its runs."""
         self._place = place
         self.book.configure(jobs, read)
         for name in {*self.book.names(), *self.entries}:
-            self.settle(name, anew=anew)
+            self.settle(name)
 
-    def settle(self, name: str, *, anew: bool = False) -> None:
-        """Schedule a job as the book has it now; with ``anew`` also if it is the same as before."""
+    def settle(self, name: str) -> None:
+        """Schedule a job as the book has it now; one that is the same as before goes on."""
         found, old = self.book.job(name), self.entries.get(name)
         if found is None:
-            if old is not None:
-                del self.entries[name]
-                self._timers.cancel(name)
-                self._runner.cancel(name, "the job was deleted")
-                self.book.forget(name)
-            return
-        job, origin = found
-        if old is not None and old.job == job and not anew:
-            old.origin = origin
-            self._plan(old)
+            self._remove(name)
             return
         self._notice_jump()
-        if old is not None and old.job.after != job.after:
+        if old is not None and old.job.after != found[0].after:
             old.memory.put_at = None
-        entry = self.entries[name] = self._entry(name, job, origin)
+        entry = self._entry(name, *found)
+        if old is not None and (old.job, old.trigger) == (entry.job, entry.trigger):
+            old.origin = entry.origin
+            self._plan(old)
+            return
+        self.entries[name] = entry
         if old is None:
             self._recall(entry)
         else:
-            entry.succeed(old)
+            entry.follow(old)
         self.book.save(name)
         if self._has_time:
             self._resume(entry)
         self._plan(entry)
+
+    def _remove(self, name: str) -> None:
+        if self.entries.pop(name, None) is not None:
+            self._timers.cancel(name)
+            self._runner.cancel(name, "the job was deleted")
+            self._runner.forget(name)
+        self.book.forget(name)
 
     def _entry(self, name: str, job: Job, origin: Origin) -> Entry:
         assert self._place is not None, "it was configured"
@@ -163,16 +146,30 @@ class Scheduler:
         first = slots.after(now)
         second = None if first is None else slots.after(first)
         period = None if first is None or second is None else DurationNs(second - first)
-        last = now if job.after is None or memory.put_at is None else UtcNs(memory.put_at - 1)
-        return Entry(name, job, origin, memory, slots, period, last, self._clock.raw())
+        on_time = ON_TIME if period is None else DurationNs(min(ON_TIME, period - 1))
+        entry = Entry(
+            name,
+            job,
+            origin,
+            memory,
+            slots,
+            misfire=Misfire(job.misfire, job.misfire_window, on_time, MAX_OWED),
+            is_booked=is_remembered(job, period),
+            last=now if job.after is None or memory.put_at is None else UtcNs(memory.put_at - 1),
+            seen=self._clock.raw(),
+        )
+        entry.fire = partial(self._due, entry)
+        return entry
 
     def _recall(self, entry: Entry) -> None:
         """Take up what the agent has left behind: an open breaker, runs that a crash has cut off."""
         job, memory = entry.job, entry.memory
         if job.breaker is not None and memory.breaker is not None:
             self._runner.breakers[entry.name] = Breaker.read(memory.breaker)
-        for slot in [*memory.begun]:
-            self._runner.give_up(Run(entry.name, slot, self._new_trace()), job, "interrupted", "the agent was killed")
+        cut_off, memory.begun = memory.begun, []
+        for slot in cut_off:
+            run = Run(entry.name, slot, self._new_trace())
+            self._runner.give_up(run, job, "interrupted", "the agent ended during the run")
 
     # -- time
 
@@ -182,43 +179,44 @@ class Scheduler:
 
     def time_changed(self, *, stepped: bool = False) -> None:
         """Look at the clock again: it has learned something, or was stepped, or the device has resumed."""
-        self._notice_jump()
+        by = self._notice_jump()
         if not self._is_known and self._clock.now().state != "unsynced":
             self._is_known = True
-            self._resume_all()
+            self._each(self._resume)
         elif stepped and self._is_known:
-            for entry in self.entries.values():
-                # no slot twice, unless the clock that said so was absurd; what has no books goes on soon
-                if entry.last > self._now() + (FAR if entry.is_booked else entry.tolerance):
-                    entry.last = self._now()
-                self._plan(entry)
-                self._catch_up_later(entry)
+            self._each(partial(self._follow_step, by))
         self._timers.rearm()
 
-    def _notice_jump(self) -> None:
-        """While time is not known, take a jump of the clock for the end of an error."""
-        if self._is_known:
-            return
-        ahead = self._now() - self._clock.raw()
-        by = DurationNs(ahead - self._ahead)
-        if abs(by) > JUMP:
-            self._ahead = ahead
-            for entry in self.entries.values():
-                entry.move(by, books=self._has_waited)
-                self.book.save(entry.name)
-                self._plan(entry)
-
-    def _resume_all(self) -> None:
+    def _each(self, change: Callable[[Entry], None]) -> None:
         for entry in self.entries.values():
-            self._resume(entry)
+            change(entry)
+            self.book.save(entry.name)
             self._plan(entry)
+
+    def _follow_step(self, by: DurationNs, entry: Entry) -> None:
+        """Run no slot twice, unless the clock that said so was absurd; what has no books goes on soon."""
+        now = self._now()
+        if entry.job.after is not None:
+            entry.move(by, books=True)
+        elif entry.last > now + (FAR if entry.is_booked else entry.misfire.tolerance):
+            entry.last = now
+        self._catch_up_later(entry)
+
+    def _notice_jump(self) -> DurationNs:
+        """Return by how much the clock has jumped; while time is not known, take that for the end of an error."""
+        ahead = self._now() - self._clock.raw()
+        by = DurationNs(0 if self._ahead is None else ahead - self._ahead)
+        self._ahead = ahead
+        if not self._is_known and abs(by) > JUMP:
+            self._each(partial(Entry.move, by=by, books=self._has_waited))
+        return by
 
     def _resume(self, entry: Entry) -> None:
         """Go on where the books end: decide what came while nobody looked, and take up what is owed."""
         memory, now, last = entry.memory, self._now(), entry.last
-        if entry.is_booked and memory.last is not None and memory.last <= now + FAR:
+        if entry.is_booked and memory.last is not None and (entry.is_done or memory.last <= now + FAR):
             entry.last = memory.last
-            self._due(entry, until=UtcNs(now - (self._clock.raw() - entry.seen)))
+            self._decide(entry, now, until=UtcNs(now - (self._clock.raw() - entry.seen)))
             if not entry.is_once:
                 entry.last = max(entry.last, last)
         if self._is_known or entry.job.after is None:
@@ -233,37 +231,38 @@ class Scheduler:
         self._catch_up_later(entry)
 
     def _plan(self, entry: Entry) -> None:
-        job, memory = entry.job, entry.memory
-        goes_by_belief = job.every is not None or (job.after is not None and memory.last is None)
-        may_run = job.enabled and not memory.paused and (self._has_time or goes_by_belief)
-        due = entry.trigger.after(entry.last) if may_run else None
+        due = None if entry.rests or self.awaits_time(entry) else entry.trigger.after(entry.last)
         if due is None:
             self._timers.cancel(entry.name)
         else:
-            self._timers.put(entry.name, due, partial(self._due, entry))
+            self._timers.put(entry.name, due, entry.fire)
 
-    def _due(self, entry: Entry, *, until: UtcNs | None = None) -> None:
-        """Decide about the slots that have come, by now or by then."""
-        job, memory = entry.job, entry.memory
-        if memory.paused or not job.enabled:
+    def _due(self, entry: Entry) -> None:
+        """Decide about the slots that have come by now."""
+        if not self._is_known:
+            self._notice_jump()
+        self._decide(entry, self._timers.time, until=self._timers.time)
+
+    def _decide(self, entry: Entry, now: UtcNs, *, until: UtcNs) -> None:
+        """Decide about the slots that had come by an instant."""
+        if entry.rests:
             return
-        self._notice_jump()
-        now = self._now()
+        memory, misfire = entry.memory, entry.misfire
         is_booked = entry.is_booked and (self._has_time or entry.is_once)
-        rule = job.misfire if is_booked else "skip"  # what is owed must be written down
-        misfire = Misfire(rule, job.misfire_window, entry.tolerance, MAX_CAUGHT_UP)
-        decision = decide(entry.trigger, misfire, last=entry.last, now=now if until is None else until)
+        if not is_booked and misfire.rule != "skip":  # what is owed must be written down
+            misfire = misfire._replace(rule="skip")
+        decision = decide(entry.trigger, misfire, last=entry.last, now=until)
         entry.last, missed, run = decision.last, decision.missed, decision.run
         if is_booked:
-            run = tuple(slot for slot in run if slot not in memory.owed)  # what was believed in comes again
+            run = tuple(slot for slot in run if slot not in memory.owed)  # what was believed in may come again
             missed += memory.decide(decision.last, run)
             self.book.save(entry.name)
         if decision.next is not None:
-            self._timers.put(entry.name, decision.next, partial(self._due, entry))
+            self._timers.put(entry.name, decision.next, entry.fire)
         if missed:
             self._pass_over(entry, missed)
         for slot in run:
-            if now - slot <= entry.tolerance:
+            if now - slot <= misfire.tolerance:
                 self._begin(entry, slot, "schedule")
             else:
                 self._catch_up_later(entry)
@@ -277,8 +276,8 @@ class Scheduler:
 
     def _catch_up(self, entry: Entry) -> None:
         """Begin the oldest run that is owed; those after it follow when it has ended."""
-        memory, rests = entry.memory, entry.memory.paused or not entry.job.enabled
-        if memory.owed and not (rests or memory.begun) and self._runner.state(entry.name) == "idle":
+        memory = entry.memory
+        if memory.owed and not (memory.begun or entry.rests) and self._runner.state(entry.name) == "idle":
             self._begin(entry, memory.owed[0], "catch_up")
 
     def _begin(self, entry: Entry, slot: UtcNs, cause: Cause) -> None:
@@ -296,7 +295,7 @@ class Scheduler:
     async def _submit_once_written(self, run: Run) -> None:
         await self.book.written()
         entry = self.entries.get(run.job)
-        if entry is not None and run.slot in entry.memory.begun:  # or the job was deleted meanwhile
+        if entry is not None and run.slot in entry.memory.begun:  # or it was deleted meanwhile
             self._submit(run, entry.job)
 
     def _submit(self, run: Run, job: Job) -> None:
@@ -309,11 +308,19 @@ class Scheduler:
         """Take note that a run has ended; every one does."""
         entry = self.entries.get(run.job)
         if entry is None:
+            self._runner.forget(run.job)
             return
         memory = entry.memory
-        memory.end(run.slot, again=outcome.status == "interrupted")
-        self._keep_breaker(entry)
-        self.book.save(entry.name)
+        is_noted = run.slot in memory.begun or run.slot in memory.owed
+        if is_noted and run.cause in ("schedule", "catch_up"):  # another may only have the time of one of its slots
+            cut_off = outcome.status == "interrupted"
+            if cut_off and outcome.started is None and run.slot in memory.begun and entry.job.misfire != "skip":
+                memory.put_off(run.slot)
+            else:
+                memory.end(run.slot, again=cut_off)
+        if is_noted or entry.job.breaker is not None:
+            self._keep_breaker(entry)
+            self.book.save(entry.name)
         if memory.owed and self._group is not None and self._timers.due(f"{entry.name}@") is None:
             self._timers.put(f"{entry.name}@", self._now(), partial(self._catch_up, entry))
         failing = outcome.status in FAILURES or (entry.is_failing and outcome.status != "succeeded")
@@ -334,42 +341,26 @@ class Scheduler:
 
     def _pass_over(self, entry: Entry, count: int) -> None:
         entry.missed += count
+        self.missed += count
         log.warning("job_missed", extra={"task_name": entry.name, "count": count, "misfire": entry.job.misfire})
         self._say(entry, "missed", {"count": count, "until": rfc3339(entry.last), "misfire": entry.job.misfire})
 
     def _say(self, entry: Entry, what: str, data: Mapping[str, object]) -> None:
-        body = orjson.dumps({"what": what, "job": entry.name, **data})
+        known = {key: value for key, value in data.items() if value is not None}
+        body = orjson.dumps({"what": what, "job": entry.name, **known})
         with contextlib.suppress(OutboxError):
             self._outbox.put(Submission("event/job", body, Priority.NORMAL))
-
-    def measure(self) -> JobsData:
-        """Return the jobs' part of the heartbeat."""
-        counts = self._runner.history.counts
-        return JobsData(
-            ok=counts.get("succeeded", 0),
-            failed=sum(counts.get(status, 0) for status in ("failed", "timed_out", "interrupted")),
-            missed=sum(entry.missed for entry in self.entries.values()),
-            skipped=counts.get("skipped", 0) + counts.get("cancelled", 0),
-        )
 
     # -- what may be asked
 
     def start(self, name: str) -> str:
-        """Run a job now, beside its schedule; return the run's trace id.
-
-        Raises:
-            JobError: there is no such job.
-        """
+        """Run a job now, beside its schedule; return the run's trace id."""
         run = Run(name, self._now(), self._new_trace(), "manual")
         self._submit(run, self.find(name).job)
         return run.trace
 
     def pause(self, name: str, *, paused: bool) -> None:
-        """Let a job pause, or go on; what comes in the pause is not missed, but what comes only once is put off.
-
-        Raises:
-            JobError: there is no such job.
-        """
+        """Let a job pause, or go on; what comes in the pause is not missed, what comes only once is put off."""
         entry = self.find(name)
         entry.memory.paused = paused
         if not entry.is_once:
@@ -391,6 +382,12 @@ class Scheduler:
         if entry is None:
             raise JobError(f"there is no job {name[:80]!r}; known: {', '.join(sorted(self.entries)[:20]) or 'none'}")
         return entry
+
+    def awaits_time(self, entry: Entry) -> bool:
+        """Return whether a job has a date and does not run because true time is not known."""
+        if self._has_time or entry.job.every is not None or entry.trigger.after(entry.last) is None:
+            return False
+        return entry.job.after is None or entry.memory.last is not None  # else it counts from what is as little known
 
     def next_due(self, name: str) -> UtcNs | None:
         """Return when a job is due next; ``None`` = it is not."""

@@ -8,6 +8,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any, Final
 
 import orjson
@@ -125,9 +126,12 @@ class Timekeeping:
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._ask(server), name=f"ntp-{server}") for server in self._polls]
+                set_again = partial(self._clock_was_set, STEPPED_AT_LEAST)
+                stepped = self._heed(self._host.stepped, self._clock_was_set, set_again)
+                changed = self._heed(self._host.network_changed, self._network_changed, self._look_for_servers)
                 tasks += [
-                    group.create_task(self._heed(self._host.stepped, self._clock_was_set), name="clock-steps"),
-                    group.create_task(self._heed(self._host.network_changed, self._network_changed), name="clock-net"),
+                    group.create_task(stepped, name="clock-steps"),
+                    group.create_task(changed, name="clock-net"),
                     group.create_task(self._look(), name="clock-look"),
                 ]
                 await self._servers_changed.wait()
@@ -200,20 +204,24 @@ class Timekeeping:
 
     # -- the host
 
-    async def _heed(self, happens: Callable[[], Awaitable[None]], then: Callable[[], None]) -> None:
+    async def _heed(
+        self, happens: Callable[[], Awaitable[None]], then: Callable[[], None], afterwards: Callable[[], None]
+    ) -> None:
+        """Do something about what happens, but once a second at most, and look afterwards at what was missed."""
         while True:
             await happens()
             then()
             await self._clocks.sleep_until(later(self._clocks.monotonic(), seconds(1)))
+            afterwards()
 
     def _measure_wall(self) -> int:
         raw, wall = self._clocks.pair()
         return wall - raw
 
-    def _clock_was_set(self) -> None:
+    def _clock_was_set(self, at_least: int = 0) -> None:
         """Tell a resume, which counts as a setting too, from a step."""
         if not self._look_for_sleep():
-            self._look_for_step(at_least=0)
+            self._look_for_step(at_least=at_least)
 
     def _look_for_sleep(self) -> bool:
         slept = self._clocks.slept()
@@ -243,8 +251,7 @@ class Timekeeping:
 
     async def _look(self) -> None:
         while True:
-            self._look_for_sleep()
-            self._look_for_step(at_least=STEPPED_AT_LEAST)
+            self._clock_was_set(STEPPED_AT_LEAST)
             self._look_for_servers()  # what came by DHCP is written down some time after the network has changed
             vote = self._host.vote()
             self._discipline.host(vote)
@@ -293,9 +300,9 @@ class Timekeeping:
             self._say("offset_cleared", {"offset_ms": round(offset / 1e6, 3)})
 
     def _wall_offset_ns(self, raw: RawNs) -> int | None:
-        """Return the operating system's clock minus true time."""
-        known = self._discipline.true_time(raw)
-        return None if known is None else raw + self._measure_wall() - known[0]
+        """Return the operating system's clock minus true time, if there is another one than its own."""
+        known, state = self._discipline.true_time(raw), self._discipline.at(raw, self._clocks.wall()).state
+        return None if known is None or state == "os" else raw + self._measure_wall() - known[0]
 
     def _say(self, what: str, data: Mapping[str, object]) -> None:
         log.info("clock_event", extra={"what": what, **data})

@@ -49,7 +49,7 @@ LONGEST: Final = seconds(86_400)
 LATE: Final = 1_000
 """Nanoseconds after the deadline that are aimed at: a hair too early would cost another wake-up."""
 
-APART: Final = 1_000_000
+APART: Final = 4_000_000
 """Nanoseconds between two firings, at least: what is due more densely is fired together."""
 
 
@@ -57,6 +57,9 @@ class Timers:
     """A set of timers by name.
 
     Its methods are for the loop's thread, where any task may call them at any time; ``call_threadsafe`` is for others.
+
+    Attributes:
+        time: true time by which what fires is due, while it fires.
     """
 
     def __init__(self, make_alarm: Callable[[Callable[[], None]], Alarm], now: Callable[[], UtcNs]) -> None:
@@ -68,6 +71,7 @@ class Timers:
         """
         self._make_alarm = make_alarm
         self._now = now
+        self.time = UtcNs(0)
         self._queue: TimerQueue[Callable[[], object]] = TimerQueue()
         self._running: tuple[Alarm, asyncio.Future[None]] | None = None
         self._armed_for = math.inf  # what is due sooner arms the alarm again
@@ -129,8 +133,8 @@ class Timers:
         alarm, failed = self._running
         self._armed_for = -math.inf  # it is armed when all have been called, whatever they put
         bugs = []
-        now, utc = self._look(alarm)
-        for callback in self._queue.pop_due(utc):
+        now, self.time = self._look(alarm)
+        for callback in self._queue.pop_due(self.time):
             self._fired = now
             try:
                 callback()

@@ -171,7 +171,7 @@ class Upkeep:
             lane.reserved = known.reserved[lane.priority]
             lane.next_seq = max(lane.next_seq, lane.reserved + 1)
         pending.replaced.clear()
-        pending.notes |= self._outbox.notes
+        pending.notes.recall({})
         for reason, keys in pending.doomed.items():
             for first, last in runs(sorted(keys)):
                 stream = stream_name(pending.name, Priority(first >> SEQ_BITS))
@@ -189,7 +189,7 @@ class Upkeep:
         self._unsalvaged = None
         while (piece := await self._keeping.step(pieces)) is not None:
             own = piece.outbox == name
-            self._outbox.recall(piece.notes)
+            self._outbox.pending.notes.recall(piece.notes)
             if await self._keeping.read(partial(_take_in, piece if own else replace(piece, records=()))) is None:
                 self._unsalvaged = there  # it is done once more when the disk can be written
                 return

@@ -7,6 +7,7 @@ import re
 import ssl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from zoneinfo import TZPATH
 
 import pytest
 from cryptography import x509
@@ -14,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from edge_agent.adapters.host import boot_id, common_name, read_facts, rss_bytes
+from edge_agent.adapters.host import boot_id, common_name, local_zone, read_facts, rss_bytes
 from edge_agent.core.config import HostFacts
 
 ID = "0123456789abcdef0123456789abcdef"
@@ -87,6 +88,20 @@ def test_a_host_without_a_name_has_none(tmp_path: Path) -> None:
     """The kernel says (none)."""
     put(tmp_path, "proc/sys/kernel/hostname", "(none)\n")
     assert read_facts(tmp_path).hostname is None
+
+
+def test_the_zone_of_the_device_is_that_of_its_localtime(tmp_path: Path) -> None:
+    """With summer and winter; UTC where there is none, or what is there is none."""
+    summer, winter = datetime(2027, 7, 1, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC)
+    assert local_zone(tmp_path) is UTC
+    place = tmp_path / "etc/localtime"
+    put(tmp_path, "etc/localtime", "no zone")
+    assert local_zone(tmp_path) is UTC
+    place.unlink()
+    place.symlink_to(next(path for path in map(Path, TZPATH) if path.is_dir()) / "Europe/Berlin")
+    zone = local_zone(tmp_path)
+    assert [zone.utcoffset(when) for when in (summer, winter)] == [timedelta(hours=2), timedelta(hours=1)]
+    assert local_zone(tmp_path) is zone  # or each reload would begin every job anew
 
 
 def test_this_host_is_read() -> None:

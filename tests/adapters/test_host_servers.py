@@ -50,6 +50,10 @@ CASES: dict[str, tuple[dict[str, str], list[str]]] = {
         {"etc/chrony/chrony.conf": "# server x.example\nserver a.example iburst\npool b.example port 1123\nrtcsync\n"},
         ["a.example", "b.example:1123"],
     ),
+    "chrony on ports of IPv6": (
+        {"etc/chrony/chrony.conf": "server 2001:db8::1 port 1123 iburst\nserver 2001:db8::2\n"},
+        ["[2001:db8::1]:1123", "[2001:db8::2]"],
+    ),
     "chrony's sources": (
         {
             "etc/chrony/sources.d/x.sources": "server a.example\n",

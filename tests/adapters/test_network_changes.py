@@ -14,30 +14,47 @@ from edge_agent.adapters.network_changes import wait_for_network_change
 from tests.support.netns import namespace
 
 SCRIPT = """
-import asyncio
+import asyncio, sys
 from edge_agent.adapters.network_changes import wait_for_network_change
 async def main():
     waiting = asyncio.ensure_future(wait_for_network_change())
     await asyncio.sleep(0.1)
     print("waiting", flush=True)
-    await waiting
-    print("changed", flush=True)
+    for _ in sys.stdin:
+        await asyncio.wait((waiting,), timeout=0.2)
+        print("changed" if waiting.done() else "waiting", flush=True)
 asyncio.run(main())
 """
 
 
+CHANGES = {
+    "an address that comes": ("address", "add", "192.0.2.7/24", "dev", "lo"),
+    "one of IPv6": ("address", "add", "2001:db8::7/64", "dev", "lo"),
+    "an address that goes": ("address", "delete", "2001:db8::1/64", "dev", "lo"),
+    "a card that goes down": ("link", "set", "lo", "down"),
+}
+
+
 @pytest.mark.root
-def test_an_address_that_comes_is_noticed() -> None:
-    """Within the namespace in which it does."""
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_change_is_noticed_and_what_changes_nothing_is_not(what: str) -> None:
+    """Each advertisement of an IPv6 router prolongs addresses: that is no reason to ask every server anew."""
     with namespace() as net:
+        net.run("ip", "link", "set", "lo", "up")
+        advertised = ("2001:db8::1/64", "dev", "lo", "preferred_lft", "4000", "valid_lft")
+        net.run("ip", "address", "add", *advertised, "5000")
         command = [*net.prefix, sys.executable, "-c", SCRIPT]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as process:
             try:
+                assert process.stdin is not None
                 assert process.stdout is not None
                 assert process.stdout.readline() == "waiting\n"
-                net.run("ip", "address", "add", "192.0.2.7/24", "dev", "lo")
+                net.run("ip", "address", "change", *advertised, "6000")
+                process.stdin.write("\n")
+                assert process.stdout.readline() == "waiting\n"
+                net.run("ip", *CHANGES[what])
+                process.stdin.write("\n")
                 assert process.stdout.readline() == "changed\n"
-                assert process.wait(10) == 0
             finally:
                 process.kill()
 

@@ -13,7 +13,7 @@ import pytest
 
 import edge_agent
 from edge_agent import cli
-from edge_agent.cli import queue
+from edge_agent.cli import jobs, queue
 from edge_agent.errors import ConfigError, ConfigProblem, EdgeAgentError, UnreachableError
 
 WITHIN_S = 20
@@ -71,7 +71,12 @@ def test_every_verb_has_help(verb: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", [*sorted(set(cli.VERBS) - {"demo", "queue"}), *(f"queue {action}" for action in queue.ACTIONS)]
+    "verb",
+    [
+        *sorted(set(cli.VERBS) - {"demo", "jobs", "queue"}),
+        *(f"jobs {action}" for action in jobs.ACTIONS),
+        *(f"queue {action}" for action in queue.ACTIONS),
+    ],
 )
 def test_every_verb_takes_config(verb: str) -> None:
     """But the demo, which makes its own; where a verb has actions, behind the action."""
@@ -147,7 +152,7 @@ def test_ctrl_c_is_130_without_a_word(
 def said_by_check(error: BaseException, config: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     """Run a verb that raises this, through the dispatcher."""
 
-    def load(*_arguments: object) -> None:
+    def load(*_arguments: object, **_named: object) -> None:
         raise error
 
     monkeypatch.setattr("edge_agent.cli.check.load", load)

@@ -55,6 +55,14 @@ async def test_without_any_server_it_says_what_to_do(tmp_path: Path) -> None:
         assert "set time.servers" in out
 
 
+async def test_that_nothing_is_known_yet_is_an_answer_too(tmp_path: Path) -> None:
+    """It was asked for and is shown: nothing has failed."""
+    async with agent(tmp_path, settings(f"127.0.0.1:{free_udp_port()}")) as process:
+        await process.logged("started")
+        code, out, _ = await edge_agent(process, "clock", "--json")
+        assert (code, json.loads(out)["state"]) == (0, "unsynced")
+
+
 async def test_a_trace_is_recorded_and_replayed(tmp_path: Path) -> None:
     """The replay ends with the state and about the bound that the device had."""
     trace = tmp_path / "trace.ndjson"

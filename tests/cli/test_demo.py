@@ -73,9 +73,21 @@ async def read_until(process: asyncio.subprocess.Process, word: str) -> str:
     return text
 
 
+async def output_of(tried: str, verb: str) -> str:
+    """Return the output of the command of the demo's hints that begins so."""
+    command = re.search(rf"edge-agent ({verb} --socket \S+)", tried)
+    assert command is not None
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "edge_agent", *command[1].split()), stdout=asyncio.subprocess.PIPE
+    )
+    out, _ = await child.communicate()
+    assert child.returncode == 0
+    return out.decode()
+
+
 @pytest.mark.timeout_s(60)
 async def test_it_shows_heartbeats_an_outage_and_the_recovery(tmp_path: Path) -> None:
-    """In this order and within 25 s; then a killed agent comes back, and in the end nothing is left."""
+    """In this order and within 25 s; its jobs run; a killed agent comes back, and in the end nothing is left."""
     loop = asyncio.get_running_loop()
     async with demo(tmp_path, "--seconds", "40") as process:
         begun = loop.time()
@@ -92,6 +104,8 @@ async def test_it_shows_heartbeats_an_outage_and_the_recovery(tmp_path: Path) ->
         tried = await read_until(process, "kill -HUP")
         children = children_of(process)
         assert f"kill -9 {children['agent']} " in tried
+        assert re.search(r"^system .* succeeded ", await output_of(tried, "jobs list"), re.MULTILINE)
+        assert "manual" in await output_of(tried, "jobs run disk --wait")
         os.kill(children["agent"], signal.SIGKILL)
         text = await read_until(process, "demo-1 heartbeat uptime=0s")
         assert re.search(r"demo-1 offline\n(.*\n)*.*demo-1 online\n", text)

@@ -30,8 +30,9 @@ def test_columns_stand_below_each_other() -> None:
 
 def test_facts_are_a_line_each() -> None:
     """Of those that are there."""
-    found = {"a_b": True, "c": [], "d": ["x", "y"], "e": False}
-    assert facts(found, ("a_b", "none", "c", "d", "e")) == ["a b  yes", "c    -", "d    x,y", "e    no"]
+    found = {"a_b": True, "c": [], "d": ["x", "y"], "e": False, "f": {"n": 1}}
+    lines = ["a b  yes", "c    -", "d    x,y", "e    no", 'f    {"n":1}']
+    assert facts(found, ("a_b", "none", "c", "d", "e", "f")) == lines
 
 
 def test_states_have_their_colour_on_a_terminal(
@@ -64,7 +65,7 @@ def test_a_result_is_shown_in_the_form_that_is_asked_for(terminal: pytest.Captur
 def test_long_work_is_counted_on_a_terminal(terminal: pytest.CaptureFixture[str]) -> None:
     """On stderr, and nothing of it stays."""
     assert list(counted(range(2 * COUNT_EVERY), "done")) == list(range(2 * COUNT_EVERY))
-    assert terminal.readouterr().err == "\rdone 1,000\rdone 2,000\r\033[K"
+    assert terminal.readouterr().err == "\r\033[Kdone 1,000\r\033[Kdone 2,000\r\033[K"
 
 
 def test_elsewhere_nothing_is_counted(capsys: pytest.CaptureFixture[str]) -> None:

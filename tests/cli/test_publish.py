@@ -148,9 +148,20 @@ def test_without_a_daemon_it_is_left_in_the_inbox(place: Place) -> None:
     assert json.loads(done.stdout) == {"id": None, "file": str(file)}
     assert done.stderr == f"edge-agent: the daemon cannot be reached; the record left in {place.inbox} for it\n"
     (params,) = place.left()
+    happened = parse_submission(params, max_record=MAX_RECORD).time
+    assert happened is not None
+    assert abs(happened - file.stat().st_mtime_ns) < 60 * 10**9, "not when the agent takes it in, perhaps days later"
+    assert params.pop("time").endswith("Z")
     assert params == {"channel": "data/t", "data": {"c": 21.5}, "key": "k"}
-    assert parse_submission(params, max_record=MAX_RECORD).channel == "data/t"
     assert file.suffix == ".json"
+
+
+def test_what_is_left_in_the_inbox_keeps_the_time_that_it_was_given(place: Place) -> None:
+    """By who published it."""
+    place.inbox.mkdir(parents=True)
+    assert place.run("data/t", "--time", "2026-12-01T00:00:00Z", stdin="{}").returncode == 0
+    (params,) = place.left()
+    assert params["time"] == "2026-12-01T00:00:00Z"
 
 
 def test_without_a_daemon_and_an_inbox_it_is_69(place: Place) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import signal
 import sys
@@ -24,6 +25,24 @@ async def edge_agent(process: AgentProcess, *arguments: str, stdin: bytes = b"")
     out, err = await child.communicate(stdin)
     assert child.returncode is not None
     return child.returncode, out.decode(), err.decode()
+
+
+async def at_a_terminal(process: AgentProcess, reply: bytes, *arguments: str) -> int:
+    """Run a verb on an agent's configuration with a terminal as standard input; return its exit code."""
+    ours, its = os.openpty()
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "edge_agent", *arguments, "--config", str(process.config)),
+        stdin=its,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert child.stderr is not None
+    assert b"for good" in await child.stderr.readuntil(b"[y/N] ")
+    os.write(ours, reply)
+    await child.communicate()
+    for end in (ours, its):
+        os.close(end)
+    assert child.returncode is not None
+    return child.returncode
 
 
 async def filled(process: AgentProcess) -> None:
@@ -50,8 +69,13 @@ async def test_a_running_agent_s_outbox_can_be_read_exported_and_purged(tmp_path
         assert [json.loads(line)["subject"] for line in file.read_text().splitlines()] == ["x"] * 5 + ["y"]
         code, out, _ = await edge_agent(process, "queue", "check")
         assert (code, out) == (0, "ok: structure ok, 6 records intact, 0 damaged\n")
-        assert (await edge_agent(process, "queue", "purge"))[0] == 64  # nobody was asked
+        for reply in (b"\n", b"n\n"):
+            assert await at_a_terminal(process, reply, "queue", "purge") == 1
+        code, _, err = await edge_agent(process, "queue", "purge", "--channel", "x")
+        assert (code, err.count("\n")) == (64, 1)
         assert (await edge_agent(process, "queue", "purge", "--priority", "bulk", "--yes"))[1] == "purged 1\n"
+        assert await at_a_terminal(process, b"y\n", "queue", "purge", "--channel", "data/y") == 0
+        assert (await edge_agent(process, "queue", "purge"))[1] == "purged 5\n", "there is nobody to ask in a script"
         assert (await edge_agent(process, "queue", "retry"))[1] == "retried 0\n"
         assert (await edge_agent(process, "queue", "peek", "-n", "0"))[0] == 64
         code, _, err = await edge_agent(process, "queue", "export", "--file", str(tmp_path / "no" / "where"))

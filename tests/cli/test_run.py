@@ -227,3 +227,35 @@ async def test_a_signal_right_at_the_start_stops_it(tmp_path: Path) -> None:
             process.signal(number)
             process.signal(number)
             assert await process.wait(3) == 0
+
+
+STUBBORN = """
+import asyncio
+from edge_agent.core.config_types import Section
+from edge_agent.job_ports import Kind
+
+async def run(_ctx, _options):
+    while True:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            pass
+
+KIND = Kind("stubborn", Section, run)
+"""
+
+
+async def test_a_job_that_does_not_let_itself_be_ended_holds_up_no_stop(tmp_path: Path) -> None:
+    """It is somebody else's code; after its grace the agent goes all the same."""
+    packages = tmp_path / "packages"
+    info = packages / "stubborn-1.dist-info"
+    info.mkdir(parents=True)
+    (packages / "stubborn.py").write_text(STUBBORN)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stubborn\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[edge_agent.jobs]\nstubborn = stubborn:KIND\n")
+    job = '[jobs.a]\nkind = "stubborn"\nafter = "0s"\ntimeout = "100ms"\ngrace = "0s"\n'
+    text = config_text(f"mqtt://127.0.0.1:{free_port()}", extra=job)
+    async with agent(tmp_path, text, PYTHONPATH=str(packages)) as process:
+        await process.logged("job_abandoned")
+        process.signal(signal.SIGTERM)
+        assert await process.wait(10) == 0

@@ -256,6 +256,7 @@ async def test_an_interrupt_ends_a_pipe_that_does_not() -> None:
         (["--file", "-", "--filter", "x"], "--file does not go with"),
         (["--file", "-", "--seconds", "0"], "--file does not go with"),
         (["--broker", "x"], "--broker: found"),
+        (["--broker", "mqtt://127.0.0.1:1", "--filter", "a", "--filter", "a/#/b"], "--filter 'a/#/b': a topic filter"),
     ],
 )
 async def test_a_wrong_option_is_64(arguments: list[str], text: str) -> None:

@@ -201,7 +201,7 @@ def test_the_host_votes_beside_two_servers_and_is_not_learned_from() -> None:
     assert one.take(sample("b", 1.1, off_s=100)) == "outvoted"
     assert one.take(sample("a", 3)) == "selected"
     assert HOST not in one.peers
-    without = Discipline(Policy(("a", "b"), host="none"))
+    without = Discipline(Policy(("a", "b"), host="off"))
     without.host(Sample(HOST, RawNs(seconds(1)), UtcNs(EPOCH + seconds(1)), 0, 2_000_000))
     without.take(sample("a", 1))
     assert without.take(sample("b", 1.1, off_s=100)) == "no_majority"
@@ -231,13 +231,47 @@ def test_without_servers_the_operating_systems_clock_is_all_there_is() -> None:
     assert one.at(RawNs(3), WallNs(79)).error_ns is None
 
 
-def step_of(by_s: float, *names: str) -> Discipline:
-    """Return one whose sources all changed their minds by some seconds after a while."""
-    one = Discipline(Policy(names))
+def test_with_servers_after_all_nothing_is_known_until_the_first_sample() -> None:
+    """As when DHCP names them some time after the start."""
+    one = Discipline(Policy(()))
+    one.host(Sample(HOST, RawNs(1), UtcNs(77), 0, 3_000_000))
+    assert state(one, 1) == "os"
+    one.reconfigure(Policy(("a",)))
+    assert one.at(RawNs(seconds(2)), NOBODY)[1:] == (None, "unsynced")
+    assert whats(one) == []
+
+
+def test_without_servers_any_more_what_they_said_is_not_told() -> None:
+    """Nobody would notice that it has become wrong."""
+    one = Discipline(Policy(("a", "b")))
+    feed(one, 1, "a", "b")
+    assert state(one, 21) == "synced"
+    one.reconfigure(Policy(("b",)))
+    assert one.source in (None, "b")
+    one.reconfigure(Policy(()))
+    assert state(one, 22) == "os"
+    assert (one.source, one.true_time(RawNs(seconds(22))), one.snapshot(RawNs(seconds(22)))) == (None, None, None)
+
+
+def test_after_a_sleep_the_hosts_old_word_counts_no_more() -> None:
+    """Its clock has been set from a real-time clock since."""
+    one = Discipline(Policy(("a", "b")))
+    one.host(Sample(HOST, RawNs(seconds(1)), UtcNs(EPOCH + seconds(1)), 0, 2_000_000))
+    one.suspended(seconds(3600))
+    one.take(sample("a", 3600, off_s=1))
+    assert one.take(sample("b", 3600.1)) == "no_majority"
+
+
+def step_of(by_s: float, *names: str, host_off_s: float | None = None, host: str = "auto") -> Discipline:
+    """Return one whose sources all changed their minds by some seconds after a while; the host says something, too."""
+    one = Discipline(Policy(names, host=host))  # type: ignore[arg-type]
     feed(one, 1, *names, count=20)
     state(one, 41)
     whats(one)
     for turn in range(30):
+        if host_off_s is not None:
+            raw = RawNs(seconds(99.9 + 16 * turn))
+            one.host(Sample(HOST, raw, UtcNs(EPOCH + raw + seconds(host_off_s)), 0, 2_000_000))
         for n, name in enumerate(names):
             one.take(sample(name, 100 + 16 * turn + 0.1 * n, off_s=by_s))
         state(one, 100 + 16 * turn + 1)
@@ -277,6 +311,19 @@ def test_an_absurd_one_needs_three_sources() -> None:
     three = step_of(3600.0, "a", "b", "c")
     assert "time_stepped" in whats(three)
     assert error_s(three, 600) == pytest.approx(3600, abs=0.01)
+
+
+def test_the_host_stands_for_two_of_the_three_if_it_says_the_same() -> None:
+    """And for none if it says something else, or is not to be asked."""
+    assert "time_stepped" in whats(step_of(3600.0, "a", host_off_s=3600.0))
+    assert "time_stepped" in whats(step_of(3600.0, "a", "b", host_off_s=3600.0))
+    for dissenting in (
+        step_of(3600.0, "a", host_off_s=0.0),
+        step_of(3600.0, "a", "b", host_off_s=0.0),
+        step_of(3600.0, "a", "b", host_off_s=3600.0, host="off"),
+    ):
+        assert "panic" in whats(dissenting)
+        assert abs(error_s(dissenting, 600)) < 1
 
 
 def test_other_sources_and_limits_change_nothing_of_what_is_known() -> None:
@@ -322,7 +369,7 @@ samples = st.builds(
 steps = samples | st.sampled_from(["a", "b", "c"]) | st.integers(0, 10**16).map(DurationNs) | st.none()
 
 
-@given(st.lists(steps, max_size=60), st.sampled_from(["auto", "trust", "none"]))
+@given(st.lists(steps, max_size=60), st.sampled_from(["auto", "trust", "off"]))
 def test_no_history_breaks_it(history: list[Sample | str | int | None], host: str) -> None:
     """Whatever servers say, whenever: it always has a time, and what it saves can be read."""
     one = Discipline(Policy(("a", "b", "c"), host=host))  # type: ignore[arg-type]  # one of them

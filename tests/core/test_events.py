@@ -80,20 +80,23 @@ def outbox_record(channel: str, body: bytes, **more: Any) -> dict[str, Any]:  # 
 
 
 def test_what_comes_out_of_the_outbox_fits_its_schema() -> None:
-    """Data, an event of a program, the outbox's own events; with and without a known time."""
+    """Data, an event of a program, the agent's own events; with and without a known time."""
     gap = {"stream": "0123456789abcdef-bulk", "first": 1, "last": 3, "count": 3, "reason": "full"}
     for event in (
         outbox_record("data/line-1/temp", b'{"c": 21.5}'),
         outbox_record("data/temp", b"{}", time_state=1, error_ms=3, extra='"subject":"x","traceparent":"00-1"'),
-        outbox_record("event/door", b'{"open": true}'),
+        outbox_record("event/door", b'{"open": true, "state": "ajar", "count": "many"}'),
         outbox_record("event/outbox", json.dumps({"gaps": [gap]}).encode()),
         outbox_record("event/outbox", b'{"state": "degraded", "reason": "disk_full"}'),
     ):
         jsonschema.Draft202012Validator(schema_of(event["type"])).validate(event)
         assert event["id"] == "0123456789abcdef-bulk.7"
-    wrong = outbox_record("event/outbox", b'{"gaps": [{"stream": "s"}]}')
-    with pytest.raises(jsonschema.ValidationError):
-        jsonschema.Draft202012Validator(schema_of("edge.event.v1")).validate(wrong)
+    for channel, wrong in (
+        ("event/outbox", b'{"gaps": [{"stream": "s"}]}'),
+        ("event/job", b'{"what": "ran", "job": "x"}'),
+    ):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.Draft202012Validator(schema_of("edge.event.v1")).validate(outbox_record(channel, wrong))
 
 
 def test_an_event_names_its_device_its_stream_and_its_number() -> None:

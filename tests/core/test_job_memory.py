@@ -8,6 +8,7 @@ from edge_agent.core.config_jobs import Job
 from edge_agent.core.job_memory import LONG, MAX_OWED, JobMemory, is_remembered, load
 from edge_agent.core.timebase import DurationNs, UtcNs, seconds
 
+WRONG = (b'{"version": 1, "last": "x"}', b'{"version": 1, "owed": 5}', b'{"version": 1, "breaker": "open"}')
 NINE, TEN = UtcNs(9), UtcNs(10)
 
 
@@ -30,22 +31,13 @@ def test_a_run_that_a_crash_cuts_off_is_owed_or_not_as_promised(at_least_once: b
     assert (crashed(memory).begun, crashed(memory).owed) == ([], [TEN])
 
 
-@pytest.mark.parametrize("at_least_once", [False, True])
-def test_a_run_that_a_stop_cuts_off_is_owed_or_not_as_promised(at_least_once: bool) -> None:  # noqa: FBT001
-    """Beside another run of the same job, which waits for its end."""
+def test_a_run_that_did_not_begin_after_all_is_owed_again() -> None:
+    """In the order of the slots."""
     memory = JobMemory()
     memory.decide(TEN, (NINE, TEN))
-    memory.begin(NINE, at_least_once=at_least_once)
-    memory.begin(TEN, at_least_once=at_least_once)
-    memory.end(NINE, again=True)
-    assert (memory.begun, memory.owed) == ([TEN], [NINE, TEN] if at_least_once else [])
-
-
-def test_of_a_schedule_that_is_no_more_nothing_is_owed() -> None:
-    """What somebody has said of the job lasts."""
-    memory = JobMemory(last=NINE, owed=[TEN], begun=[NINE], put_at=NINE, paused=True)
-    memory.forget()
-    assert memory == JobMemory(paused=True)
+    memory.begin(NINE, at_least_once=False)
+    memory.put_off(NINE)
+    assert (crashed(memory).begun, crashed(memory).owed) == ([], [NINE, TEN])
 
 
 def test_what_somebody_has_changed_is_remembered() -> None:
@@ -56,14 +48,14 @@ def test_what_somebody_has_changed_is_remembered() -> None:
 
 
 def test_what_is_owed_has_a_bound() -> None:
-    """The newest are kept, the others are counted."""
+    """The newest are kept, and it is known how many are not."""
     memory = JobMemory()
     assert memory.decide(UtcNs(1000), tuple(map(UtcNs, range(1000)))) == 1000 - MAX_OWED
     assert len(memory.owed) == MAX_OWED
     assert memory.owed[-1] == 999
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"[]", b'{"version": 2, "last": 7}', b'{"last": 7}'])
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b'{"version": 2, "last": 7}', b'{"last": 7}', *WRONG])
 def test_what_is_damaged_or_of_another_version_is_nothing(text: bytes) -> None:
     """The job begins anew."""
     assert load(text) == JobMemory()
@@ -85,7 +77,7 @@ def test_what_a_newer_version_adds_is_left_out() -> None:
     ],
 )
 def test_only_what_must_be_is_written_to_flash(
-    settings: dict[str, str],
+    settings: dict[str, object],
     period: DurationNs | None,
     expected: bool,  # noqa: FBT001
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from edge_agent.core.batch import Committed
 from edge_agent.core.lane import Lane
+from edge_agent.core.notes import Notes
 from edge_agent.core.pending import Pending
 from edge_agent.core.records import Gap, Priority, Record, pack
 from edge_agent.core.timebase import UtcNs
@@ -16,7 +17,7 @@ def record(seq: int) -> Record:
 
 def test_numbers_that_are_lost_while_others_are_written_are_not_forgotten() -> None:
     """They have become one range with those."""
-    pending = Pending("o", {priority: Lane(priority, used=0, first=None) for priority in Priority})
+    pending = Pending("o", {priority: Lane(priority, used=0, first=None) for priority in Priority}, Notes())
     pending.lose(record(1), "memory_full")
     pending.lose(record(2), "memory_full")
     batch = pending.collect(records=False, settled={}, may_drop=True)
@@ -30,7 +31,7 @@ def test_numbers_that_are_lost_while_others_are_written_are_not_forgotten() -> N
 
 def test_a_key_that_comes_while_the_record_is_written_that_it_replaces_is_written_next() -> None:
     """Or else the same key, once more, would be another record."""
-    pending = Pending("o", {priority: Lane(priority, used=0, first=None) for priority in Priority})
+    pending = Pending("o", {priority: Lane(priority, used=0, first=None) for priority in Priority}, Notes())
     old, new = record(1), record(1)
     old.latest = new.latest = True
     pending.take_place(old)

@@ -210,6 +210,16 @@ def test_after_a_kiss_of_rate_no_burst_comes_before_its_time() -> None:
     assert poll.due >= now + seconds(128)
 
 
+def test_a_server_that_has_said_rate_gets_no_burst_any_more() -> None:
+    """A network that comes up is no reason to ask it seven times more often than it wants."""
+    poll = plan()
+    asked(poll, Rejection.KISS_RATE)
+    poll.burst(poll.due)
+    assert asked(poll, SAMPLE, 3, settled=False) == [128.0] * 3
+    asked(poll, Rejection.NO_ANSWER, 20)
+    assert asked(poll, SAMPLE, 2, settled=False) == [128.0] * 2
+
+
 steps = st.one_of(
     st.sampled_from([SAMPLE, *Rejection]).map(lambda answer: ("heard", answer)),
     st.sampled_from([("burst", None), ("hurry", None)]),

@@ -1,9 +1,10 @@
 """The topic tree."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.core.topics import Topics, fleet_filters, parse_up
+from edge_agent.core.topics import Topics, fleet_filters, is_filter, parse_up
 
 TOPICS = Topics("acme/edge", "gw-1")
 
@@ -31,6 +32,18 @@ def test_a_topic_is_split_into_device_and_kind() -> None:
     """Also when the kind has levels of its own."""
     assert parse_up("acme/edge/gw-1/up/status", "acme/edge") == ("gw-1", "status")
     assert parse_up("acme/edge/gw-1/up/data/job", "acme/edge") == ("gw-1", "data/job")
+
+
+@pytest.mark.parametrize("text", ["#", "+", "a", "/", "a/+/#", "+/b/", "$share/g/a", "ä b"])
+def test_what_can_be_subscribed_to(text: str) -> None:
+    """Wildcards are whole levels."""
+    assert is_filter(text)
+
+
+@pytest.mark.parametrize("text", ["", "a/#/b", "a#", "a+/b", "##", "a\0", "\udcff", "ä" * 40_000])
+def test_what_cannot(text: str) -> None:
+    """Whatever a command line may hold."""
+    assert not is_filter(text)
 
 
 @given(st.text() | st.sampled_from(["edge/", "edge/x", "edge/x/up", "edge/x/up/", "edge//up/a", "edgex/a/up/b"]))

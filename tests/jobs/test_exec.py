@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ import pytest
 from edge_agent.adapters.program import KEPT_OF_ERRORS
 from edge_agent.core.config_types import Section
 from edge_agent.errors import JobError, OutboxError
-from edge_agent.jobs.exec import KIND
+from edge_agent.job_ports import Publish
+from edge_agent.jobs.exec import AT_ONCE, KIND
 from tests.support.job_context import Published, context, run
 
 
-async def execute(folder: Path, code: str, published: Published, *, output: str = "text", **program: Any) -> Any:  # noqa: ANN401
+async def execute(folder: Path, code: str, published: Publish, *, output: str = "text", **program: Any) -> Any:  # noqa: ANN401
     """Run Python code as the program ``p``."""
     argv = [sys.executable, "-c", code]
     ctx = context(folder, published, programs={"p": {"argv": argv, **program}})
@@ -172,6 +174,26 @@ async def test_text_that_is_larger_as_json_than_a_record_is_cut_to_fit(tmp_path:
     (data,) = published.records
     assert data["truncated"]
     assert 20_000 < len(data["text"]) < 60_000
+
+
+async def test_many_lines_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    """A broker far away takes its time for each; their order stays."""
+    waiting = most = 0
+    records: list[bytes] = []
+
+    async def publish(data: bytes, *, key: str | None = None) -> str:
+        nonlocal waiting, most
+        assert key is None
+        records.append(data)
+        waiting += 1
+        most = max(most, waiting)
+        await asyncio.sleep(0.01)
+        waiting -= 1
+        return "id"
+
+    await execute(tmp_path, "for n in range(1000): print(n)", publish, output="lines")
+    assert records == [b"%d" % n for n in range(1000)]
+    assert most == AT_ONCE
 
 
 @pytest.mark.parametrize(("output", "records"), [("json", []), ("lines", [1, 1])])

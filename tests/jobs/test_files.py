@@ -144,7 +144,7 @@ async def test_a_file_that_is_being_written_is_left_alone(tmp_path: Path) -> Non
             file.write("end")
 
     clock = Waiting(grow)
-    object.__setattr__(spool.ctx, "clock", clock)
+    spool.ctx = spool.ctx._replace(clock=clock)
     assert await spool.run() == {"sent": 1, "rejected": 0, "waiting": 1}
     assert 4 < clock.waits <= 5
     clock.do = lambda: None

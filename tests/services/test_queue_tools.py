@@ -158,6 +158,8 @@ async def test_a_check_tells_that_the_file_is_whole(tmp_path: Path) -> None:
         ("queue-peek", {"after": -1}),
         ("queue-purge", {"priority": "urgent"}),
         ("queue-purge", {"channel": "up/#"}),
+        ("queue-purge", {"dead": "no"}),
+        ("queue-purge", {"dead": True, "channel": "data/x"}),
     ],
 )
 async def test_wrong_parameters_are_refused(tmp_path: Path, method: str, params: dict[str, object]) -> None:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from importlib.resources import files
 
+import jsonschema
 import pytest
 
 from edge_agent.core.config_jobs import Job
+from edge_agent.core.config_jobs import Runner as Limits
+from edge_agent.core.runs import Run
 from edge_agent.core.timebase import seconds
 from edge_agent.services.scheduler import CATCH_UP_WITHIN
 from tests.support.schedules import Device
@@ -14,8 +19,14 @@ from tests.support.schedules import Device
 pytestmark = pytest.mark.virtual
 
 MINUTELY = {"every": "1m", "splay": "0s"}
+TEN_MINUTES = {"every": "10m", "splay": "0s"}
 HOURLY = {"cron": "0 * * * *"}
 CATCH_UP_S = CATCH_UP_WITHIN / 1e9
+
+
+def job(**settings: object) -> Job:
+    """Return a job with these settings."""
+    return Job.model_validate({"kind": "test", **settings})
 
 
 async def test_a_job_runs_at_each_of_its_slots() -> None:
@@ -63,101 +74,6 @@ async def test_until_time_is_known_what_has_a_date_waits_and_what_has_an_interva
     assert not device.said
 
 
-async def test_a_first_synchronisation_that_proves_the_clock_right_doubles_nothing() -> None:
-    """Neither what ran before it was known; what was missed while the agent was stopped is known only now."""
-    device = Device(often={**MINUTELY, "misfire": "run_all"}, rarely={"every": "1h", "splay": "0s"})
-    async with device.up():
-        await asyncio.sleep(3590)
-    device.clock.state = "unsynced"
-    await asyncio.sleep(120)
-    async with device.up():
-        await asyncio.sleep(100)
-        assert device.runs["often"][59:] == [3720.0, 3780.0]
-        device.clock.state = "synced"
-        device.clock.step(1)
-        device.scheduler.time_changed()
-        await asyncio.sleep(CATCH_UP_S + 2)
-    assert sorted(device.runs["often"]) == [60.0 * n for n in range(1, 65)]
-    assert device.runs["rarely"] == []
-    assert [one["count"] for one in device.said] == [1]
-
-
-@pytest.mark.parametrize("wait_s", [60.0, 86_400.0])
-async def test_a_clock_that_learns_what_year_it_is_makes_nothing_missed(wait_s: float) -> None:
-    """Nobody tells the scheduler of a jump before time is known; what counts from when it was put is not early."""
-    device = Device(often=MINUTELY, rarely={**HOURLY, "misfire": "run_all"}, later={"after": "10m"})
-    device.clock.state, device.wait_s = "unsynced", wait_s
-    async with device.up():
-        await asyncio.sleep(301)
-        device.clock.step(400 * 86_400)
-        await asyncio.sleep(240)
-        device.clock.state = "synced"
-        device.scheduler.time_changed()
-        assert device.runs["later"] == []
-        await asyncio.sleep(3600)
-    assert 68 <= len(device.runs["often"]) <= 70
-    assert device.runs["rarely"] == [400 * 86_400 + 3600.0]
-    assert device.runs["later"] == [400 * 86_400 + 600.0]
-    assert not device.said
-
-
-async def test_one_that_was_far_ahead_keeps_no_job_from_its_day() -> None:
-    """Also when it was believed in after a while."""
-    device = Device(fixed={"at": "2027-01-15T02:00:00Z"})
-    device.clock.state, device.wait_s = "unsynced", 60.0
-    device.clock.step(3650 * 86_400)
-    async with device.up():
-        await asyncio.sleep(600)
-        device.clock.step(-3650 * 86_400)
-        device.clock.state = "synced"
-        device.scheduler.time_changed()
-        await asyncio.sleep(7200)
-    assert device.runs["fixed"] == [7200.0]
-
-
-async def test_what_a_wrong_clock_made_of_the_books_is_put_right_on_the_disk_too() -> None:
-    """What it had called 00:20 comes once more when it is that, after a restart as well."""
-    device = Device(often={"every": "10m", "splay": "0s", "misfire": "run_once"})
-    device.clock.state = "unsynced"
-    async with device.up():
-        await asyncio.sleep(1201)
-        device.clock.step(-500)
-        device.scheduler.time_changed()
-    device.clock.state = "synced"
-    async with device.up():
-        await asyncio.sleep(600)
-    assert device.runs["often"] == [600.0, 1200.0, 1200.0]
-
-
-async def test_another_schedule_begins_anew_on_the_disk_too() -> None:
-    """Also when time is not known, and the clock was set back."""
-    device = Device(often={"every": "10m", "splay": "0s", "misfire": "run_once"})
-    async with device.up():
-        await asyncio.sleep(1201)
-    device.clock.step(-20)
-    device.clock.state = "unsynced"
-    async with device.up():
-        device.configure({"often": device.jobs["often"].model_copy(update={"every": seconds(300)})})
-    device.jobs["often"] = device.jobs["often"].model_copy(update={"every": seconds(300)})
-    device.clock.state = "synced"
-    async with device.up():
-        await asyncio.sleep(60)
-    assert device.runs["often"] == [600.0, 1200.0, 1200.0]
-
-
-async def test_a_slot_that_is_owed_is_not_owed_twice() -> None:
-    """Though a clock that was believed in has called another instant by its name."""
-    device = Device(rarely={**HOURLY, "guarantee": "at_least_once", "overlap": "queue", "timeout": "1h"})
-    device.clock.state, device.takes_s = "unsynced", 900
-    async with device.up():
-        await asyncio.sleep(3700)
-        device.clock.step(-200)
-        device.clock.state = "synced"
-        device.scheduler.time_changed()
-        await asyncio.sleep(3000)
-    assert device.runs["rarely"] == [3600.0]
-
-
 async def test_when_time_is_not_to_be_had_what_has_a_date_runs_all_the_same() -> None:
     """After ``first_sync_wait``, by what the clock says."""
     device = Device(rarely=HOURLY)
@@ -181,7 +97,7 @@ async def test_what_was_missed_while_the_agent_was_stopped_follows_misfire(misfi
         await asyncio.sleep(CATCH_UP_S + 10)
         assert device.runs["rarely"] == [3600.0, *expected]
         missed = sum(one["count"] for one in device.notebook.said if one["what"] == "missed")
-        assert missed == 3 - len(expected) == device.scheduler.measure().missed
+        assert missed == 3 - len(expected) == device.scheduler.missed
         await asyncio.sleep(3600)
         assert device.runs["rarely"][len(expected) + 1 :] == [5 * 3600.0]
 
@@ -250,91 +166,6 @@ async def test_an_edit_leaves_the_others_alone() -> None:
     assert device.statuses()["cancelled"] == 1
 
 
-async def test_an_edit_that_changes_no_slot_leaves_them_decided_as_they_are() -> None:
-    """What runs only once does not run again because its priority is another."""
-    device = Device(later={"after": "90s"}, rarely={**HOURLY, "misfire": "run_once"})
-    async with device.up():
-        await asyncio.sleep(3610)
-        for name in device.jobs:
-            device.jobs[name] = device.jobs[name].model_copy(update={"priority": "bulk"})
-        device.configure(device.jobs)
-        await asyncio.sleep(300)
-    assert (device.runs["later"], device.runs["rarely"]) == ([90.0], [3600.0])
-
-
-@pytest.mark.parametrize("restarts", [False, True])
-async def test_what_comes_in_a_pause_is_not_missed_and_what_is_owed_waits(restarts: bool) -> None:  # noqa: FBT001
-    """Whether the agent restarts in it or not; what comes only once is put off."""
-    device = Device(
-        rarely={**HOURLY, "misfire": "run_all"}, fixed={"at": "2027-01-15T02:30:00Z", "misfire": "run_once"}
-    )
-    async with device.up():
-        await asyncio.sleep(60)
-    await asyncio.sleep(3600)
-    async with device.up() as scheduler:
-        for name in device.jobs:
-            scheduler.pause(name, paused=True)
-        await asyncio.sleep(3600 * (1 if restarts else 3))
-        assert device.runs == {"rarely": [], "fixed": []}
-        if not restarts:
-            await going_on(device)
-    if restarts:
-        await asyncio.sleep(3600)
-        async with device.up():
-            await asyncio.sleep(3600)
-            await going_on(device)
-    assert device.runs == {"rarely": [3600.0], "fixed": [9000.0]}
-    assert not device.said
-
-
-async def going_on(device: Device) -> None:
-    """Let all jobs go on."""
-    for name in device.jobs:
-        device.scheduler.pause(name, paused=False)
-    await asyncio.sleep(CATCH_UP_S + 1)
-
-
-async def test_a_suspend_costs_one_run_that_is_caught_up_with() -> None:
-    """Per job, however many slots it has slept through; a job that skips goes on."""
-    device = Device(
-        often={**MINUTELY, "misfire": "run_once"}, rarely={**HOURLY, "misfire": "run_once"}, skips={"cron": "5 * * * *"}
-    )
-    async with device.up():
-        await asyncio.sleep(30)
-        device.clock.sleep(10 * 3600 + 1800)
-        device.scheduler.time_changed()
-        await asyncio.sleep(CATCH_UP_S + 1)
-        assert device.runs == {"often": [10 * 3600 + 1800.0, 10 * 3600 + 1860.0], "rarely": [36_000.0], "skips": []}
-        missed = {one["job"]: one["count"] for one in device.notebook.said}
-        assert missed == {"often": 629, "rarely": 9, "skips": 11}
-
-
-async def test_of_a_frequent_expression_only_the_newest_slot_runs_after_a_suspend() -> None:
-    """As of an interval."""
-    device = Device(often={"cron": "*/10 * * * * *"})
-    device.takes_s = 0
-    async with device.up():
-        await asyncio.sleep(5)
-        device.clock.sleep(40)
-        device.scheduler.time_changed()
-        await asyncio.sleep(9)
-        assert device.runs["often"] == [40.0, 50.0]
-        assert device.statuses() == {"succeeded": 2}
-        assert [one["count"] for one in device.notebook.said] == [3]
-
-
-async def test_a_step_back_does_not_put_off_what_is_owed() -> None:
-    """It is caught up with within half a minute all the same."""
-    device = Device(rarely={**HOURLY, "misfire": "run_once"})
-    async with device.up():
-        device.clock.sleep(5400)
-        device.scheduler.time_changed()
-        device.clock.step(-1800)
-        device.scheduler.time_changed(stepped=True)
-        await asyncio.sleep(CATCH_UP_S + 1)
-        assert device.runs["rarely"] == [3600.0]
-
-
 async def test_what_is_changed_at_run_time_outlives_a_restart() -> None:
     """A job that was put, one that was put over the files', one that was deleted, one that pauses."""
     device = Device(filed=MINUTELY, unwanted=MINUTELY, tired=MINUTELY)
@@ -389,3 +220,360 @@ async def test_a_job_that_begins_to_fail_is_told_once_and_so_is_its_breaker() ->
     assert [one["what"] for one in device.said] == ["failing", "breaker_opened", "breaker_closed"]
     assert len(device.runs["calm"]) >= 8
     assert 3 + 6 <= len(device.runs["shaky"]) <= 3 + 12
+
+
+async def test_every_event_fits_the_schema_that_ships() -> None:
+    """Each of the five words, from a job that fails, is left alone, recovers, and misses slots."""
+    device = Device(
+        shaky={**MINUTELY, "timeout": "1s", "breaker": {"failures": 2, "cooldown": "5m"}},
+        rarely={**HOURLY, "misfire": "run_once"},
+    )
+    device.takes_s = 2
+    async with device.up():
+        await asyncio.sleep(150)
+        device.takes_s = 0.5
+        await asyncio.sleep(600)
+    await asyncio.sleep(3 * 3600)
+    async with device.up():
+        await asyncio.sleep(60)
+    assert {one["what"] for one in device.said} == {
+        *("failing", "recovered", "missed", "breaker_opened", "breaker_closed")
+    }
+    schema = json.loads((files("edge_agent") / "schemas/edge.event.v1.json").read_text())
+    (about,) = (each["then"]["properties"]["data"] for each in schema["allOf"] if "job" in str(each["if"]))
+    for one in device.said:
+        jsonschema.Draft202012Validator(about | {"additionalProperties": False}).validate(one)
+
+
+async def test_a_pause_is_over_after_a_restart_too() -> None:
+    """What came in it is neither missed nor caught up with."""
+    device = Device(rarely={**HOURLY, "misfire": "run_all"})
+    async with device.up() as scheduler:
+        await asyncio.sleep(3700)
+        scheduler.pause("rarely", paused=True)
+        await asyncio.sleep(3 * 3600)
+        scheduler.pause("rarely", paused=False)
+        await asyncio.sleep(1)
+    async with device.up():
+        await asyncio.sleep(CATCH_UP_S + 10)
+    assert (device.runs["rarely"], device.said) == ([3600.0], [])
+
+
+async def test_a_job_that_pauses_catches_up_when_it_goes_on() -> None:
+    """Not before."""
+    device = Device(rarely={**HOURLY, "misfire": "run_all"})
+    async with device.up():
+        await asyncio.sleep(3700)
+    await asyncio.sleep(3 * 3600)
+    async with device.up() as scheduler:
+        await asyncio.sleep(0.1)
+        scheduler.pause("rarely", paused=True)
+        await asyncio.sleep(CATCH_UP_S + 10)
+        assert device.runs["rarely"] == [3600.0]
+        scheduler.pause("rarely", paused=False)
+        await asyncio.sleep(CATCH_UP_S + 10)
+    assert device.runs["rarely"] == [3600.0 * n for n in (1, 2, 3, 4)]
+
+
+@pytest.mark.parametrize("meanwhile", [{"misfire": "skip"}, {"misfire": "run_all", "enabled": False}])
+async def test_old_books_say_nothing_of_a_time_without(meanwhile: dict[str, object]) -> None:
+    """While a job needed none, its slots were run, or it was switched off: none is missed or comes again."""
+    device = Device(one={**TEN_MINUTES, "misfire": "run_all"})
+    async with device.up():
+        await asyncio.sleep(605)
+    device.jobs = {"one": job(**TEN_MINUTES, **meanwhile)}
+    async with device.up():
+        await asyncio.sleep(3600)
+    device.jobs = {"one": job(**TEN_MINUTES, misfire="run_all")}
+    async with device.up():
+        await asyncio.sleep(CATCH_UP_S + 5)
+    assert len(device.runs["one"]) == len(set(device.runs["one"])) == (7 if "enabled" not in meanwhile else 1)
+    assert not device.said
+
+
+async def test_a_run_as_a_fallback_is_none_of_the_slots() -> None:
+    """Though it has the time of one, which is still owed."""
+    device = Device(calm={**HOURLY, "guarantee": "at_least_once", "timeout": "1h"})
+    device.takes_s = 600
+    async with device.up() as scheduler:
+        await asyncio.sleep(3700)
+        entry = scheduler.entries["calm"]
+        (slot,) = entry.memory.owed
+        device.runner.submit(Run("calm", slot, "1", "fallback"), entry.job)
+        assert device.statuses() == {"skipped": 1}
+        assert entry.memory.owed == [slot]
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+@pytest.mark.parametrize("by_s", [-3 * 86_400.0, 300 * 86_400.0])
+async def test_what_counts_from_when_it_was_put_does_so_by_the_counter(by_s: float, is_known: bool) -> None:  # noqa: FBT001
+    """A step of the clock makes it neither early nor late, nor lost, and it never comes again."""
+    device = Device(later={"after": "90s"}, soon={"after": "20s"})
+    device.wait_s = 0
+    device.clock.state = "synced" if is_known else "unsynced"
+    async with device.up(crash=True) as scheduler:
+        await asyncio.sleep(60)
+        device.clock.step(by_s)
+        scheduler.time_changed(stepped=True)
+        await asyncio.sleep(29)
+        assert (len(device.runs["soon"]), len(device.runs["later"])) == (1, 0)
+        await asyncio.sleep(2)
+        assert len(device.runs["later"]) == 1
+    async with device.up():
+        await asyncio.sleep(4 * 86_400)
+    assert (len(device.runs["soon"]), len(device.runs["later"])) == (1, 1)
+
+
+async def test_what_ran_by_a_clock_that_was_far_ahead_does_not_run_again() -> None:
+    """Neither at the first synchronisation nor after a restart."""
+    device = Device(later={"after": "30s"})
+    device.clock.state = "unsynced"
+    device.clock.step(3 * 86_400)
+    async with device.up() as scheduler:
+        await asyncio.sleep(60)
+        device.clock.step(-3 * 86_400)
+        device.clock.state = "synced"
+        scheduler.time_changed()
+        await asyncio.sleep(10)
+    async with device.up():
+        await asyncio.sleep(4 * 86_400)
+    assert len(device.runs["later"]) == 1
+
+
+async def test_a_clock_that_was_never_right_has_missed_nothing_when_it_is_set() -> None:
+    """A device without NTP servers starts in 1970, and the host sets its clock later."""
+    device = Device(often={**MINUTELY, "misfire": "run_all"}, rarely=HOURLY, plain=MINUTELY)
+    device.clock.state = "unsynced"
+    device.wait_s = 0
+    async with device.up() as scheduler:
+        await asyncio.sleep(65)
+        device.clock.step(300 * 86_400.0)
+        scheduler.time_changed(stepped=True)
+        await asyncio.sleep(CATCH_UP_S)
+    assert len(device.runs["often"]) == len(device.runs["plain"]) == 1
+    assert not device.said
+
+
+@pytest.mark.parametrize("overlap", ["skip", "queue", "cancel"])
+async def test_slots_seconds_apart_do_not_come_in_a_bunch(overlap: str) -> None:
+    """After a step or a sleep the newest runs, the others are missed."""
+    device = Device(often={"cron": "* * * * * *", "overlap": overlap})
+    device.takes_s = 0.05
+    async with device.up() as scheduler:
+        await asyncio.sleep(5.1)
+        before = len(device.runs["often"])
+        device.clock.step(50)
+        scheduler.time_changed(stepped=True)
+        await asyncio.sleep(0.5)
+    assert device.runs["often"][before:] == [55.0]
+    assert sum(one["count"] for one in device.said) == 49
+
+
+async def test_a_job_that_the_files_no_longer_have_is_forgotten() -> None:
+    """One of the same name is another job."""
+    device = Device(rarely=HOURLY, later={"after": "30s"})
+    async with device.up():
+        await asyncio.sleep(3700)
+        device.configure({})
+        assert device.notebook.notes == {}
+        device.configure(device.jobs)
+        await asyncio.sleep(60)
+    assert len(device.runs["later"]) == 2
+    device.jobs = {}
+    async with device.up():
+        assert device.notebook.notes == {}
+
+
+async def test_an_edit_between_the_books_and_the_run_neither_doubles_nor_loses_it() -> None:
+    """Unless the job is gone."""
+    device = Device(edited=HOURLY, gone=HOURLY)
+    async with device.up():
+        await asyncio.sleep(3600.005)
+        assert device.runs["edited"] == []
+        device.configure({"edited": job(**HOURLY, timeout="30s")})
+        await asyncio.sleep(10)
+    assert (device.runs["edited"], device.runs["gone"]) == ([3600.0], [])
+    assert device.statuses() == {"succeeded": 1}
+
+
+async def test_an_edit_does_not_hide_how_a_job_went() -> None:
+    """What was missed stays counted, and who was told that it fails is told when it does not."""
+    device = Device(shaky={**MINUTELY, "timeout": "1s"})
+    device.takes_s = 2
+    async with device.up() as scheduler:
+        await asyncio.sleep(65)
+        scheduler.entries["shaky"].missed = 3
+        device.takes_s = 0.1
+        device.configure({"shaky": job(**MINUTELY, timeout="2s")})
+        await asyncio.sleep(60)
+        assert scheduler.entries["shaky"].missed == 3
+    assert [one["what"] for one in device.said] == ["failing", "recovered"]
+
+
+@pytest.mark.parametrize(("misfire", "expected"), [("skip", []), ("run_once", [3660.0])])
+async def test_a_run_that_waits_when_the_agent_stops_was_missed(misfire: str, expected: list[float]) -> None:
+    """It had no place yet, so that nothing forbids to run it after the restart."""
+    device = Device(first={**HOURLY, "timeout": "1h"}, waits={"cron": "1 * * * *", "misfire": misfire})
+    device.takes_s = 100
+    async with device.up():
+        device.runner.limits = Limits(max_concurrent=1)
+        await asyncio.sleep(3670)
+        assert (device.runner.state("first"), device.runner.state("waits")) == ("running", "waiting")
+    async with device.up():
+        await asyncio.sleep(CATCH_UP_S + 10)
+    assert (device.runs["first"], device.runs["waits"]) == ([3600.0], [60.0, *expected])
+
+
+async def test_a_first_synchronisation_that_proves_the_clock_right_doubles_nothing() -> None:
+    """Neither what ran before it was known; what was missed while the agent was stopped is known only now."""
+    device = Device(often={**MINUTELY, "misfire": "run_all"}, rarely={"every": "1h", "splay": "0s"})
+    async with device.up():
+        await asyncio.sleep(3590)
+    device.clock.state = "unsynced"
+    await asyncio.sleep(120)
+    async with device.up():
+        await asyncio.sleep(100)
+        assert device.runs["often"][59:] == [3720.0, 3780.0]
+        device.clock.state = "synced"
+        device.clock.step(1)
+        device.scheduler.time_changed()
+        await asyncio.sleep(CATCH_UP_S + 2)
+    assert sorted(device.runs["often"]) == [60.0 * n for n in range(1, 65)]
+    assert device.runs["rarely"] == []
+    assert [one["count"] for one in device.said] == [1]
+
+
+@pytest.mark.parametrize("wait_s", [60.0, 86_400.0])
+async def test_a_clock_that_learns_what_year_it_is_makes_nothing_missed(wait_s: float) -> None:
+    """Nobody tells the scheduler of a jump before time is known; what counts from when it was put is not early."""
+    device = Device(often=MINUTELY, rarely={**HOURLY, "misfire": "run_all"}, later={"after": "10m"})
+    device.clock.state, device.wait_s = "unsynced", wait_s
+    async with device.up():
+        await asyncio.sleep(301)
+        device.clock.step(400 * 86_400)
+        await asyncio.sleep(240)
+        device.clock.state = "synced"
+        device.scheduler.time_changed()
+        assert device.runs["later"] == []
+        await asyncio.sleep(3600)
+    assert 68 <= len(device.runs["often"]) <= 70
+    assert device.runs["rarely"] == [400 * 86_400 + 3600.0]
+    assert device.runs["later"] == [400 * 86_400 + 600.0]
+    assert not device.said
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_a_clock_that_was_far_ahead_keeps_no_job_from_its_day(restarts: bool) -> None:  # noqa: FBT001
+    """Also when it was believed in after a while."""
+    device = Device(fixed={"at": "2027-01-15T02:00:00Z"})
+    device.clock.state, device.wait_s = "unsynced", 60.0
+    device.clock.step(3650 * 86_400)
+    async with device.up():
+        await asyncio.sleep(600)
+        if not restarts:
+            device.clock.step(-3650 * 86_400)
+            device.clock.state = "synced"
+            device.scheduler.time_changed()
+            await asyncio.sleep(7200)
+    if restarts:
+        device.clock.step(-3650 * 86_400)
+        device.clock.state = "synced"
+        async with device.up():
+            await asyncio.sleep(7200)
+    assert device.runs["fixed"] == [7200.0]
+
+
+async def test_what_a_wrong_clock_made_of_the_books_is_put_right_on_the_disk_too() -> None:
+    """What it had called 00:20 comes once more when it is that, after a restart as well."""
+    device = Device(often={"every": "10m", "splay": "0s", "misfire": "run_once"})
+    device.clock.state = "unsynced"
+    async with device.up():
+        await asyncio.sleep(1201)
+        device.clock.step(-500)
+        device.scheduler.time_changed()
+    device.clock.state = "synced"
+    async with device.up():
+        await asyncio.sleep(600)
+    assert device.runs["often"] == [600.0, 1200.0, 1200.0]
+
+
+async def test_another_schedule_begins_anew_on_the_disk_too() -> None:
+    """Also when time is not known, and the clock was set back."""
+    device = Device(often={"every": "10m", "splay": "0s", "misfire": "run_once"})
+    async with device.up():
+        await asyncio.sleep(1201)
+    device.clock.step(-20)
+    device.clock.state = "unsynced"
+    async with device.up():
+        device.configure({"often": device.jobs["often"].model_copy(update={"every": seconds(300)})})
+    device.jobs["often"] = device.jobs["often"].model_copy(update={"every": seconds(300)})
+    device.clock.state = "synced"
+    async with device.up():
+        await asyncio.sleep(60)
+    assert device.runs["often"] == [600.0, 1200.0, 1200.0]
+
+
+async def test_a_slot_that_is_owed_is_not_owed_twice() -> None:
+    """Though a clock that was believed in has called another instant by its name."""
+    device = Device(rarely={**HOURLY, "guarantee": "at_least_once", "overlap": "queue", "timeout": "1h"})
+    device.clock.state, device.takes_s = "unsynced", 900
+    async with device.up():
+        await asyncio.sleep(3700)
+        device.clock.step(-200)
+        device.clock.state = "synced"
+        device.scheduler.time_changed()
+        await asyncio.sleep(3000)
+    assert device.runs["rarely"] == [3600.0]
+
+
+async def test_an_edit_that_changes_no_slot_leaves_them_decided_as_they_are() -> None:
+    """What runs only once does not run again because its priority is another."""
+    device = Device(later={"after": "90s"}, rarely={**HOURLY, "misfire": "run_once"})
+    async with device.up():
+        await asyncio.sleep(3610)
+        for name in device.jobs:
+            device.jobs[name] = device.jobs[name].model_copy(update={"priority": "bulk"})
+        device.configure(device.jobs)
+        await asyncio.sleep(300)
+    assert (device.runs["later"], device.runs["rarely"]) == ([90.0], [3600.0])
+
+
+async def test_a_suspend_costs_one_run_that_is_caught_up_with() -> None:
+    """Per job, however many slots it has slept through; a job that skips goes on."""
+    device = Device(
+        often={**MINUTELY, "misfire": "run_once"}, rarely={**HOURLY, "misfire": "run_once"}, skips={"cron": "5 * * * *"}
+    )
+    async with device.up():
+        await asyncio.sleep(30)
+        device.clock.sleep(10 * 3600 + 1800)
+        device.scheduler.time_changed()
+        await asyncio.sleep(CATCH_UP_S + 1)
+        assert device.runs == {"often": [10 * 3600 + 1800.0, 10 * 3600 + 1860.0], "rarely": [36_000.0], "skips": []}
+        missed = {one["job"]: one["count"] for one in device.notebook.said}
+        assert missed == {"often": 629, "rarely": 9, "skips": 11}
+
+
+async def test_of_a_frequent_expression_only_the_newest_slot_runs_after_a_suspend() -> None:
+    """As of an interval."""
+    device = Device(often={"cron": "*/10 * * * * *"})
+    device.takes_s = 0
+    async with device.up():
+        await asyncio.sleep(5)
+        device.clock.sleep(40)
+        device.scheduler.time_changed()
+        await asyncio.sleep(9)
+        assert device.runs["often"] == [40.0, 50.0]
+        assert device.statuses() == {"succeeded": 2}
+        assert [one["count"] for one in device.notebook.said] == [3]
+
+
+async def test_a_step_back_does_not_put_off_what_is_owed() -> None:
+    """It is caught up with within half a minute all the same."""
+    device = Device(rarely={**HOURLY, "misfire": "run_once"})
+    async with device.up():
+        device.clock.sleep(5400)
+        device.scheduler.time_changed()
+        device.clock.step(-1800)
+        device.scheduler.time_changed(stepped=True)
+        await asyncio.sleep(CATCH_UP_S + 1)
+        assert device.runs["rarely"] == [3600.0]

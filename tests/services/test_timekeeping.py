@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,21 @@ async def test_an_operating_system_s_clock_that_is_off_is_an_alarm_until_it_is_n
         assert rig.time.measure().steps == 1
 
 
+async def test_a_step_right_after_another_one_is_told_too(tmp_path: Path) -> None:
+    """Within the second for which nobody listens, so that a clock that is set all the time costs little."""
+    rig = Rig(tmp_path, "a")
+    async with rig.running():
+        await asyncio.sleep(100)
+        for off_s in (3600, 0):
+            rig.machine.wall_off_ns = seconds(off_s)
+            rig.stepped.set()
+            await asyncio.sleep(0.3)
+            rig.stepped.clear()
+        await asyncio.sleep(2)
+        assert [round(step["by_ms"]) for step in rig.said("wall_stepped")] == [3_600_000, -3_600_000]
+        assert rig.time.steps == 2
+
+
 async def test_a_step_that_nobody_reports_is_found_at_the_next_look(tmp_path: Path) -> None:
     """Within a minute or so."""
     rig = Rig(tmp_path, "a")
@@ -302,6 +318,21 @@ async def test_records_from_before_the_first_sync_get_their_time_when_they_are_s
             await task
 
 
+async def test_a_boot_that_ended_idle_with_a_power_cut_dates_no_record_of_the_next_one(tmp_path: Path) -> None:
+    """It left no record by which to tell how long it was, but it knew the time: that is nothing the next one knows."""
+    rig = Rig(tmp_path / "before", "a")
+    async with rig.running():
+        await asyncio.sleep(3600)
+        assert rig.flow.outbox.state.records == 0
+        shutil.copytree(tmp_path / "before", tmp_path / "after")
+    after = Flow(tmp_path / "after")
+    await after.outbox.open()
+    record = after.put(1)
+    after.outbox.past.correct(record)
+    await after.keeping.abandon()
+    assert TIME_STATES[record.time_state] == "unsynced"
+
+
 def _ns(text: str) -> int:
     from datetime import datetime  # noqa: PLC0415  # here alone
 
@@ -319,6 +350,34 @@ async def test_without_servers_the_kernel_s_word_is_passed_on(tmp_path: Path) ->
         await asyncio.sleep(100)
         assert rig.flow.outbox._clock.now().state == "synced"
         assert rig.time.measure().error_ms == 2
+
+
+async def test_without_servers_the_past_is_placed_once_the_kernel_vouches_for_its_clock(tmp_path: Path) -> None:
+    """As when the host's own daemon has set it; no offset is told, for there is nothing to compare it with."""
+    rig = Rig(tmp_path)
+    rig.flow.broker.up = False
+    rig.machine.wall_off_ns = -EPOCH  # 1970
+    async with rig.flow.running():
+        task = asyncio.get_running_loop().create_task(rig.time.run(rig.config, lambda: rig.names))
+        await asyncio.sleep(100)
+        happened = rig.machine.true()
+        rig.flow.put(0)
+        await asyncio.sleep(100)
+        rig.machine.wall_off_ns = 0
+        rig.vote = Sample("host", rig.machine.raw(), rig.machine.true(), 0, 2_000_000)
+        rig.stepped.set()
+        await asyncio.sleep(1)
+        rig.flow.broker.up = True
+        await online(rig.flow)
+        await asyncio.sleep(30)
+        (event,) = rig.flow.events("data/")
+        assert event["timestate"] == "estimated"
+        assert abs(_ns(event["time"]) - happened) <= event["timeerrorms"] * 10**6 < 10**9
+        assert rig.time.measure().offset_ms is None
+        assert rig.saved == []
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
 
 async def test_other_servers_of_the_host_are_taken_up(tmp_path: Path) -> None:

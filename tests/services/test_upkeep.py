@@ -199,6 +199,29 @@ async def test_a_disk_that_stays_unwritable_stops_no_delivery_and_its_store_is_a
 
 
 @pytest.mark.virtual
+async def test_what_is_noted_down_while_the_disk_fails_is_on_it_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also that something was forgotten."""
+    disk, flow = Disk(monkeypatch), Flow(tmp_path)
+    async with flow.running():
+        await online(flow)
+        flow.outbox.note("kept", b"1")
+        flow.outbox.note("gone", b"1")
+        await flow.outbox.written()
+        disk.broken = True
+        flow.outbox.note("gone", None)
+        await put_slowly(flow, 0, 100)
+        assert streams(flow, range(90, 100)) == {"memory"}
+        flow.outbox.note("kept", b"2")
+        disk.broken = False
+        await put_slowly(flow, 100, 10)
+        assert flow.outbox.keeping.can_write
+    async with flow.running():
+        assert flow.outbox.notes == {"kept": b"2"}
+
+
+@pytest.mark.virtual
 async def test_a_disk_that_can_be_written_again_while_an_answer_is_awaited_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

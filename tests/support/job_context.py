@@ -68,7 +68,7 @@ def context(
         publish=publish or Published(max_record),
         max_record=max_record,
         clock=clock or SystemClock(),
-        folder=folder / "own",
+        folders=folder / "own",
         grace_ns=seconds(grace_s),
     )
 

@@ -17,7 +17,7 @@ from tests.support.outbox_worker import running
 
 def own_folder(folder: Path) -> Path:
     """Return where the job keeps what has to survive."""
-    return folder / "own"
+    return folder / "own" / "j"
 
 
 async def _work(folder: Path, report: Report, options: dict[str, Any], *, for_ever: bool) -> None:

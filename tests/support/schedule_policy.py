@@ -90,6 +90,11 @@ class Expected:
         return [number * period for number in range(since // period + 1, until // period + 1)]
 
     @property
+    def done(self) -> bool:
+        """Whether it has one slot, and that is decided."""
+        return self.rules.period is None and self.books.last == self.instant
+
+    @property
     def instant(self) -> int:
         """The slot of a job that has one."""
         assert self.rules.once is not None
@@ -114,7 +119,7 @@ class Expected:
         """Time is known, or believed in at last: the books count."""
         self.goes = self.runs = True
         books, rules, last = self.books, self.rules, self.last
-        if rules.booked and books.last is not None and books.last <= now + FAR:
+        if rules.booked and books.last is not None and (self.done or books.last <= now + FAR):
             self.last = books.last
             self.decide(now - (raw - self.since_raw), now, raw)
             if rules.period is not None:
@@ -132,8 +137,9 @@ class Expected:
         """Runs are noted down as begun, some of them so that they come again, by what the settings were until now."""
         for slot in self.books.owed.intersection(begun) - self.books.begun:
             self.books.begun.add(slot)
-            self.again.add(slot)
-            if slot not in owed:
+            if slot in owed:
+                self.again.add(slot)
+            else:
                 self.books.owed.discard(slot)
 
     def slept(self, raw: int, by: int) -> None:
@@ -144,22 +150,32 @@ class Expected:
     def move(self, by: int, *, believed: bool) -> None:
         """The clock was wrong by so much while nobody knew; ``believed``: books were kept by it."""
         books, rules = self.books, self.rules
-        if rules.period is None and books.last == self.instant:
-            return
         if rules.counts:
-            if books.last is not None:
-                return
-            assert books.put is not None
-            books.put += by
-        elif abs(by) <= rules.tolerance:
+            self.put_off(by)
             return
-        elif believed and books.last is not None:
+        if self.done:
+            return
+        if abs(by) <= rules.tolerance:
+            return
+        if believed and books.last is not None:
             books.last += by
         self.last += by
 
-    def stepped(self, now: int) -> None:
+    def put_off(self, by: int) -> None:
+        """What counts from when the job was put does so by the counter, unless it is done."""
+        books = self.books
+        assert books.put is not None
+        if self.last < self.instant:
+            books.put += by
+            books.last = None if books.last is None else books.last + by
+            self.last += by
+
+    def stepped(self, now: int, by: int, raw: int) -> None:
         """True time was corrected."""
-        if self.last > now + (FAR if self.rules.booked else self.rules.tolerance):
+        if self.rules.counts:
+            self.put_off(by)
+            self.write(raw)
+        elif self.last > now + (FAR if self.rules.booked else self.rules.tolerance):
             self.last = now
 
     def pause(self, now: int, *, paused: bool) -> None:

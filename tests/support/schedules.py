@@ -17,12 +17,13 @@ from edge_agent.adapters.alarm import LoopAlarm
 from edge_agent.core.config_jobs import Job
 from edge_agent.core.config_jobs import Runner as Limits
 from edge_agent.core.events import Stamp, TimeState
+from edge_agent.core.job_entry import Place
 from edge_agent.core.runs import Outcome, Run
 from edge_agent.core.submission import Submission
 from edge_agent.core.timebase import RawNs, UtcNs, seconds
 from edge_agent.errors import JobError
 from edge_agent.services.runner import Runner
-from edge_agent.services.scheduler import Place, Scheduler
+from edge_agent.services.scheduler import Scheduler
 from edge_agent.services.timers import Timers
 from tests.fakes import EPOCH, FakeClock
 

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import tzinfo
+from typing import Literal, NamedTuple, TypeAlias
 
 from edge_agent.core.config_jobs import Job
-from edge_agent.core.job_memory import JobMemory, is_remembered
-from edge_agent.core.timebase import DurationNs, RawNs, UtcNs, seconds
+from edge_agent.core.job_memory import JobMemory
+from edge_agent.core.slots import Misfire
+from edge_agent.core.timebase import DurationNs, RawNs, UtcNs
 from edge_agent.core.triggers import At, Trigger
 
 Origin: TypeAlias = Literal["file", "runtime"]
 
-ON_TIME: Final = seconds(60)
-"""A slot that is late by less was not missed; a job more frequent than that runs only its newest."""
+
+class Place(NamedTuple):
+    """What the slots of a job depend on beside itself: the device's id, its default time zone, its own time zone."""
+
+    device: str
+    timezone: str
+    local: tzinfo
 
 
 @dataclass(slots=True, eq=False)
@@ -26,11 +34,13 @@ class Entry:
         origin: who says so.
         memory: what is remembered of it.
         trigger: its slots.
-        period: the time between them, about; ``None`` = there is but one.
+        misfire: what becomes of those that are missed.
+        is_booked: whether they are written down.
         last: the newest slot that is decided, in the time that the clock shows now.
         seen: since when it is looked after, by the counter.
         missed: how many slots were passed over since the start.
         is_failing: whether its last run failed.
+        fire: decides about the slots that have come.
     """
 
     name: str
@@ -38,11 +48,13 @@ class Entry:
     origin: Origin
     memory: JobMemory
     trigger: Trigger
-    period: DurationNs | None
+    misfire: Misfire
+    is_booked: bool
     last: UtcNs
     seen: RawNs
     missed: int = 0
     is_failing: bool = False
+    fire: Callable[[], None] = field(init=False)
 
     @property
     def is_once(self) -> bool:
@@ -50,17 +62,17 @@ class Entry:
         return isinstance(self.trigger, At)
 
     @property
-    def is_booked(self) -> bool:
-        """Whether its slots are written down."""
-        return is_remembered(self.job, self.period)
+    def is_done(self) -> bool:
+        """Whether it has but one slot, and that is decided."""
+        return isinstance(self.trigger, At) and self.memory.last == self.trigger.instant
 
     @property
-    def tolerance(self) -> DurationNs:
-        """How late a slot may be without having been missed."""
-        return ON_TIME if self.period is None else DurationNs(min(ON_TIME, self.period - 1))
+    def rests(self) -> bool:
+        """Whether it does not run for now, whatever is due."""
+        return self.memory.paused or not self.job.enabled
 
-    def succeed(self, old: Entry) -> None:
-        """Take the place of the entry of the same job before an edit: if that has changed no slot, all goes on."""
+    def follow(self, old: Entry) -> None:
+        """Take up what the job has left as it was before an edit: if that has changed no slot, all goes on."""
         self.missed, self.is_failing = old.missed, old.is_failing
         if self.trigger == old.trigger and old.job.enabled:
             self.last, self.seen = old.last, old.seen
@@ -77,15 +89,20 @@ class Entry:
             books: whether they were kept by that clock, too.
         """
         memory = self.memory
-        if isinstance(self.trigger, At) and memory.last == self.trigger.instant:  # that is done, whenever it was
+        if self.is_done:  # whenever that was
             return
-        if self.job.after is not None and isinstance(self.trigger, At) and memory.put_at is not None:
-            if memory.last is not None:  # it counts from an instant that was known
-                return
-            memory.put_at = UtcNs(memory.put_at + by)
-            self.trigger = At(UtcNs(self.trigger.instant + by))
-        elif abs(by) <= self.tolerance:
+        if self.job.after is not None:
+            self._put_later(by)
+        elif abs(by) <= self.misfire.tolerance:
             return
         elif books and memory.last is not None:
             memory.last = UtcNs(memory.last + by)
         self.last = UtcNs(self.last + by)
+
+    def _put_later(self, by: DurationNs) -> None:
+        memory = self.memory
+        assert isinstance(self.trigger, At), "it comes once"
+        assert memory.put_at is not None, "it was put"
+        memory.put_at = UtcNs(memory.put_at + by)
+        memory.last = None if memory.last is None else UtcNs(memory.last + by)
+        self.trigger = At(UtcNs(self.trigger.instant + by))
