@@ -62,6 +62,11 @@ class Entry:
         return isinstance(self.trigger, At)
 
     @property
+    def is_done(self) -> bool:
+        """Whether it has but one slot, and that is decided."""
+        return isinstance(self.trigger, At) and self.memory.last == self.trigger.instant
+
+    @property
     def rests(self) -> bool:
         """Whether it does not run for now, whatever is due."""
         return self.memory.paused or not self.job.enabled
@@ -84,7 +89,7 @@ class Entry:
             books: whether they were kept by that clock, too.
         """
         memory = self.memory
-        if self.trigger.after(self.last) is None and self.is_once:  # that is decided, whenever it was
+        if self.is_done:  # whenever that was
             return
         if self.job.after is not None:
             self._put_later(by)

@@ -214,7 +214,7 @@ class Scheduler:
     def _resume(self, entry: Entry) -> None:
         """Go on where the books end: decide what came while nobody looked, and take up what is owed."""
         memory, now, last = entry.memory, self._now(), entry.last
-        if entry.is_booked and memory.last is not None and (entry.is_once or memory.last <= now + FAR):
+        if entry.is_booked and memory.last is not None and (entry.is_done or memory.last <= now + FAR):
             entry.last = memory.last
             self._decide(entry, now, until=UtcNs(now - (self._clock.raw() - entry.seen)))
             if not entry.is_once:

@@ -19,9 +19,10 @@ from edge_agent.core.timebase import BUILD_EPOCH
 from edge_agent.core.triggers import own_part
 from edge_agent.services.scheduler import CATCH_UP_WITHIN
 from tests.support.agents import DEVICE, HEARTBEAT, AgentProcess, agent, config_text, observer, time_servers, toml
-from tests.support.brokers import mosquitto
+from tests.support.brokers import LOOPBACK, mosquitto
+from tests.support.chrony import free_udp_port
 from tests.support.faketime import WallClock
-from tests.support.ntp_server import NtpServer, sound
+from tests.support.ntp_server import NtpServer
 
 OFFLINE: Final = "mqtt://127.0.0.1:1"
 OFTEN: Final = {"kind": "system", "every": "1s", "splay": "0s", "options": {"what": ["load"]}}
@@ -67,10 +68,11 @@ def check_grid(process: AgentProcess, job: str, *, since: int = 0) -> None:
     assert [slot.timestamp() for slot in slots(process, job)][since:] == ran
     assert ran == sorted(set(ran))
     missed = sum(event["count"] for event in process.events("job_missed", task_name=job))
-    assert ran[-1] - ran[0] + 1 - len(ran) <= missed < len(ran), "not even half of them were missed"
+    assert ran[-1] - ran[0] + 1 - len(ran) <= missed
+    assert len(ran) > (ran[-1] - ran[0]) / 2
 
 
-def ask(tmp_path: Path, *calls: tuple[str, dict[str, object]]) -> list[Any]:
+def ask(tmp_path: Path, *calls: tuple[str, Mapping[str, object]]) -> list[Any]:
     """Ask an agent over its control socket."""
     with ControlClient(tmp_path / "control.sock") as client:
         return [client.call(method, **params) for method, params in calls]
@@ -117,53 +119,54 @@ async def test_jobs_publish_what_they_find(tmp_path: Path) -> None:
     assert [one.data["n"] for one in seen.on(f"edge/{DEVICE}/up/data/says")[:4]] == [1, 2, 1, 2]
 
 
-@pytest.mark.parametrize(("guarantee", "begun", "told"), [("at_most_once", 1, 1), ("at_least_once", 3, 2)])
-async def test_a_kill_during_a_run_is_told_and_the_run_comes_again_if_that_was_promised(
-    guarantee: str, begun: int, told: int, tmp_path: Path
-) -> None:
-    """A job that is due once, and whose program is under way when the agent is killed; twice."""
-    pids = tmp_path / "pids"
-    once = {"kind": "exec", "after": "0s", "guarantee": guarantee, "timeout": "10m", "options": {"program": "long"}}
-    programs = {"long": f"echo $$ >> {pids}; exec sleep 600"}
+async def test_a_kill_during_a_run_is_told_and_the_run_comes_again_if_that_was_promised(tmp_path: Path) -> None:
+    """Two jobs that are due once, and whose programs are under way when the agent is killed; twice."""
+    files = {name: tmp_path / name for name in ("most", "least")}
+    programs = {name: f"echo $$ >> {file}; exec sleep 600" for name, file in files.items()}
+    once = {"kind": "exec", "after": "0s", "timeout": "10m"}
+    jobs = {
+        "often": OFTEN,
+        "most": once | {"options": {"program": "most"}},
+        SOON: once | {"options": {"program": "least"}, "guarantee": "at_least_once"},
+    }
 
-    def count() -> int:
-        return len(pids.read_text().split()) if pids.exists() else 0
+    def begun(name: str) -> int:
+        return len(files[name].read_text().split()) if files[name].exists() else 0
 
-    async with agent(tmp_path, text(programs=programs, jobs={"often": OFTEN, SOON: once})) as process:
-        with ended(pids):
-            await until(lambda: count() == 1)
+    async with agent(tmp_path, text(programs=programs, jobs=jobs)) as process:
+        with ended(*files.values()):
+            await until(lambda: begun("most") == begun("least") == 1)
             await killed(process)
-            await until(lambda: count() == min(2, begun))
+            await until(lambda: begun("least") == 2)
             await runs(process, "often", 2)
             await killed(process)
-            await until(lambda: count() == begun)
+            await until(lambda: begun("least") == 3)
             await runs(process, "often", 3)
-            assert count() == begun
-            ends = process.events("job_run", task_name=SOON)
-            assert [end["status"] for end in ends] == ["interrupted"] * told
-            assert len({end["slot"] for end in ends}) == 1
+            assert (begun("most"), begun("least")) == (1, 3)
+            for name, told in (("most", 1), (SOON, 2)):
+                ends = process.events("job_run", task_name=name)
+                assert [end["status"] for end in ends] == ["interrupted"] * told
+                assert len({end["slot"] for end in ends}) == 1
 
 
-@pytest.mark.parametrize(("misfire", "more", "missed"), [("skip", 0, 3), ("run_once", 1, 2), ("run_all", 3, 0)])
-async def test_what_was_missed_while_the_agent_was_stopped_follows_misfire(
-    misfire: str, more: int, missed: int, tmp_path: Path
-) -> None:
+async def test_what_was_missed_while_the_agent_was_stopped_follows_misfire(tmp_path: Path) -> None:
     """It is half past when the agent stops, and three hours later when it is there again."""
     wall = WallClock(tmp_path / "wall")
     half_past = 1800 - time.time() % 3600
     wall.set(half_past)
-    hourly = OFTEN | {"cron": "0 * * * *", "misfire": misfire}
-    del hourly["every"], hourly["splay"]
-    async with agent(tmp_path, text(jobs={"often": OFTEN, SOON: hourly}), **wall.environ) as process:
+    hourly = {"kind": "system", "cron": "0 * * * *", "options": {"what": ["load"]}}
+    jobs = {"often": OFTEN, "skips": hourly, SOON: hourly | {"misfire": "run_once"}}
+    async with agent(tmp_path, text(jobs=jobs), **wall.environ) as process:
         await runs(process, "often", 2)
         process.signal(signal.SIGTERM)
         assert await process.wait() == 0
         wall.set(half_past + 3 * 3600)
         process.start()
-        await process.logged("job_run", more, task_name=SOON)
-        await runs(process, "often", 3)
-        assert len(slots(process, SOON)) == more
-        assert sum(one["count"] for one in process.events("job_missed", task_name=SOON)) == missed
+        await process.logged("job_run", task_name=SOON)
+        await runs(process, "often", 2)
+        for name, ran in (("skips", 0), (SOON, 1)):
+            assert len(slots(process, name)) == ran
+            assert sum(one["count"] for one in process.events("job_missed", task_name=name)) == 3 - ran
 
 
 async def test_a_reload_changes_what_was_edited_and_nothing_else(tmp_path: Path) -> None:
@@ -193,11 +196,8 @@ async def test_what_is_changed_at_run_time_outlives_a_kill(tmp_path: Path) -> No
     """A job that was put, one that pauses, one that was deleted: each is durable when it is answered."""
     async with agent(tmp_path, text(jobs={"tired": OFTEN, "unwanted": OFTEN, "same": OFTEN})) as process:
         await runs(process, "unwanted", 1)
-        put: dict[str, object] = {"job": "fresh", "config": OFTEN}
-        paused: dict[str, object] = {"job": "tired"}
-        deleted: dict[str, object] = {"job": "unwanted"}
-        changes = ("job-put", put), ("job-pause", paused), ("job-delete", deleted)
-        await asyncio.to_thread(lambda: ask(tmp_path, *changes))
+        put, paused, deleted = {"job": "fresh", "config": OFTEN}, {"job": "tired"}, {"job": "unwanted"}
+        await asyncio.to_thread(ask, tmp_path, ("job-put", put), ("job-pause", paused), ("job-delete", deleted))
         await killed(process)
         await process.logged("started", 2)
         before = {name: len(slots(process, name)) for name in ("tired", "unwanted")}
@@ -213,24 +213,23 @@ async def test_what_is_changed_at_run_time_outlives_a_kill(tmp_path: Path) -> No
 
 
 async def test_what_has_a_date_waits_until_time_is_known(tmp_path: Path) -> None:
-    """What has an interval does not; then both run by true time, each slot once; what came in the wait was missed."""
+    """What has an interval does not; then both run by true time, each slot once."""
     dated = {"kind": "system", "cron": "* * * * * *", "options": {"what": ["load"]}}
     jobs = {"often": OFTEN, "dated": dated}
-    with NtpServer(lambda *_: None) as server:
-        async with agent(tmp_path, text(time=time_servers(server.name), jobs=jobs)) as process:
-            await runs(process, "often", 3)
-            assert slots(process, "dated") == []
-            server.behaviour = sound
+    port = free_udp_port()
+    async with agent(tmp_path, text(time=time_servers(f"{LOOPBACK}:{port}"), jobs=jobs)) as process:
+        await runs(process, "often", 2)
+        assert slots(process, "dated") == []
+        with NtpServer(port=port):
             await asyncio.to_thread(ask, tmp_path, ("clock-sync", {}))
-            await process.logged("clock_event", what="sync_gained", within_s=30)
+            await process.logged("clock_event", what="sync_gained", within_s=25)
             known = len(slots(process, "often"))
-            await runs(process, "dated", 4)
-            await runs(process, "often", 3)
-    dated_slots = [slot.timestamp() for slot in slots(process, "dated")]
-    assert dated_slots == sorted(set(dated_slots))
-    assert all(slot > BUILD_EPOCH / 1e9 + 100 * 86_400 for slot in dated_slots)
-    assert process.events("job_missed", task_name="dated")
+            await runs(process, "dated", 3)
+            await runs(process, "often", 1)
+    assert all(slot.timestamp() > BUILD_EPOCH / 1e9 + 100 * 86_400 for slot in slots(process, "dated"))
+    check_grid(process, "dated")
     check_grid(process, "often", since=known)
+    assert all(event["count"] < 60 for event in process.events("job_missed"))  # nobody was asleep for months
 
 
 async def test_a_stop_gives_a_program_its_grace(tmp_path: Path) -> None:
@@ -269,19 +268,19 @@ DEAF, BLOCKED = Kind("deaf", Options, deaf), Kind("blocked", Options, blocked)
 '''
 
 
-@pytest.mark.parametrize("kind", ["deaf", "blocked"])
-async def test_what_cannot_be_ended_does_not_keep_the_agent_from_stopping(kind: str, tmp_path: Path) -> None:
+async def test_what_cannot_be_ended_does_not_keep_the_agent_from_stopping(tmp_path: Path) -> None:
     """A task that does not let itself be cancelled, and a thread that nobody can cancel."""
     (tmp_path / "stubborn.py").write_text(STUBBORN)
     info = tmp_path / "stubborn-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stubborn\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[edge_agent.jobs]\n{kind} = stubborn:{kind.upper()}\n")
-    jobs = {"often": OFTEN, "stuck": {"kind": kind, "after": "0s", "grace": "0s"}}
+    (info / "entry_points.txt").write_text("[edge_agent.jobs]\ndeaf = stubborn:DEAF\nblocked = stubborn:BLOCKED\n")
+    stuck = {name: {"kind": name, "after": "0s", "grace": "0s"} for name in ("deaf", "blocked")}
+    jobs = {"often": OFTEN, **stuck}
     async with agent(tmp_path, text(jobs=jobs), PYTHONPATH=str(tmp_path)) as process:
         await runs(process, "often", 2)
         process.signal(signal.SIGTERM)
         assert await process.wait(20) == 0
-        assert process.events("job_run", task_name="stuck", status="interrupted")
+        assert all(process.events("job_run", task_name=name, status="interrupted") for name in stuck)
         assert process.events("stopped")
         assert process.events("left_behind")

@@ -12,6 +12,7 @@ import pytest
 from edge_agent.core.config_jobs import Job
 from edge_agent.core.config_jobs import Runner as Limits
 from edge_agent.core.runs import Run
+from edge_agent.core.timebase import seconds
 from edge_agent.services.scheduler import CATCH_UP_WITHIN
 from tests.support.schedules import Device
 
@@ -421,3 +422,158 @@ async def test_a_run_that_waits_when_the_agent_stops_was_missed(misfire: str, ex
     async with device.up():
         await asyncio.sleep(CATCH_UP_S + 10)
     assert (device.runs["first"], device.runs["waits"]) == ([3600.0], [60.0, *expected])
+
+
+async def test_a_first_synchronisation_that_proves_the_clock_right_doubles_nothing() -> None:
+    """Neither what ran before it was known; what was missed while the agent was stopped is known only now."""
+    device = Device(often={**MINUTELY, "misfire": "run_all"}, rarely={"every": "1h", "splay": "0s"})
+    async with device.up():
+        await asyncio.sleep(3590)
+    device.clock.state = "unsynced"
+    await asyncio.sleep(120)
+    async with device.up():
+        await asyncio.sleep(100)
+        assert device.runs["often"][59:] == [3720.0, 3780.0]
+        device.clock.state = "synced"
+        device.clock.step(1)
+        device.scheduler.time_changed()
+        await asyncio.sleep(CATCH_UP_S + 2)
+    assert sorted(device.runs["often"]) == [60.0 * n for n in range(1, 65)]
+    assert device.runs["rarely"] == []
+    assert [one["count"] for one in device.said] == [1]
+
+
+@pytest.mark.parametrize("wait_s", [60.0, 86_400.0])
+async def test_a_clock_that_learns_what_year_it_is_makes_nothing_missed(wait_s: float) -> None:
+    """Nobody tells the scheduler of a jump before time is known; what counts from when it was put is not early."""
+    device = Device(often=MINUTELY, rarely={**HOURLY, "misfire": "run_all"}, later={"after": "10m"})
+    device.clock.state, device.wait_s = "unsynced", wait_s
+    async with device.up():
+        await asyncio.sleep(301)
+        device.clock.step(400 * 86_400)
+        await asyncio.sleep(240)
+        device.clock.state = "synced"
+        device.scheduler.time_changed()
+        assert device.runs["later"] == []
+        await asyncio.sleep(3600)
+    assert 68 <= len(device.runs["often"]) <= 70
+    assert device.runs["rarely"] == [400 * 86_400 + 3600.0]
+    assert device.runs["later"] == [400 * 86_400 + 600.0]
+    assert not device.said
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_a_clock_that_was_far_ahead_keeps_no_job_from_its_day(restarts: bool) -> None:  # noqa: FBT001
+    """Also when it was believed in after a while."""
+    device = Device(fixed={"at": "2027-01-15T02:00:00Z"})
+    device.clock.state, device.wait_s = "unsynced", 60.0
+    device.clock.step(3650 * 86_400)
+    async with device.up():
+        await asyncio.sleep(600)
+        if not restarts:
+            device.clock.step(-3650 * 86_400)
+            device.clock.state = "synced"
+            device.scheduler.time_changed()
+            await asyncio.sleep(7200)
+    if restarts:
+        device.clock.step(-3650 * 86_400)
+        device.clock.state = "synced"
+        async with device.up():
+            await asyncio.sleep(7200)
+    assert device.runs["fixed"] == [7200.0]
+
+
+async def test_what_a_wrong_clock_made_of_the_books_is_put_right_on_the_disk_too() -> None:
+    """What it had called 00:20 comes once more when it is that, after a restart as well."""
+    device = Device(often={"every": "10m", "splay": "0s", "misfire": "run_once"})
+    device.clock.state = "unsynced"
+    async with device.up():
+        await asyncio.sleep(1201)
+        device.clock.step(-500)
+        device.scheduler.time_changed()
+    device.clock.state = "synced"
+    async with device.up():
+        await asyncio.sleep(600)
+    assert device.runs["often"] == [600.0, 1200.0, 1200.0]
+
+
+async def test_another_schedule_begins_anew_on_the_disk_too() -> None:
+    """Also when time is not known, and the clock was set back."""
+    device = Device(often={"every": "10m", "splay": "0s", "misfire": "run_once"})
+    async with device.up():
+        await asyncio.sleep(1201)
+    device.clock.step(-20)
+    device.clock.state = "unsynced"
+    async with device.up():
+        device.configure({"often": device.jobs["often"].model_copy(update={"every": seconds(300)})})
+    device.jobs["often"] = device.jobs["often"].model_copy(update={"every": seconds(300)})
+    device.clock.state = "synced"
+    async with device.up():
+        await asyncio.sleep(60)
+    assert device.runs["often"] == [600.0, 1200.0, 1200.0]
+
+
+async def test_a_slot_that_is_owed_is_not_owed_twice() -> None:
+    """Though a clock that was believed in has called another instant by its name."""
+    device = Device(rarely={**HOURLY, "guarantee": "at_least_once", "overlap": "queue", "timeout": "1h"})
+    device.clock.state, device.takes_s = "unsynced", 900
+    async with device.up():
+        await asyncio.sleep(3700)
+        device.clock.step(-200)
+        device.clock.state = "synced"
+        device.scheduler.time_changed()
+        await asyncio.sleep(3000)
+    assert device.runs["rarely"] == [3600.0]
+
+
+async def test_an_edit_that_changes_no_slot_leaves_them_decided_as_they_are() -> None:
+    """What runs only once does not run again because its priority is another."""
+    device = Device(later={"after": "90s"}, rarely={**HOURLY, "misfire": "run_once"})
+    async with device.up():
+        await asyncio.sleep(3610)
+        for name in device.jobs:
+            device.jobs[name] = device.jobs[name].model_copy(update={"priority": "bulk"})
+        device.configure(device.jobs)
+        await asyncio.sleep(300)
+    assert (device.runs["later"], device.runs["rarely"]) == ([90.0], [3600.0])
+
+
+async def test_a_suspend_costs_one_run_that_is_caught_up_with() -> None:
+    """Per job, however many slots it has slept through; a job that skips goes on."""
+    device = Device(
+        often={**MINUTELY, "misfire": "run_once"}, rarely={**HOURLY, "misfire": "run_once"}, skips={"cron": "5 * * * *"}
+    )
+    async with device.up():
+        await asyncio.sleep(30)
+        device.clock.sleep(10 * 3600 + 1800)
+        device.scheduler.time_changed()
+        await asyncio.sleep(CATCH_UP_S + 1)
+        assert device.runs == {"often": [10 * 3600 + 1800.0, 10 * 3600 + 1860.0], "rarely": [36_000.0], "skips": []}
+        missed = {one["job"]: one["count"] for one in device.notebook.said}
+        assert missed == {"often": 629, "rarely": 9, "skips": 11}
+
+
+async def test_of_a_frequent_expression_only_the_newest_slot_runs_after_a_suspend() -> None:
+    """As of an interval."""
+    device = Device(often={"cron": "*/10 * * * * *"})
+    device.takes_s = 0
+    async with device.up():
+        await asyncio.sleep(5)
+        device.clock.sleep(40)
+        device.scheduler.time_changed()
+        await asyncio.sleep(9)
+        assert device.runs["often"] == [40.0, 50.0]
+        assert device.statuses() == {"succeeded": 2}
+        assert [one["count"] for one in device.notebook.said] == [3]
+
+
+async def test_a_step_back_does_not_put_off_what_is_owed() -> None:
+    """It is caught up with within half a minute all the same."""
+    device = Device(rarely={**HOURLY, "misfire": "run_once"})
+    async with device.up():
+        device.clock.sleep(5400)
+        device.scheduler.time_changed()
+        device.clock.step(-1800)
+        device.scheduler.time_changed(stepped=True)
+        await asyncio.sleep(CATCH_UP_S + 1)
+        assert device.runs["rarely"] == [3600.0]

@@ -90,6 +90,11 @@ class Expected:
         return [number * period for number in range(since // period + 1, until // period + 1)]
 
     @property
+    def done(self) -> bool:
+        """Whether it has one slot, and that is decided."""
+        return self.rules.period is None and self.books.last == self.instant
+
+    @property
     def instant(self) -> int:
         """The slot of a job that has one."""
         assert self.rules.once is not None
@@ -114,7 +119,7 @@ class Expected:
         """Time is known, or believed in at last: the books count."""
         self.goes = self.runs = True
         books, rules, last = self.books, self.rules, self.last
-        if rules.booked and books.last is not None and (rules.period is None or books.last <= now + FAR):
+        if rules.booked and books.last is not None and (self.done or books.last <= now + FAR):
             self.last = books.last
             self.decide(now - (raw - self.since_raw), now, raw)
             if rules.period is not None:
@@ -132,8 +137,9 @@ class Expected:
         """Runs are noted down as begun, some of them so that they come again, by what the settings were until now."""
         for slot in self.books.owed.intersection(begun) - self.books.begun:
             self.books.begun.add(slot)
-            self.again.add(slot)
-            if slot not in owed:
+            if slot in owed:
+                self.again.add(slot)
+            else:
                 self.books.owed.discard(slot)
 
     def slept(self, raw: int, by: int) -> None:
@@ -147,7 +153,7 @@ class Expected:
         if rules.counts:
             self.put_off(by)
             return
-        if rules.period is None and self.last >= self.instant:
+        if self.done:
             return
         if abs(by) <= rules.tolerance:
             return
@@ -263,6 +269,7 @@ class Expected:
         assert self.rules.queues or self.soon.get(slot, raw) >= raw, f"{said}: too late"
         if slot in self.books.owed:
             self.books.begun.add(slot)
+            assert any(slot in books.owed for at, books in self.written if at <= raw), f"{said}: before it was written"
             for _, books in self.written:  # the note that it begins is on the disk by now
                 books.begun.add(slot)
             if not self.rules.repeats and slot not in self.again:

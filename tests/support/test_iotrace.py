@@ -218,4 +218,4 @@ def test_a_missing_compiler_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CI", raising=False)
     monkeypatch.setattr("shutil.which", lambda *_args, **_kwargs: None)
     with pytest.raises(pytest.skip.Exception, match="apt-get install gcc libc6-dev"):
-        iotrace.shim.__wrapped__()
+        iotrace.shim.__wrapped__(Path("any.c"))
