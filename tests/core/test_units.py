@@ -112,7 +112,7 @@ def test_a_bad_size_is_refused_with_what_is_allowed(text: str, words: str) -> No
         parse_size(text)
 
 
-@given(st.integers(0, 1 << 50))
+@given(st.integers(0, 10**15 - 1))
 def test_a_size_survives_being_written_and_read(size: int) -> None:
     """What is written is read back as it was."""
     assert parse_size(format_size(size)) == size

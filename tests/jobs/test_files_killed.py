@@ -27,7 +27,7 @@ TAIL = json.dumps({"mode": "tail", "pattern": "app.log"})
 
 @pytest.mark.timeout_s(900)
 @pytest.mark.parametrize(
-    ("files", "loops"), [pytest.param(300, 5, id="short"), pytest.param(5000, 50, id="long", marks=pytest.mark.slow)]
+    ("files", "loops"), [pytest.param(1500, 5, id="short"), pytest.param(5000, 50, id="long", marks=pytest.mark.slow)]
 )
 async def test_a_spool_loses_and_doubles_no_file(tmp_path: Path, files: int, loops: int) -> None:
     """However often it is killed; files come in all the time."""
@@ -47,7 +47,7 @@ async def test_a_spool_loses_and_doubles_no_file(tmp_path: Path, files: int, loo
         drop(200)
     finished(once, tmp_path, SPOOL, within_s=300)
     assert list(folder.iterdir()) == []
-    assert at_work > loops // 2, "most kills came while there was something to do"
+    assert at_work, "no kill came while there was something to do"
     assert [data["n"] for data in await consumed(tmp_path)] == list(range(next(numbers)))
 
 
