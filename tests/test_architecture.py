@@ -14,10 +14,11 @@ from typing import Any, Final
 ROOT: Final = Path(__file__).resolve().parent.parent
 PACKAGE: Final = ROOT / "edge_agent"
 MAX_LINES_OF_A_FILE: Final = 400
-MAX_CODE_LINES_OF_THE_PACKAGE: Final = 12_750
+MAX_CODE_LINES_OF_THE_PACKAGE: Final = 14_500
 WITHOUT_A_TEST_FILE: Final = {
     "edge_agent/ports.py": "protocols only; tests/contracts holds every implementation to them",
     "edge_agent/clock_ports.py": "protocols only, as ports.py",
+    "edge_agent/command_ports.py": "declarations only; tested by the commands in tests/commands",
     "edge_agent/job_ports.py": "declarations only; tested by the kinds in tests/jobs",
     "edge_agent/errors.py": "declarations only; tested where each error is raised",
 }
