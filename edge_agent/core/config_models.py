@@ -150,7 +150,7 @@ def _parse_public_key(text: str) -> str:
     if len(raw) != 32:
         # not repeated: somebody may have put the private half here
         raise ValueError("an Ed25519 public key of 32 bytes in base64url (43 characters) is needed")
-    return text.rstrip("=")
+    return base64.urlsafe_b64encode(raw).decode().rstrip("=")  # bits that nobody reads are as they have to be
 
 
 PublicKey = Annotated[str, FromText(_parse_public_key, "a public key")]
