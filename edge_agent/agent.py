@@ -139,11 +139,13 @@ class Agent:
         )
         self._time.changed = self._time_changed
         outbox, keeping = self._outbox, self._keeping
+        upkeep = Upkeep(outbox, keeping, clock=clock)
+        upkeep.adopted = self._recall
         # in dependency order
         self._parts = [
             _Part("watchdog", lambda _: (), self._run_watchdog),
             _Part("outbox", lambda _: (), OutboxWriter(outbox, keeping, clock=clock).run),
-            _Part("upkeep", lambda _: (), Upkeep(outbox, keeping, clock=clock).run),
+            _Part("upkeep", lambda _: (), upkeep.run),
             _Part("time", lambda new: (new.time,), self._run_time),
             _Part("commands", lambda _: (), self._commands.dispatcher.run),
             _Part("link", _connection, lambda *_: self._link.run()),
@@ -160,8 +162,7 @@ class Agent:
         A service that fails brings everything down: its bug is logged and the service manager restarts the process.
         """
         await self._outbox.open()
-        self._jobs.configure(self._loaded.config)
-        self._commands.dispatcher.recall()
+        self._recall()
         async with asyncio.TaskGroup() as group:
             self._start(group, self._parts)
             self._notifier.ready(f"device {self._loaded.config.device.id}")
@@ -179,6 +180,11 @@ class Agent:
             self._notifier.stopping()
             await self._stop(self._parts)
         log.info("stopped")
+
+    def _recall(self) -> None:
+        """Take up what the store has of jobs and commands."""
+        self._jobs.configure(self._loaded.config)
+        self._commands.dispatcher.recall()
 
     # -- parts
 
@@ -279,7 +285,8 @@ class Agent:
         channels = self._pauses.channels()
         if (more := len(channels) - MAX_CHANNELS_SAID) > 0:
             channels[MAX_CHANNELS_SAID:] = [f"{more} more"]
-        return self._outbox.conditions() + [f"channel_refused: {channel}" for channel in channels]
+        wrong = self._outbox.conditions() + self._commands.dispatcher.conditions()
+        return wrong + [f"channel_refused: {channel}" for channel in channels]
 
     # -- reload
 

@@ -17,6 +17,7 @@ from edge_agent.core.records import Priority, Record
 from edge_agent.core.submission import Submission
 from edge_agent.errors import OutboxError
 from edge_agent.ports import Clock
+from edge_agent.services.lost_notes import LostNotes
 from edge_agent.services.outbox import Outbox
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ class CommandBook:
     Attributes:
         journal: all of it.
         outbox: takes replies, and notes down what must not be forgotten.
+        lost: whether some of it may be missing.
         unsaid: last states for which the outbox had no room yet.
     """
 
@@ -39,15 +41,28 @@ class CommandBook:
         self.journal = Journal()
         self.outbox = outbox
         self.unsaid: deque[tuple[Entry, ReplyTo]] = deque()
+        self.lost = LostNotes(outbox)
         self._may_repeat = frozenset(name for name, command in registry.items() if command.idempotent)
         self._clock = clock
 
     def recall(self) -> list[Entry]:
-        """Recall what was noted down; return what has not ended."""
-        for name, text in self.outbox.notes.items():
-            if name.startswith(PREFIX):
-                self.journal.keep(load(text), len(text))
-        return list(self.journal.open.values())
+        """Recall what was noted down and is not known yet; return what of that has not ended."""
+        found: list[tuple[Entry, int]] = []
+        unreadable = False
+        for name, text in [*self.outbox.notes.items()]:
+            if name.startswith(PREFIX) and self.journal.find(name.removeprefix(PREFIX)) is None:
+                try:
+                    found.append((load(text), len(text)))
+                except (ValueError, TypeError, KeyError) as error:  # in words of a newer version
+                    log.error("command_unreadable", extra={"note": name, "error": str(error)})  # noqa: TRY400
+                    self.outbox.note(name, None)
+                    unreadable = True
+        found.sort(key=lambda one: one[0].finished or one[0].received)
+        for entry, size in found:
+            self.journal.keep(entry, size)
+        self.lost.look(unreadable=unreadable)
+        self.journal.is_lost = bool(self.lost)
+        return [entry for entry, _ in found if not entry.state.is_final]
 
     def keep(self, entry: Entry, beside: Record | None = None) -> asyncio.Future[Any]:
         """Note down how far a command has come; return a future that is done once that is durable.
@@ -105,7 +120,9 @@ class CommandBook:
             self.say(*self.unsaid.popleft())
 
     def forget_old(self) -> None:
-        """Forget what has outlived its use."""
+        """Forget what has outlived its use, also that something was lost."""
+        self.lost.look_again()
+        self.journal.is_lost = bool(self.lost)
         for command_id in self.journal.outlived(self._clock.now(), may_repeat=self._may_repeat):
             self.journal.forget(command_id)
             self.outbox.note(PREFIX + command_id, None)

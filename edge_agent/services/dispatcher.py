@@ -81,7 +81,7 @@ class Dispatcher:
     def __init__(
         self, registry: Registry, authority: Authority, outbox: Outbox, *, clock: Clock, new_name: Callable[[], str]
     ) -> None:
-        """Prepare; call ``recall`` once the outbox is open, before anything else.
+        """Prepare; call ``recall`` once the outbox is open, before anything else, and when it has got another store.
 
         Args:
             registry: what can be obeyed.
@@ -109,6 +109,11 @@ class Dispatcher:
         """Take up what the last life has left: what it cut off ends or begins again, what waited goes on waiting."""
         for entry in self._book.recall():
             self._take_up(entry)
+        self._wake.set()
+
+    def conditions(self) -> list[str]:
+        """Return what is wrong, as stable words."""
+        return ["journal_lost"] if self._book.journal.is_lost else []
 
     def _take_up(self, entry: Entry) -> None:
         command = self.registry.get(entry.command)
