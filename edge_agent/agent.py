@@ -29,6 +29,9 @@ from edge_agent.adapters.store_file import StoreFile
 from edge_agent.adapters.store_thread import StoreThread
 from edge_agent.adapters.systemd import Systemd, watchdog_period
 from edge_agent.clock_ports import Clocks, HostClock
+from edge_agent.commands import registry
+from edge_agent.commands.clock import commands as clock_commands
+from edge_agent.commands.queue import commands as queue_commands
 from edge_agent.core.config import Loaded
 from edge_agent.core.config_models import Config
 from edge_agent.core.config_models import Control as ControlConfig
@@ -46,7 +49,7 @@ from edge_agent.core.timebase import BUILD_EPOCH, DurationNs, elapsed, later, se
 from edge_agent.core.topics import Topics
 from edge_agent.errors import ConfigError, EdgeAgentError
 from edge_agent.scheduling import Scheduling
-from edge_agent.services.control import Control, publish_method
+from edge_agent.services.control import Control, command_methods, performer, publish_method
 from edge_agent.services.device_clock import DeviceClock
 from edge_agent.services.drain import Drain
 from edge_agent.services.heartbeat import Heartbeat
@@ -128,6 +131,14 @@ class Agent:
         )
         self._time.changed = self._jobs.time_changed
         outbox, keeping = self._outbox, self._keeping
+        self._queue = QueueTools(outbox, keeping, device=loaded.config.device.id)
+        self._registry = registry(
+            [
+                *clock_commands(self._time.report, self._time.hurry),
+                *self._jobs.commands(),
+                *queue_commands(self._queue),
+            ]
+        )
         # in dependency order
         self._parts = [
             _Part("watchdog", lambda _: (), self._run_watchdog),
@@ -138,7 +149,7 @@ class Agent:
             _Part("heartbeat", lambda new: (_topics(new), new.heartbeat.every), self._run_heartbeat),
             _Part("drain", _connection, self._run_drain),
             _Part("jobs", lambda _: (), self._run_jobs),
-            _Part("control", lambda new: (new.device.id, new.control, new.outbox.max_record), self._run_control),
+            _Part("control", lambda new: (new.control, new.outbox.max_record), self._run_control),
             _Part("inbox", lambda new: (new.control.group, new.outbox.max_record), self._run_inbox),
         ]
 
@@ -202,10 +213,10 @@ class Agent:
         pace, pauses = self._pace, self._pauses
         await Drain(self._outbox, self._link, topics=topics, pace=pace, pauses=pauses, clock=self._clock).run()
 
-    async def _run_control(self, device: str, config: ControlConfig, max_record: int) -> None:
-        tools = QueueTools(self._outbox, self._keeping, device=device)
+    async def _run_control(self, config: ControlConfig, max_record: int) -> None:
         publish = publish_method(self._outbox.accept, max_record=max_record)
-        answer = Control({"publish": publish, **tools.methods(), **self._time.methods(), **self._jobs.methods()}).answer
+        own = {"publish": publish, **self._queue.methods(), **self._time.methods()}
+        answer = Control(own | command_methods(self._registry, performer(self._registry))).answer
         while True:
             try:
                 path = socket_path(config.socket, self._environ)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from pydantic import Field
 
+from edge_agent.command_ports import Call, Command
+from edge_agent.core.command_request import Code, CommandError
+from edge_agent.core.config_types import Name, Section
 from edge_agent.core.submission import Submission
+from edge_agent.core.timebase import seconds
 from edge_agent.errors import EdgeAgentError, OutboxError
-from edge_agent.services.control import Control, publish_method
+from edge_agent.services.control import Control, command_methods, performer, publish_method
 
 
 class Accepting:
@@ -103,3 +110,50 @@ async def test_what_is_no_request_is_answered_at_once() -> None:
     answer = await Control({}).answer(b"nonsense")
     assert answer is not None
     assert json.loads(answer)["error"]["code"] == -32700
+
+
+class Args(Section):
+    """Some arguments."""
+
+    job: Name = Field(description="The job.")
+
+
+async def outcome_of(run: Callable[[Call, Any], Awaitable[object]], **params: object) -> dict[str, Any]:
+    """Return the answer to a command, parsed."""
+    registry = {"do": Command("do", "Do it.", Args, dict, run, timeout=seconds(0.01))}
+    control = Control(command_methods(registry, performer(registry)))
+    answer = await control.answer(request(method="do", params=params))
+    assert answer is not None
+    members: dict[str, Any] = json.loads(answer)
+    return members
+
+
+async def test_a_command_is_a_method_whose_params_are_its_arguments() -> None:
+    """Read once by its model; it may bring what local files may."""
+
+    async def run(call: Call, args: Args) -> object:
+        return {"job": args.job, "local": call.local}
+
+    assert (await outcome_of(run, job="a"))["result"] == {"job": "a", "local": True}
+
+
+async def test_why_a_command_does_not_succeed_is_said_in_a_word_too() -> None:
+    """JSON-RPC's own number for bad parameters; a bug fails this command alone."""
+
+    async def bug(_call: Call, _args: Args) -> object:
+        raise ZeroDivisionError("oh")
+
+    async def busy(_call: Call, _args: Args) -> object:
+        raise CommandError(Code.BUSY, "later")
+
+    async def wait(_call: Call, _args: Args) -> object:
+        return await asyncio.Event().wait()
+
+    for run, params, code, word, message in (
+        (bug, {}, -32602, "invalid_args", "job: this key is needed"),
+        (bug, {"job": "a"}, -32000, "failed", "ZeroDivisionError: oh"),
+        (busy, {"job": "a"}, -32000, "busy", "later"),
+        (wait, {"job": "a"}, -32000, "timeout", "it took longer than 10ms"),
+    ):
+        error = (await outcome_of(run, **params))["error"]
+        assert error == {"code": code, "message": message, "data": {"code": word}}
