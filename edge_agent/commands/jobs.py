@@ -217,9 +217,10 @@ class JobCommands:
             raise
         finally:
             self._runner.awaited.pop(trace, None)
+        if outcome.status == "interrupted":  # the agent stops, and the command is about to be cut off
+            await asyncio.get_running_loop().create_future()
         if outcome.status != "succeeded":
-            code = Code.INTERRUPTED if outcome.status == "interrupted" else Code.FAILED
-            raise CommandError(code, f"jobs.{args.job} {outcome.status}: {outcome.reason} (trace {trace})")
+            raise CommandError(Code.FAILED, f"jobs.{args.job} {outcome.status}: {outcome.reason} (trace {trace})")
         return {
             "trace": trace,
             "status": outcome.status,

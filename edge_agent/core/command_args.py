@@ -24,7 +24,7 @@ def parse_args(model: type[M], given: object) -> M:
         raise CommandError(Code.INVALID_ARGS, 'args: an object like {"job": "sync"} is needed')
     args, wrong = validated(model, given or {})
     if args is None:
-        said = [": ".join(filter(None, (dotted(path), reason))) for path, reason in wrong[:_MAX_SAID]]
+        said = [f"{dotted(('args', *path))}: {reason}" for path, reason in wrong[:_MAX_SAID]]
         said += [f"{len(wrong) - _MAX_SAID} more like it"] if len(wrong) > _MAX_SAID else []
         raise CommandError(Code.INVALID_ARGS, "; ".join(said))
     return args

@@ -21,7 +21,7 @@ from edge_agent.core.config_models import Config
 from edge_agent.core.units import quoted
 from edge_agent.errors import ConfigError, ConfigProblem
 
-_NOT_YET: Final = ("commands", "config", "metrics", "api")
+_NOT_YET: Final = ("config", "metrics", "api")
 _KEYS_NOT_YET: Final = ("device.labels",)
 _METERED: Final = {
     "heartbeat": {"every": "15m"},
@@ -68,6 +68,7 @@ def parse(
     *,
     common_name: CommonName | None = None,
     kinds: Mapping[str, Described] | None = None,
+    unsigned: Callable[[], str | None] = lambda: None,
 ) -> Loaded:
     """Return the configuration that files make up, the later over the earlier.
 
@@ -76,6 +77,7 @@ def parse(
         facts: what templates may use.
         common_name: reads the common name out of a certificate file; asked only if a template needs it.
         kinds: of job, by name; ``None`` = the jobs' kinds and options are not looked at.
+        unsigned: says why signatures cannot be verified here, if they cannot; asked only if keys are configured.
 
     Raises:
         ConfigError: with all problems found, in file order.
@@ -91,6 +93,8 @@ def parse(
     if config is not None:
         found += _dangling(config)
         found += () if kinds is None else check_jobs(config, kinds)
+        if config.commands.keys and (reason := unsigned()):
+            found.append((("commands", "keys"), reason))
         if not found:
             return Loaded(config, digest(config), unused_keys(merged), tuple(names))
     problems = [ConfigProblem(_origin(path, origins, names[0]), dotted(path), reason) for path, reason in found]

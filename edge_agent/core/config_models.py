@@ -28,6 +28,7 @@ from edge_agent.core.config_types import (
     SecretFile,
     Section,
     Server,
+    TopicFilter,
     Zone,
     duration,
     plain_text,
@@ -149,7 +150,7 @@ def _parse_public_key(text: str) -> str:
     if len(raw) != 32:
         # not repeated: somebody may have put the private half here
         raise ValueError("an Ed25519 public key of 32 bytes in base64url (43 characters) is needed")
-    return text.rstrip("=")
+    return base64.urlsafe_b64encode(raw).decode().rstrip("=")  # bits that nobody reads are as they have to be
 
 
 PublicKey = Annotated[str, FromText(_parse_public_key, "a public key")]
@@ -170,6 +171,9 @@ class Commands(Section):
         ("ping", "*-status", "*-list", "*-get", "queue-stat", "job-run"),
         max_length=64,
         description="Names or patterns of the commands that are obeyed.",
+    )
+    answers: Listed[TopicFilter] = Field(
+        (), max_length=16, description="Where replies may go, beside the device's own up/: topic filters."
     )
     keys: dict[Name, CommandKey] = Field({}, description="Any key: only signed commands and configuration are obeyed.")
 

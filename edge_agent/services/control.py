@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import TypeVar
 
 from pydantic import Field
 
-from edge_agent.command_ports import Call, Registry
+from edge_agent.command_ports import Registry
 from edge_agent.core.command_args import parse_args
 from edge_agent.core.command_request import Code, CommandError
 from edge_agent.core.config_types import Section
@@ -25,12 +23,8 @@ from edge_agent.core.jsonrpc import (
     parse_request,
 )
 from edge_agent.core.submission import parse_submission
-from edge_agent.core.timebase import to_seconds
-from edge_agent.core.units import format_duration
 from edge_agent.errors import EdgeAgentError, OutboxError, SubmissionError
 from edge_agent.ports import Accept
-
-log = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=Section)
 
@@ -45,26 +39,6 @@ Perform = Callable[[str, object], Awaitable[object]]
 def command_methods(registry: Registry, perform: Perform) -> dict[str, Method]:
     """Return a method for each command."""
     return {name: partial(perform, name) for name in registry}
-
-
-def performer(registry: Registry) -> Perform:
-    """Return what obeys a command at once, and remembers nothing of it."""
-
-    async def perform(name: str, params: object) -> object:
-        command = registry[name]
-        args = parse_args(command.args, params)
-        try:
-            async with asyncio.timeout(to_seconds(command.timeout)):
-                return await command.run(Call(name, local=True), args)
-        except TimeoutError:
-            raise CommandError(Code.TIMEOUT, f"it took longer than {format_duration(command.timeout)}") from None
-        except EdgeAgentError:
-            raise
-        except Exception as error:
-            log.exception("command_crashed", extra={"command": name})
-            raise CommandError(Code.FAILED, f"{type(error).__name__}: {error}") from error
-
-    return perform
 
 
 def method(args: type[M], run: Callable[[M], Awaitable[object]]) -> Method:

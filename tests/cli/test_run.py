@@ -259,3 +259,27 @@ async def test_a_job_that_does_not_let_itself_be_ended_holds_up_no_stop(tmp_path
         await process.logged("job_abandoned")
         process.signal(signal.SIGTERM)
         assert await process.wait(10) == 0
+
+
+async def test_keys_without_the_library_are_an_error_at_start_in_check_and_at_a_reload(tmp_path: Path) -> None:
+    """Exit 78 with what to install; a running agent goes on with what it has. Without keys nothing is missed."""
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    (hidden / "joserfc.py").write_text("raise ModuleNotFoundError('No module named joserfc')")
+    text, keys = config_text(f"mqtt://127.0.0.1:{free_port()}"), f'[commands.keys.k]\npublic = "{"A" * 43}"\n'
+    (tmp_path / "keys.toml").write_text(text + keys)
+    wrong = "commands.keys: signed commands need the extra signed (No module named joserfc); pip install"
+    for verb in ("run", "check"):
+        argv = [sys.executable, "-m", "edge_agent", verb, "--config", str(tmp_path / "keys.toml")]
+        environ = os.environ | {"PYTHONPATH": str(hidden)}
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=WITHIN_S, check=False, env=environ)
+        assert (done.returncode, done.stdout) == (78, "")
+        assert done.stderr.startswith(f"edge-agent: {tmp_path / 'keys.toml'}: {wrong} 'edge-agent[signed]'")
+    async with agent(tmp_path, text, PYTHONPATH=str(hidden)) as process:
+        await process.logged("started")
+        process.config.write_text(text + keys)
+        process.signal(signal.SIGHUP)
+        (rejected,) = await process.logged("config_rejected")
+        assert (rejected["key"], "edge-agent[signed]" in rejected["reason"]) == ("commands.keys", True)
+        process.signal(signal.SIGTERM)
+        assert await process.wait() == 0

@@ -21,11 +21,15 @@ pytestmark = pytest.mark.virtual
 @pytest.mark.parametrize(
     ("command", "params", "words"),
     [
-        ("queue-stat", {"x": 1}, "x: unknown key 'x'"),
-        ("queue-purge", {"priority": "urgent"}, 'priority: found "urgent"; "critical", "normal" or "bulk" is allowed'),
-        ("queue-purge", {"channel": "up/#"}, "channel: channel 'up/#': data/NAME or event/NAME is needed"),
-        ("queue-purge", {"dead": "no"}, "dead: found a string; true or false is needed"),
-        ("queue-purge", {"dead": True, "channel": "data/x"}, "dead: all dead letters go at once"),
+        ("queue-stat", {"x": 1}, "args.x: unknown key 'x'"),
+        (
+            "queue-purge",
+            {"priority": "urgent"},
+            'priority: found "urgent"; "critical", "normal" or "bulk" is allowed',
+        ),
+        ("queue-purge", {"channel": "up/#"}, "args.channel: channel 'up/#': data/NAME or event/NAME is needed"),
+        ("queue-purge", {"dead": "no"}, "args.dead: found a string; true or false is needed"),
+        ("queue-purge", {"dead": True, "channel": "data/x"}, "args: dead: all dead letters go at once"),
     ],
 )
 async def test_wrong_arguments_are_refused(tmp_path: Path, command: str, params: object, words: str) -> None:

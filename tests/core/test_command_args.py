@@ -27,10 +27,10 @@ def test_no_arguments_are_an_empty_object(given: object) -> None:
     ("given", "words"),
     [
         ([], 'args: an object like {"job": "sync"} is needed'),
-        ({"jbo": 1}, "jbo: unknown key 'jbo'; did you mean 'job'?"),
+        ({"jbo": 1}, "args.jbo: unknown key 'jbo'; did you mean 'job'?"),
         (
             {"job": "a b", "count": "1"},
-            'job: found "a b"; a name of 1 to 64 of A-Z a-z 0-9 _ : - is needed; count: found',
+            'args.job: found "a b"; a name of 1 to 64 of A-Z a-z 0-9 _ : - is needed; args.count: found',
         ),
         ({str(number): 0 for number in range(1000)}, "; 996 more like it"),
     ],

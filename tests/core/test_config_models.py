@@ -85,15 +85,15 @@ def test_what_belongs_together_is_checked(data: dict[str, Any], words: str) -> N
 
 
 def test_what_fits_together_is_taken() -> None:
-    """Certificates with plain brokers, a password without a name in MQTT 5, and keys with or without padding."""
+    """Certificates with plain brokers, a password without a name in MQTT 5, and keys in whatever spelling."""
     key = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"
     config = Config.model_validate(
         {
             "mqtt": {"tls": {"cert": "/c", "key": "/k", "alpn": ["mqtt"]}, "password_file": "p", "protocol": 5},
-            "commands": {"keys": {"a": {"public": key}, "b": {"public": key + "="}}},
+            "commands": {"keys": {"a": {"public": key}, "b": {"public": key + "="}, "c": {"public": key[:-1] + "p"}}},
         }
     )
-    assert [entry.public for entry in config.commands.keys.values()] == [key, key]
+    assert [entry.public for entry in config.commands.keys.values()] == [key] * 3
     assert (config.mqtt.protocol, config.mqtt.tls.alpn) == (5, ("mqtt",))
 
 

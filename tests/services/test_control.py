@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 from pydantic import Field
 
-from edge_agent.command_ports import Call, Command
+from edge_agent.command_ports import Command
 from edge_agent.core.command_request import Code, CommandError
 from edge_agent.core.config_types import Name, Section
 from edge_agent.core.submission import Submission
-from edge_agent.core.timebase import seconds
 from edge_agent.errors import EdgeAgentError, OutboxError
-from edge_agent.services.control import Control, command_methods, performer, publish_method
+from edge_agent.services.control import Control, command_methods, method, publish_method
 
 
 class Accepting:
@@ -118,42 +116,37 @@ class Args(Section):
     job: Name = Field(description="The job.")
 
 
-async def outcome_of(run: Callable[[Call, Any], Awaitable[object]], **params: object) -> dict[str, Any]:
-    """Return the answer to a command, parsed."""
-    registry = {"do": Command("do", "Do it.", Args, dict, run, timeout=seconds(0.01))}
-    control = Control(command_methods(registry, performer(registry)))
-    answer = await control.answer(request(method="do", params=params))
-    assert answer is not None
-    members: dict[str, Any] = json.loads(answer)
-    return members
+async def test_each_command_is_a_method_whose_params_are_its_arguments() -> None:
+    """Why it does not succeed is said in a word, too; for bad arguments with JSON-RPC's own number."""
+    asked: list[tuple[str, object]] = []
+
+    async def perform(name: str, params: object) -> object:
+        asked.append((name, params))
+        if params == {"job": "a"}:
+            return {"done": True}
+        raise CommandError(Code.INVALID_ARGS if params is None else Code.BUSY, "no")
+
+    registry = {"do": Command("do", "Do it.", Args, dict, lambda _call, _args: asyncio.sleep(0))}
+    control = Control(command_methods(registry, perform))
+    answers = [
+        json.loads(await control.answer(request(method="do", params=params)) or b"")
+        for params in ({"job": "a"}, None, {"job": "b"})
+    ]
+    assert asked == [("do", {"job": "a"}), ("do", None), ("do", {"job": "b"})]
+    assert [answer.get("result", answer.get("error")) for answer in answers] == [
+        {"done": True},
+        {"code": -32602, "message": "no", "data": {"code": "invalid_args"}},
+        {"code": -32000, "message": "no", "data": {"code": "busy"}},
+    ]
 
 
-async def test_a_command_is_a_method_whose_params_are_its_arguments() -> None:
-    """Read once by its model; it may bring what local files may."""
+async def test_what_is_no_command_has_its_params_read_by_a_model_too() -> None:
+    """In the one place for that."""
 
-    async def run(call: Call, args: Args) -> object:
-        return {"job": args.job, "local": call.local}
+    async def told(args: Args) -> object:
+        return args.job
 
-    assert (await outcome_of(run, job="a"))["result"] == {"job": "a", "local": True}
-
-
-async def test_why_a_command_does_not_succeed_is_said_in_a_word_too() -> None:
-    """JSON-RPC's own number for bad parameters; a bug fails this command alone."""
-
-    async def bug(_call: Call, _args: Args) -> object:
-        raise ZeroDivisionError("oh")
-
-    async def busy(_call: Call, _args: Args) -> object:
-        raise CommandError(Code.BUSY, "later")
-
-    async def wait(_call: Call, _args: Args) -> object:
-        return await asyncio.Event().wait()
-
-    for run, params, code, word, message in (
-        (bug, {}, -32602, "invalid_args", "job: this key is needed"),
-        (bug, {"job": "a"}, -32000, "failed", "ZeroDivisionError: oh"),
-        (busy, {"job": "a"}, -32000, "busy", "later"),
-        (wait, {"job": "a"}, -32000, "timeout", "it took longer than 10ms"),
-    ):
-        error = (await outcome_of(run, **params))["error"]
-        assert error == {"code": code, "message": message, "data": {"code": word}}
+    call = method(Args, told)
+    assert await call({"job": "a"}) == "a"
+    with pytest.raises(CommandError, match=r"args\.job: this key is needed"):
+        await call(None)

@@ -1,4 +1,4 @@
-"""Has a command obeyed as the control socket does, and its result judged by the type that it declares."""
+"""Has a command obeyed, and its result judged by the type that it declares."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ import jsonschema
 import orjson
 from pydantic import TypeAdapter
 
-from edge_agent.command_ports import Command
-from edge_agent.services.control import performer
+from edge_agent.command_ports import Call, Command
+from edge_agent.core.command_args import parse_args
 
 
 async def asked(commands: Iterable[Command], name: str, params: object = None) -> Any:  # noqa: ANN401  # as JSON has it
-    """Return what a command answers, as a client sees it."""
-    registry = {command.name: command for command in commands}
-    found = json.loads(orjson.dumps(await performer(registry)(name, params)))
-    fits(registry[name], found)
+    """Return what a command answers to somebody on the device, as JSON has it."""
+    command = next(command for command in commands if command.name == name)
+    result = await command.run(Call("c-1", local=True), parse_args(command.args, params))
+    found = json.loads(orjson.dumps(result))
+    fits(command, found)
     return found
 
 
