@@ -32,6 +32,9 @@ from edge_agent.services.command_work import CommandWork, Outcome
 from edge_agent.services.outbox import Outbox
 
 MAX_RESULT: Final = 112 << 10
+MAX_LOCAL: Final = 8 << 20
+"""Of what goes to somebody on the device, and is not kept."""
+
 ROOM: Final = 1024
 """What the other members of a reply take, of ``outbox.max_record``."""
 
@@ -343,8 +346,9 @@ class Dispatcher:
         entry = ready.entry
         entry.step(Happened.BEGUN, self._clock.now().time)
         self._running[entry.command] += 1
-        limit = min(MAX_RESULT, self._book.outbox.config.max_record - ROOM)
         call = Call(entry.id, entry.reply.traceparent, entry.reply == LOCAL)
+        limit = min(MAX_RESULT, self._book.outbox.config.max_record - ROOM)
+        limit = MAX_LOCAL if call.local and not entry.deduplicated else limit
         ready.work = CommandWork(ready.command, call, ready.args, max_result=limit)
         noted = self._book.keep(entry)
         noted.add_done_callback(partial(self._start, ready, ready.work))

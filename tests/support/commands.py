@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -11,7 +13,14 @@ import orjson
 from pydantic import TypeAdapter
 
 from edge_agent.command_ports import Call, Command
+from edge_agent.commands.agent import Host
 from edge_agent.core.command_args import parse_args
+from edge_agent.core.config import HostFacts, parse
+from edge_agent.core.config_document import Source
+from edge_agent.core.events import AgentData, ConfigData, HeartbeatData
+from edge_agent.core.timebase import UtcNs
+from edge_agent.services.session import Session
+from tests.fakes import FakeClock
 
 
 async def asked(commands: Iterable[Command], name: str, params: object = None) -> Any:  # noqa: ANN401  # as JSON has it
@@ -36,3 +45,30 @@ def closed(schema: Any) -> Any:  # noqa: ANN401  # as JSON has it
         return schema
     parts = {key: closed(part) for key, part in schema.items()}
     return parts | ({"additionalProperties": False} if "properties" in parts else {})
+
+
+def host_of(folder: Path, text: str, clock: FakeClock, *, sessions: Sequence[Session] = (), **environ: str) -> Host:
+    """Return an agent as its commands see it, of a configuration in TOML; ``sessions`` has the one that is open."""
+    loaded = parse([Source("x.toml", text.encode())], HostFacts(machine_id="0" * 32))
+
+    async def session() -> Session:
+        while not sessions:
+            await asyncio.Event().wait()
+        return sessions[0]
+
+    async def reload() -> bool:
+        return False
+
+    beat = HeartbeatData(1, "b", None, 60.0, AgentData("0.1.0", 7, 1 << 20), ConfigData(loaded.digest))
+    return Host(
+        clock,
+        folder,
+        environ,
+        loaded=lambda: loaded,
+        changed=lambda: UtcNs(0),
+        measure=lambda: beat,
+        session=session,
+        reload=reload,
+        restart=lambda: None,
+        cancel=lambda command_id: command_id == "c-1",
+    )
