@@ -16,7 +16,7 @@ from typing import Final, Literal
 
 INTERVAL_S: Final = 0.01
 DEPTH: Final = 64
-ALLOCATED_DEPTH: Final = 12
+ALLOCATED_DEPTH: Final = 8
 """Frames of an allocation that are noted down; each costs time and memory."""
 
 _LIBRARY: Final = re.compile(r".*/(site-packages|python3\.\d+)/")
