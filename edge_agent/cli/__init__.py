@@ -22,10 +22,12 @@ VERBS: Final = {
     "run": "the daemon, in the foreground",
     "demo": "see it work with nothing installed: a broker, an agent, an outage and its recovery",
     "check": "validate the configuration",
+    "status": "connection, clock, outbox, jobs and configuration of the running agent",
     "publish": "hand a record to the running agent",
     "queue": "look into the outbox, and let go of some of it",
     "clock": "what it knows of time, from whom, and how well",
     "jobs": "the scheduler of the running agent",
+    "diag": "gather what support needs to see, without secrets",
     "watch": "a live table of the fleet from its heartbeats",
     "verify": "find missing, duplicate and out-of-order records",
 }
