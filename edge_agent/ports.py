@@ -140,7 +140,7 @@ class Connection(Protocol):
     async def receive(self) -> Delivery | None:
         """Return the next message that arrived; ``None`` after the connection has ended.
 
-        Who takes them must not wait for ``room`` in between: while many are not taken, nothing is read, no PUBACK either.
+        Who takes them must not wait for ``room`` in between: while many wait, nothing is read, nor any PUBACK.
         """
 
     def acknowledge(self, delivery: Delivery) -> None:
