@@ -59,7 +59,11 @@ def describe(parser: argparse.ArgumentParser) -> None:
     many.add_argument("--group", metavar="G", help="to all devices of a group, in place of DEVICE")
     many.add_argument("--all", action="store_true", help="to all devices, in place of DEVICE")
     own: dict[str, dict[str, Any]] = {
-        "--expect": {"metavar": "N", "type": int, "help": "with --group, --all: end after N final replies"},
+        "--expect": {
+            "metavar": "N",
+            "type": int,
+            "help": "with --group, --all: end after N final replies, else after --timeout",
+        },
         "--timeout": {"metavar": "T", "default": "30s", "help": "wait so long for final replies; default: 30s"},
         "--sign": {"metavar": "KEYFILE", "help": "sign it with a key of edge-agent keygen"},
         "--kid": {"metavar": "NAME", "help": "what the devices call the key; default: as in its file"},

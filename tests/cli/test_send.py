@@ -12,6 +12,10 @@ from pathlib import Path
 import pytest
 
 from edge_agent.cli import main
+from edge_agent.cli import send as verb
+from edge_agent.cli.send import _show
+from edge_agent.core.command_states import State
+from edge_agent.core.sending import Reply
 from edge_agent.ports import Message
 from tests.support.agents import connect
 from tests.support.brokers import free_port, mosquitto
@@ -181,6 +185,38 @@ async def test_on_a_terminal_the_last_word_stays(tmp_path: Path) -> None:
     os.close(slave)
     assert (process.returncode, err) == (0, b"")
     assert shown.splitlines() == ["dev-1 \x1b[32msucceeded\x1b[0m", "{", '  "device": "dev-1"', "}"]
+
+
+def test_what_a_device_says_cannot_drive_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nor break a line."""
+    said = {"error": {"code": "failed", "message": "a\x1b]0;x\x07\nb"}}
+    _show(Reply("dev-1", State.FAILED, said), single=True, as_json=False)
+    _show(Reply("dev-1", State.SUCCEEDED, {"result": "\x9b31m\u202e\u2028"}), single=False, as_json=False)
+    out = capsys.readouterr().out
+    assert out == f'dev-1 failed failed: a]0;xb\n{"dev-1":<16} succeeded   "31m"\n'
+
+
+@pytest.mark.broker
+async def test_who_reads_no_more_is_no_bug(tmp_path: Path) -> None:
+    """It ends with one line."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    async with mosquitto(tmp_path) as broker, command_device(broker.url):
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "edge_agent", "send", "--broker", broker.url, "dev-1", "ping"),
+            stdout=writing,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        os.close(writing)
+        _, err = await process.communicate()
+    assert (process.returncode, err) == (1, b"edge-agent: cannot write the reply: Broken pipe\n")
+
+
+def test_to_sign_without_the_library_is_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """With what to install."""
+    monkeypatch.setattr(verb, "missing_signatures", lambda: "no library; pip install 'edge-agent[signed]'")
+    assert main(["send", "--broker", "mqtt://127.0.0.1:1", "d", "ping", "--sign", "/none"]) == 1
+    assert capsys.readouterr().err == "edge-agent: no library; pip install 'edge-agent[signed]'\n"
 
 
 WRONG: list[tuple[list[str], str]] = [
