@@ -29,6 +29,9 @@ from edge_agent.adapters.store_file import StoreFile
 from edge_agent.adapters.store_thread import StoreThread
 from edge_agent.adapters.systemd import Systemd, watchdog_period
 from edge_agent.clock_ports import Clocks, HostClock
+from edge_agent.command_ports import Call, Command, NoArgs
+from edge_agent.commanding import Commanding
+from edge_agent.commands import registry
 from edge_agent.core.config import Loaded
 from edge_agent.core.config_models import Config
 from edge_agent.core.config_models import Control as ControlConfig
@@ -46,6 +49,7 @@ from edge_agent.core.timebase import BUILD_EPOCH, DurationNs, elapsed, later, se
 from edge_agent.core.topics import Topics
 from edge_agent.errors import ConfigError, EdgeAgentError
 from edge_agent.scheduling import Scheduling
+from edge_agent.services.command_door import CommandDoor
 from edge_agent.services.control import Control, publish_method
 from edge_agent.services.device_clock import DeviceClock
 from edge_agent.services.drain import Drain
@@ -63,6 +67,12 @@ from edge_agent.services.watchdog import feed_watchdog
 
 log = logging.getLogger(__name__)
 
+
+async def _ping(_call: Call, _args: NoArgs) -> dict[str, bool]:
+    return {"pong": True}
+
+
+PING: Final = Command("ping", "Answer.", NoArgs, dict, _ping)
 MAX_CHANNELS_SAID: Final = 20
 CONTROL_AGAIN: Final = seconds(60)
 
@@ -111,6 +121,7 @@ class Agent:
         self._outbox = Outbox(
             self._keeping, config=loaded.config.outbox, clock=clock, boot_id=self._boot_id, new_name=_new_name
         )
+        self._commands = Commanding(loaded.config, registry([PING]), self._outbox, clock=clock, new_name=_new_name)
         self._link = Link(*self._connecting(loaded.config), clock, self._liveness, _new_name)
         self._outbox.said = self._link.review
         self._time = Timekeeping(
@@ -126,7 +137,7 @@ class Agent:
         self._jobs = Scheduling(
             loaded.config, self._outbox, clock=clock, uniform=self._uniform, state_dir=self._state_dir
         )
-        self._time.changed = self._jobs.time_changed
+        self._time.changed = self._time_changed
         outbox, keeping = self._outbox, self._keeping
         # in dependency order
         self._parts = [
@@ -134,6 +145,7 @@ class Agent:
             _Part("outbox", lambda _: (), OutboxWriter(outbox, keeping, clock=clock).run),
             _Part("upkeep", lambda _: (), Upkeep(outbox, keeping, clock=clock).run),
             _Part("time", lambda new: (new.time,), self._run_time),
+            _Part("commands", lambda _: (), self._commands.dispatcher.run),
             _Part("link", _connection, lambda *_: self._link.run()),
             _Part("heartbeat", lambda new: (_topics(new), new.heartbeat.every), self._run_heartbeat),
             _Part("drain", _connection, self._run_drain),
@@ -149,6 +161,7 @@ class Agent:
         """
         await self._outbox.open()
         self._jobs.configure(self._loaded.config)
+        self._commands.dispatcher.recall()
         async with asyncio.TaskGroup() as group:
             self._start(group, self._parts)
             self._notifier.ready(f"device {self._loaded.config.device.id}")
@@ -221,7 +234,7 @@ class Agent:
     async def _run_heartbeat(self, topics: Topics, every: DurationNs) -> None:
         await Heartbeat(self._link, topics, every, self._measure, self._clock, self._liveness).run()
 
-    def _connecting(self, config: Config) -> tuple[MqttConnector, ConnectionPolicy, Presence]:
+    def _connecting(self, config: Config) -> tuple[MqttConnector, ConnectionPolicy, Presence, CommandDoor]:
         """Return what the link is built from."""
         mqtt = config.mqtt
         password = partial(_secret, mqtt.password_file, self._environ)
@@ -242,7 +255,11 @@ class Agent:
             uniform=self._uniform,
         )
         presence = Presence(_topics(config), config.device.groups, self._clock, self._conditions)
-        return MqttConnector(login, clock=self._clock), policy, presence
+        return MqttConnector(login, clock=self._clock), policy, presence, self._commands.door(config)
+
+    def _time_changed(self, stepped: bool) -> None:  # noqa: FBT001
+        self._jobs.time_changed(stepped)
+        self._commands.dispatcher.time_changed()
 
     def _measure(self) -> HeartbeatData:
         config = self._loaded.config
@@ -286,10 +303,12 @@ class Agent:
         await self._stop(touched)
         self._loaded = new
         if _connection(old) != _connection(new.config):
-            self._link.connector, self._link.policy, self._link.presence = connecting
+            self._link.connector, self._link.policy, self._link.presence, self._link.door = connecting
         self._pace.rate = new.config.outbox.rate
         self._outbox.configure(new.config.outbox)
         self._jobs.configure(new.config)
+        self._commands.configure(new.config)
+        self._link.review()
         await self._keeping.resize(new.config.outbox.max_bytes)
         logs.configure(new.config.log.level, new.config.log.format)
         self._start(group, touched)

@@ -49,6 +49,7 @@ class Message(NamedTuple):
         retain: whether the broker keeps it as the topic's last value.
         expiry_s: seconds after which the broker may drop it undelivered (MQTT 5 §3.3.2.3.3); ``None`` = never.
         content_type: MQTT 5 §3.3.2.3.9.
+        correlation: correlation data, MQTT 5 §3.3.2.3.6.
     """
 
     topic: str
@@ -56,6 +57,7 @@ class Message(NamedTuple):
     retain: bool = False
     expiry_s: int | None = None
     content_type: str | None = None
+    correlation: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,11 @@ class Delivery:
         retained: whether it was published with the RETAIN flag (MQTT 5) or is the topic's old value (MQTT 3.1.1).
         qos: 0 or 1.
         packet_id: identifies it in the acknowledgement.
+        again: whether it may have been sent before (DUP).
+        expiry_s: what is left of its message expiry (MQTT 5 §3.3.2.3.3); ``None`` = it has none.
+        response_topic: where an answer is wanted (MQTT 5 §3.3.2.3.5).
+        correlation: what is to be sent back with it (MQTT 5 §3.3.2.3.6).
+        traceparent: the user property of that name (W3C trace context for MQTT).
     """
 
     topic: str
@@ -75,6 +82,11 @@ class Delivery:
     retained: bool
     qos: int
     packet_id: int
+    again: bool = False
+    expiry_s: int | None = None
+    response_topic: str | None = None
+    correlation: bytes | None = None
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

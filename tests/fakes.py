@@ -20,6 +20,7 @@ from edge_agent.errors import ConnectFailedError, ConnectFailure, TooLargeError
 from edge_agent.ports import REFUSED_FROM, Connection, Delivery, Limits, Message
 from edge_agent.services.link import Link
 from edge_agent.services.presence import Presence
+from edge_agent.services.session import Session
 
 T = TypeVar("T")
 EPOCH = UtcNs(seconds(1_800_000_000))
@@ -323,6 +324,21 @@ class InlineWorker:
         """See ``ports.StoreWorker``."""
 
 
+class ClosedDoor:
+    """Takes no command."""
+
+    def begin(self, session: Session) -> None:
+        """See ``services.link.Door``."""
+
+    async def advertise(self, _session: Session) -> bool:
+        """See ``services.link.Door``."""
+        return True
+
+    def hear(self, _delivery: Delivery) -> bool:
+        """See ``services.link.Door``."""
+        return False
+
+
 def fake_link(
     broker: FakeBroker,
     *,
@@ -338,6 +354,7 @@ def fake_link(
         FakeConnector(broker),
         ConnectionPolicy(brokers, protocol=None, reconnect_max=seconds(60), uniform=lambda: 0.999_999),
         presence=Presence(topics, groups=groups, clock=clock),
+        door=ClosedDoor(),
         clock=clock,
         liveness=liveness or Liveness(),
         new_name=lambda: f"s{next(names)}",

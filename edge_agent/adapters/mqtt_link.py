@@ -54,9 +54,28 @@ def properties(kind: int, **given: object) -> Properties:
 
 
 @lru_cache(maxsize=64)
-def _publish_properties(expiry_s: int | None, content_type: str | None) -> Properties:
-    made = properties(PacketTypes.PUBLISH, MessageExpiryInterval=expiry_s, ContentType=content_type)
+def _publish_properties(expiry_s: int | None, content_type: str | None, correlation: bytes | None) -> Properties:
+    made = properties(
+        PacketTypes.PUBLISH, MessageExpiryInterval=expiry_s, ContentType=content_type, CorrelationData=correlation
+    )
     return cast("Properties", _Packed(made))
+
+
+def _delivery(topic: str, message: MQTTMessage) -> Delivery:
+    said: Any = message.properties  # what the packet does not have, its properties do not either
+    user = getattr(said, "UserProperty", ())
+    return Delivery(
+        topic,
+        bytes(message.payload),
+        message.retain,
+        message.qos,
+        message.mid,
+        message.dup,
+        expiry_s=getattr(said, "MessageExpiryInterval", None),
+        response_topic=getattr(said, "ResponseTopic", None),
+        correlation=getattr(said, "CorrelationData", None),
+        traceparent=next((value for name, value in user if name == "traceparent"), None),
+    )
 
 
 class MqttConnection(MqttTransport):
@@ -101,7 +120,7 @@ class MqttConnection(MqttTransport):
             acknowledged.set_result(None)
             return acknowledged
         qos = self.limits.maximum_qos
-        more = _publish_properties(message.expiry_s, message.content_type) if self.protocol == 5 else None
+        more = _publish_properties(*message[3:]) if self.protocol == 5 else None
         retain = message.retain and self.limits.retain_available
         mid = self._client.publish(message.topic, message.payload, qos, retain, more).mid
         if qos == 0:
@@ -191,7 +210,7 @@ class MqttConnection(MqttTransport):
             # Not at once: paho holds a lock while it calls this, and would want it again to close the socket.
             self._loop.call_soon(self._give_up, Closing(ClosedBy.PROTOCOL, detail="a topic that is not UTF-8"))
             return
-        self._inbound.append(Delivery(topic, bytes(message.payload), message.retain, message.qos, message.mid))
+        self._inbound.append(_delivery(topic, message))
         self._inbound_bytes += len(message.payload)
         self._arrived.set()
         if not self._inbound_room(1):

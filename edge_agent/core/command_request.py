@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -49,6 +49,32 @@ class CommandError(EdgeAgentError):
         super().__init__(message)
         self.code = code
         self.id = id
+
+
+class Incoming(NamedTuple):
+    """A command as a door has it.
+
+    Attributes:
+        command: its name.
+        address: to whom it is addressed: the device's id, ``_group/GROUP`` or ``_all``.
+        payload: what came with it.
+        channel: where replies go, if not to ``reply/<id>``.
+        retained: whether it was published to be kept.
+        again: whether it may have been delivered before.
+        correlation: correlation data (MQTT 5 §3.3.2.3.6); ``None`` without any.
+        expiry_s: what is left of its message expiry, in seconds (MQTT 5 §3.3.2.3.3); ``None`` = it has none.
+        traceparent: W3C trace context.
+    """
+
+    command: str
+    address: str
+    payload: bytes
+    channel: str | None = None
+    retained: bool = False
+    again: bool = False
+    correlation: bytes | None = None
+    expiry_s: int | None = None
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from edge_agent.core.config_models import Config
 from edge_agent.core.units import quoted
 from edge_agent.errors import ConfigError, ConfigProblem
 
-_NOT_YET: Final = ("commands", "config", "metrics", "api")
+_NOT_YET: Final = ("config", "metrics", "api")
 _KEYS_NOT_YET: Final = ("device.labels",)
 _METERED: Final = {
     "heartbeat": {"every": "15m"},

@@ -28,6 +28,7 @@ from edge_agent.core.config_types import (
     SecretFile,
     Section,
     Server,
+    TopicFilter,
     Zone,
     duration,
     plain_text,
@@ -170,6 +171,9 @@ class Commands(Section):
         ("ping", "*-status", "*-list", "*-get", "queue-stat", "job-run"),
         max_length=64,
         description="Names or patterns of the commands that are obeyed.",
+    )
+    answers: Listed[TopicFilter] = Field(
+        (), max_length=16, description="Where replies may go, beside the device's own up/: topic filters."
     )
     keys: dict[Name, CommandKey] = Field({}, description="Any key: only signed commands and configuration are obeyed.")
 

@@ -18,6 +18,7 @@ from pydantic_core import CoreSchema, core_schema
 from typing_extensions import override
 
 from edge_agent.core.cron import zone_named
+from edge_agent.core.topics import is_filter
 from edge_agent.core.units import (
     DURATION_PATTERN,
     SIZE_PATTERN,
@@ -203,6 +204,12 @@ def parse_http_url(text: str) -> str:
     return text
 
 
+def _parse_filter(text: str) -> str:
+    if not is_filter(text):
+        raise ValueError(f'found {quoted(text)}; a topic filter like "ops/replies/#" is needed (MQTT 5 §4.7)')
+    return text
+
+
 def _parse_zone(text: str) -> str:
     if text != "local":
         zone_named(text)
@@ -222,6 +229,7 @@ Broker = Annotated[BrokerUrl, FromText(parse_broker_url, "a URL", pattern="^(mqt
 Listen = Annotated[str, FromText(_parse_listen, "host:port or a path")]
 AbsolutePath = Annotated[str, matching(r"/[^\x00-\x1f\x7f]{0,1000}", "an absolute path (it begins with a slash)")]
 Server = Annotated[str, FromText(_parse_server, "a host")]
+TopicFilter = Annotated[str, FromText(_parse_filter, "a topic filter")]
 Zone = Annotated[str, FromText(_parse_zone, 'a zone like "Europe/Berlin"')]
 # not repeated: somebody may have put the secret itself here
 SecretFile = Annotated[str, matching(r"/[^\x00-\x1f\x7f]{0,1000}|[A-Za-z0-9_.@:-]{1,255}", _SECRET_NEEDED, secret=True)]

@@ -52,7 +52,15 @@ class Origin:
     seq: int
 
 
-def encode(event_type: str, *, origin: Origin, stamp: Stamp, data: object, subject: str | None = None) -> bytes:
+def encode(
+    event_type: str,
+    *,
+    origin: Origin,
+    stamp: Stamp,
+    data: object,
+    subject: str | None = None,
+    traceparent: str | None = None,
+) -> bytes:
     """Return one event as JSON.
 
     Args:
@@ -61,6 +69,7 @@ def encode(event_type: str, *, origin: Origin, stamp: Stamp, data: object, subje
         stamp: gives ``time``, ``timestate`` and ``timeerrorms``.
         data: a dataclass or a mapping.
         subject: the job, channel, command or event kind.
+        traceparent: W3C trace context.
     """
     event: dict[str, object] = {
         "specversion": "1.0",
@@ -76,6 +85,8 @@ def encode(event_type: str, *, origin: Origin, stamp: Stamp, data: object, subje
         event["timeerrorms"] = stamp.error_ms
     if subject is not None:
         event["subject"] = subject
+    if traceparent is not None:
+        event["traceparent"] = traceparent
     event["data"] = data
     return orjson.dumps(event)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
+
+from edge_agent.core.records import Record
 
 
 class Notes:
@@ -16,10 +18,14 @@ class Notes:
     def __init__(self) -> None:
         self.kept: dict[str, bytes] = {}
         self.unwritten: dict[str, bytes | None] = {}
+        self._beside: dict[str, Record] = {}  # by name: what has to be on the disk at the same moment
 
-    def put(self, name: str, text: bytes | None) -> None:
-        """Write something down, or forget it."""
+    def put(self, name: str, text: bytes | None, beside: Record | None = None) -> None:
+        """Write something down, or forget it; ``beside`` a record: neither is in the store without the other."""
         self.unwritten[name] = text
+        self._beside.pop(name, None)
+        if beside is not None:
+            self._beside[name] = beside
         if text is None:
             self.kept.pop(name, None)
         else:
@@ -30,8 +36,14 @@ class Notes:
         self.unwritten = {**stored, **self.kept, **self.unwritten}
         self.kept = {name: text for name, text in self.unwritten.items() if text is not None}
 
+    def ready(self, chosen: Collection[Record], fresh: Callable[[Record], bool]) -> dict[str, bytes | None]:
+        """Return what may be written beside some records, of all those that are ``fresh``: in memory alone."""
+        held = {name for name, record in self._beside.items() if fresh(record) and record not in chosen}
+        return {name: text for name, text in self.unwritten.items() if name not in held}
+
     def written(self, notes: Mapping[str, bytes | None]) -> None:
         """Take note of what the store has been told."""
-        self.unwritten = {
-            name: text for name, text in self.unwritten.items() if name not in notes or notes[name] is not text
-        }
+        for name, text in notes.items():
+            if name in self.unwritten and self.unwritten[name] is text:
+                del self.unwritten[name]
+                self._beside.pop(name, None)

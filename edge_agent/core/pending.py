@@ -193,7 +193,7 @@ class Pending:
             meta=self.meta | self._numbers(settled),
             seen=self.seen_on_their_way
             + [(one, self.id_of(key)) for key, given in self.seen.items() if key in keys for one in given],
-            notes=dict(self.notes.unwritten),
+            notes=self.notes.ready(set(chosen), lambda one: self.lanes[one.key >> SEQ_BITS].fresh.get(one.key) is one),
             gaps=tuple(self.lost),
             gone=tuple(self.gone),
             dead=tuple(self.dead),

@@ -82,6 +82,13 @@ class Record:
         """Its number in its stream."""
         return self.key & SEQ_MASK
 
+    @property
+    def correlation(self) -> bytes | None:
+        """What a reply is told by (MQTT 5 §3.3.2.3.6)."""
+        if self.extra is None or '"correlation":' not in self.extra:
+            return None
+        return bytes.fromhex(orjson.loads(f"{{{self.extra}}}")["correlation"])
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Gap:

@@ -38,6 +38,7 @@ class Submission(NamedTuple):
         always: to disk first, even online.
         subject: the event's ``subject``; ``None`` = what follows the channel's first part.
         traceparent: W3C trace context.
+        correlation: what a reply is to be told by (MQTT 5 §3.3.2.3.6), in hex.
     """
 
     channel: str
@@ -49,12 +50,15 @@ class Submission(NamedTuple):
     always: bool = False
     subject: str | None = None
     traceparent: str | None = None
+    correlation: str | None = None
 
-    def members(self) -> str:
-        """Return the event's subject and trace context as members of a JSON object."""
+    def members(self) -> str | None:
+        """Return the event's subject and what else it has, as members of a JSON object; ``None`` = nothing unusual."""
+        if self.subject is self.traceparent is self.correlation is None:
+            return None
         subject = self.channel.partition("/")[2] if self.subject is None else self.subject
-        members = {"subject": subject} | ({} if self.traceparent is None else {"traceparent": self.traceparent})
-        return orjson.dumps(members)[1:-1].decode()
+        members = {"subject": subject, "traceparent": self.traceparent, "correlation": self.correlation}
+        return orjson.dumps({name: value for name, value in members.items() if value is not None})[1:-1].decode()
 
 
 def parse_submission(params: object, *, max_record: int) -> Submission:

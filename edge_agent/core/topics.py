@@ -15,6 +15,11 @@ _LEVEL: Final = r"[^/+#\0\ud800-\udfff]*"
 _FILTER: Final = re.compile(rf"(?:(?:{_LEVEL}|\+)/)*(?:{_LEVEL}|[+#])")
 
 
+ELSEWHERE: Final = "reply//"
+TAKEN: Final = frozenset({"status", "health", "heartbeat", "commands", "config", "data", "event", ""})
+"""Below ``up/``: what consumers take for something that it is not must not be published there."""
+
+
 @dataclass(frozen=True, slots=True)
 class Topics:
     """The names of one device's topics."""
@@ -37,9 +42,37 @@ class Topics:
         """``edge.heartbeat.v1``."""
         return self.up("heartbeat")
 
+    @property
+    def commands(self) -> str:
+        """``edge.commands.v1``, retained."""
+        return self.up("commands")
+
     def up(self, rest: str) -> str:
-        """Return a topic that the device publishes to."""
-        return f"{self.prefix}/{self.device}/up/{rest}"
+        """Return a topic that the device publishes to; what begins with ``reply//`` is one somewhere else."""
+        return rest.removeprefix(ELSEWHERE) if rest.startswith(ELSEWHERE) else f"{self.prefix}/{self.device}/up/{rest}"
+
+    def command(self, topic: str) -> tuple[str, str] | None:
+        """Split a command's topic into what it addresses and the command; ``None`` when it is none.
+
+        What it addresses is the device's id, ``_group/GROUP`` or ``_all``.
+        """
+        address, found, command = topic.removeprefix(self.prefix + "/").partition("/down/cmd/")
+        return (address, command) if found and topic.startswith(self.prefix + "/") else None
+
+    def channel(self, topic: str, elsewhere: tuple[str, ...]) -> str | None:
+        """Return the channel of a topic to which a reply may go; ``None`` = it may not.
+
+        Args:
+            topic: named in a command: below the device's own ``up/``, and no topic that says something else.
+            elsewhere: filters of topics that are allowed, too.
+        """
+        if not is_filter(topic) or "+" in topic or "#" in topic:
+            return None
+        if topic.startswith(self.up("reply/")):
+            return topic.removeprefix(self.up(""))
+        own = topic.startswith(self.up("")) and topic.removeprefix(self.up("")).partition("/")[0] not in TAKEN
+        allowed = own or any(matches(one, topic) for one in elsewhere)
+        return ELSEWHERE + topic if allowed else None
 
     def filters(self, groups: tuple[str, ...]) -> tuple[str, ...]:
         """Return what the device subscribes to, the most needed first."""
@@ -59,6 +92,19 @@ def fleet_filters(prefix: str) -> tuple[str, ...]:
 def is_filter(text: str) -> bool:
     """Return whether that can be subscribed to (MQTT 5 §4.7)."""
     return text != "" and _FILTER.fullmatch(text) is not None and len(text.encode()) <= MAX_FILTER
+
+
+def matches(pattern: str, topic: str) -> bool:
+    """Return whether a topic is one of those that a filter stands for (MQTT 5 §4.7)."""
+    wanted, levels = pattern.split("/"), topic.split("/")
+    if topic.startswith("$") != pattern.startswith("$"):
+        return False
+    if wanted[-1] == "#":
+        wanted.pop()
+        if len(levels) < len(wanted):
+            return False
+        levels = levels[: len(wanted)]
+    return len(wanted) == len(levels) and all(want in ("+", level) for want, level in zip(wanted, levels, strict=True))
 
 
 def parse_up(topic: str, prefix: str) -> tuple[str, str] | None:

@@ -221,7 +221,8 @@ class Drain:
         if self._outbox.config.batch > 1:
             message = Message(topic, self._encoder.encode_many(records), content_type=BATCH_CONTENT_TYPE)
         else:
-            message = Message(topic, self._encoder.encode(records[0]), content_type=CONTENT_TYPE)
+            payload, correlation = self._encoder.encode(records[0]), records[0].correlation
+            message = Message(topic, payload, content_type=CONTENT_TYPE, correlation=correlation)
         try:
             answered = session.connection.send(message)
         except TooLargeError:

@@ -7,13 +7,13 @@ import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 from edge_agent.core.connection import Attempt, ClosedBy, Closing, ConnectionPolicy
 from edge_agent.core.liveness import Liveness
 from edge_agent.core.timebase import DurationNs, MonotonicNs, elapsed, later, seconds, to_seconds
 from edge_agent.errors import ConnectFailedError
-from edge_agent.ports import Clock, Connection, Connector
+from edge_agent.ports import Clock, Connection, Connector, Delivery
 from edge_agent.services.presence import Presence
 from edge_agent.services.session import Session, until_closed
 
@@ -25,6 +25,19 @@ RETURN_LAST: Final = seconds(3600)
 SAY_FAILURE_AGAIN: Final = seconds(600)
 
 
+class Door(Protocol):
+    """Where commands go in."""
+
+    def begin(self, session: Session) -> None:
+        """Take them from another session from now on."""
+
+    async def advertise(self, session: Session) -> bool:
+        """Say what is obeyed, if that is news; return ``False`` when the connection ended first."""
+
+    def hear(self, delivery: Delivery) -> bool:
+        """Take a delivery, and acknowledge it in time, if it is a command for this device; return whether it was."""
+
+
 @dataclass(slots=True)
 class Link:
     """The connection loop; ``run`` is its task, ``session`` what others wait for.
@@ -33,6 +46,7 @@ class Link:
         connector: makes connections.
         policy: decides which, and when.
         presence: what is said on each connection, and heard.
+        door: takes the commands that arrive.
         clock: where the time comes from.
         liveness: where progress is promised.
         new_name: names a session; never the same twice.
@@ -41,6 +55,7 @@ class Link:
     connector: Connector
     policy: ConnectionPolicy
     presence: Presence
+    door: Door
     clock: Clock
     liveness: Liveness
     new_name: Callable[[], str]
@@ -80,6 +95,7 @@ class Link:
     async def _use(self, connection: Connection, attempt: Attempt) -> None:
         name, device, since = self.new_name(), self.presence.topics.device, self.clock.now().time
         session = Session(connection, self.policy, self.clock, name, device, str(attempt.broker), since)
+        self.door.begin(session)
         self._said.clear()
         said = {"broker": session.broker, "protocol": connection.protocol, "session": name}
         log.info("connected", extra=said)
@@ -113,7 +129,7 @@ class Link:
     async def _begin(self, session: Session) -> None:
         """Say online, subscribe, say how well, let the others in; then keep what was refused under review."""
         begun = await self.presence.begin(session) and await self._subscribe(session)
-        if not begun or not await self.presence.tell_health(session):
+        if not begun or not (await self.presence.tell_health(session) and await self.door.advertise(session)):
             return
         self._open = session
         self._opened.set()
@@ -124,7 +140,8 @@ class Link:
             await self._changed_or(session, review)
             if review is not None and review <= self.clock.monotonic():
                 await self._subscribe(session)
-            await self.presence.tell_health(session)
+            if await self.presence.tell_health(session):
+                await self.door.advertise(session)
 
     async def _changed_or(self, session: Session, review: MonotonicNs | None) -> None:
         left = None if review is None else max(to_seconds(elapsed(self.clock.monotonic(), review)), 0)
@@ -141,6 +158,8 @@ class Link:
 
     async def _receive(self, session: Session) -> None:
         while (delivery := await session.connection.receive()) is not None:
+            if self.door.hear(delivery):
+                continue
             if not self.presence.hear(delivery):
                 log.debug("message_not_used", extra={"topic": delivery.topic, "bytes": len(delivery.payload)})
             session.connection.acknowledge(delivery)

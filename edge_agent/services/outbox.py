@@ -61,7 +61,7 @@ class Outbox:
         urgent: whether it must not wait.
         watched: whether it is known already when the oldest record in memory must be written.
         acked_since: since when there are records to be deleted; ``None`` = there are none.
-        flushes: those who wait until all was written.
+        flushes: those who wait until all was written; ``noting``: until the notes were.
         age_base: the outbox's age when the counter was zero.
         past: what is known of true time at other ages.
         hushed: whether nothing may be sent, for numbers are about to change; ``purging``: for records are.
@@ -72,13 +72,7 @@ class Outbox:
     """
 
     def __init__(
-        self,
-        keeping: Keeping,
-        *,
-        config: OutboxConfig,
-        clock: Clock,
-        boot_id: str,
-        new_name: Callable[[], str],
+        self, keeping: Keeping, *, config: OutboxConfig, clock: Clock, boot_id: str, new_name: Callable[[], str]
     ) -> None:
         """Prepare; call ``open`` before anything else.
 
@@ -102,6 +96,7 @@ class Outbox:
         self.acked_since: MonotonicNs | None = None
         self._once = OnceOnly(keeping, self._put_keyed)
         self.flushes: list[asyncio.Future[None]] = []
+        self.noting: list[asyncio.Future[None]] = []
         self.announced: dict[int, list[tuple[int, Gap]]] = {}
         self.unsaid: list[tuple[int, Gap]] = []
         self._condition: StoreFault | None = None
@@ -145,10 +140,17 @@ class Outbox:
         self.past = Past(facts.boots, since=self.age_base)
         self.pending.meta["boots"] = self.past.dump()
 
-    def note(self, name: str, text: bytes | None) -> None:
-        """Write something down for another part, or forget it; ``written`` tells when it is durable."""
-        self._notes.put(name, text)
+    def note(self, name: str, text: bytes | None, beside: Record | None = None) -> None:
+        """Write something down for another part, or forget it; ``beside`` a record: both at one moment, or neither."""
+        self._notes.put(name, text, beside)
         self.due.set()
+
+    def noted(self) -> asyncio.Future[None]:
+        """Return a future that is done once the store has all that was noted down so far, or cannot have it."""
+        self.noting.append(done := self._loop.create_future())
+        if not (self.keeping.can_write and self._notes.unwritten):
+            self.noting.pop().set_result(None)
+        return done
 
     @property
     def notes(self) -> Mapping[str, bytes]:
@@ -199,7 +201,7 @@ class Outbox:
             TIME_STATES.index(stamp.state) if submission.time is None else GIVEN,
             stamp.error_ms,
             latest=submission.latest,
-            extra=None if submission.subject is submission.traceparent is None else submission.members(),
+            extra=submission.members(),
             always=submission.always,
         )
         if submission.latest and self.pending.take_place(record):

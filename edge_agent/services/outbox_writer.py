@@ -93,14 +93,15 @@ class OutboxWriter:
 
     async def _commit(self, *, everything: bool = False) -> bool:
         """Write what is due; return whether anything was written."""
-        flushes = self._outbox.flushes[:]
+        flushes, noting = self._outbox.flushes[:], self._outbox.noting[:]
         records = everything or bool(flushes) or self._records_due(self._clock.monotonic())
         batch = self._outbox.pending.collect(
             records=records, settled=self._outbox.settled(), may_drop=self._outbox.config.when_full == "drop_oldest"
         )
         whole = len(batch.records) == sum(len(lane.fresh) for lane in self._outbox.lanes.values())
         if batch.is_empty():
-            self._flushed(flushes)
+            _resolve(self._outbox.flushes, flushes)
+            _resolve(self._outbox.noting, noting)
             return False
         self._outbox.urgent = False
         self._outbox.acked_since = None
@@ -108,7 +109,8 @@ class OutboxWriter:
         if done is None:
             self._outbox.urgent = True
             self._outbox.tell_condition()
-            self._flushed(self._outbox.flushes[:])
+            _resolve(self._outbox.flushes, self._outbox.flushes[:])
+            _resolve(self._outbox.noting, self._outbox.noting[:])
             return False
         durable = self._outbox.pending.written(batch, done)
         self._note(done)
@@ -121,15 +123,10 @@ class OutboxWriter:
         )
         self._outbox.tell_condition()
         self._outbox.moved()
+        _resolve(self._outbox.noting, noting)
         if whole:
-            self._flushed(flushes)
+            _resolve(self._outbox.flushes, flushes)
         return True
-
-    def _flushed(self, flushes: list[asyncio.Future[None]]) -> None:
-        del self._outbox.flushes[: len(flushes)]
-        for flushed in flushes:
-            if not flushed.done():
-                flushed.set_result(None)
 
     def _note(self, done: Committed) -> None:
         self._outbox.state = done
@@ -138,3 +135,11 @@ class OutboxWriter:
             log.warning("records_dropped", extra={"count": dropped.count, "reason": dropped.reason})
             self._outbox.unannounce(dropped.first, dropped.last)
             self._outbox.pending.evict(dropped)
+
+
+def _resolve(waiting: list[asyncio.Future[None]], served: list[asyncio.Future[None]]) -> None:
+    """Tell those who waited, which are the first of all that wait."""
+    del waiting[: len(served)]
+    for one in served:
+        if not one.done():
+            one.set_result(None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -57,11 +58,20 @@ class Session:
     _seq: int = 0
     _outstanding: list[Suspect] = field(default_factory=list)
 
-    def event(self, event_type: str, data: object, *, stamp: Stamp | None = None) -> bytes:
+    def event(
+        self,
+        event_type: str,
+        data: object,
+        *,
+        stamp: Stamp | None = None,
+        subject: str | None = None,
+        traceparent: str | None = None,
+    ) -> bytes:
         """Return an event of this session's stream, encoded, with the next number."""
         self._seq += 1
         origin = Origin(self.device, self.name, self._seq)
-        return encode(event_type, origin=origin, stamp=stamp or self.clock.now(), data=data)
+        made = stamp or self.clock.now()
+        return encode(event_type, origin=origin, stamp=made, data=data, subject=subject, traceparent=traceparent)
 
     async def publish(self, message: Message) -> bool:
         """Publish and wait for the acknowledgement.
@@ -94,6 +104,14 @@ class Session:
         self._note(suspect.name, reason)
         if reason < REFUSED_FROM:
             self.policy.accepted(suspect)
+
+    def offer(self, message: Message) -> bool:
+        """Publish at once or not at all: what is not worth waiting for; return whether it was sent."""
+        if not (self.connection.has_room() and self.policy.may_publish(message.topic, self.clock.monotonic())):
+            return False
+        with contextlib.suppress(TooLargeError):
+            _ = self.connection.send(message)
+        return True
 
     async def publish_event(self, event_type: str, topic: str, data: object, *, retain: bool = False) -> bool:
         """Encode and publish; see ``publish``."""

@@ -22,7 +22,7 @@ from edge_agent.core.topics import Topics
 from edge_agent.ports import Connection, Delivery, Message
 from edge_agent.services.link import Link
 from edge_agent.services.presence import Presence
-from tests.fakes import FakeBroker, FakeClock, FakeConnection, FakeConnector, fake_link
+from tests.fakes import ClosedDoor, FakeBroker, FakeClock, FakeConnection, FakeConnector, fake_link
 from tests.support.agents import observer
 from tests.support.brokers import free_port, mosquitto
 
@@ -186,6 +186,7 @@ async def test_a_return_leaves_offline_on_the_broker_that_it_left(tmp_path: Path
             MqttConnector(Login("dev-1", seconds(60), seconds(60), seconds(0), Tls()), clock=clock),
             ConnectionPolicy(brokers, protocol=None, reconnect_max=seconds(1), uniform=lambda: 0.1),
             presence=Presence(topics, groups=(), clock=clock),
+            door=ClosedDoor(),
             clock=clock,
             liveness=Liveness(),
             new_name=lambda: "s",

@@ -1,0 +1,65 @@
+"""The commands' part of the agent: builds the dispatcher, and the door of MQTT to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+from edge_agent.command_ports import Registry
+from edge_agent.commands import advertised
+from edge_agent.core.authority import Authority
+from edge_agent.core.config_models import Commands, Config
+from edge_agent.core.topics import Topics
+from edge_agent.ports import Clock
+from edge_agent.services.command_door import CommandDoor
+from edge_agent.services.dispatcher import Dispatcher
+from edge_agent.services.outbox import Outbox
+
+
+class Commanding:
+    """Commands: who may give which, and what becomes of them.
+
+    Attributes:
+        dispatcher: obeys them.
+    """
+
+    def __init__(
+        self, config: Config, registry: Registry, outbox: Outbox, *, clock: Clock, new_name: Callable[[], str]
+    ) -> None:
+        """Prepare; see ``Dispatcher``."""
+        self._clock = clock
+        self._config = config
+        self._said: dict[str, Any] | None = None
+        self.dispatcher = Dispatcher(registry, _authority(config), outbox, clock=clock, new_name=new_name)
+
+    def configure(self, config: Config) -> None:
+        """Go by another configuration from now on."""
+        self._config, self._said = config, None
+        self.dispatcher.authority = _authority(config)
+
+    def door(self, config: Config) -> CommandDoor:
+        """Return the door of MQTT."""
+        topics, groups = Topics(config.mqtt.prefix, config.device.id), config.device.groups
+        return CommandDoor(
+            self.dispatcher, topics, groups, lambda: self._config.commands.answers, self._advertised, self._clock
+        )
+
+    def _advertised(self) -> dict[str, Any]:
+        if self._said is None:
+            self._said = advertised(self.dispatcher.registry, partial(_is_allowed, self._config.commands))
+        return self._said
+
+
+def _authority(config: Config) -> Authority:
+    """Return who may command; the library that verifies signatures is loaded only for those who have keys."""
+    verify = import_module("edge_agent.adapters.jose").verify if config.commands.keys else None
+    return Authority(config.commands, config.device.id, config.device.groups, verify)
+
+
+def _is_allowed(commands: Commands, name: str) -> bool:
+    """Return whether anybody may give a command from afar."""
+    keys = [key.allow for key in commands.keys.values()] or [None]
+    return any(fnmatchcase(name, glob) for allow in keys for glob in (commands.allow if allow is None else allow))

@@ -1,0 +1,135 @@
+"""The door of MQTT: what arrives on the command topics, what is said to its senders, and what this agent obeys."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from edge_agent.core.command_entry import REPLY, ReplyTo, refused
+from edge_agent.core.command_request import CommandError, Incoming
+from edge_agent.core.events import CONTENT_TYPE
+from edge_agent.core.timebase import NANOSECONDS_PER_SECOND
+from edge_agent.core.topics import Topics
+from edge_agent.ports import Clock, Delivery, Message
+from edge_agent.services.dispatcher import Dispatcher
+from edge_agent.services.session import Session
+
+log = logging.getLogger(__name__)
+
+COMMANDS: Final = "edge.commands.v1"
+REFUSALS_A_SECOND: Final = 100
+_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context §3.2
+
+
+@dataclass(slots=True)
+class CommandDoor:
+    """Commands over MQTT, on one session after another.
+
+    Attributes:
+        dispatcher: obeys them.
+        topics: of this device.
+        groups: that it belongs to.
+        answers: returns filters of topics outside of the device's own that replies may go to.
+        advertised: returns ``data`` of ``edge.commands.v1``.
+        clock: where the time comes from.
+    """
+
+    dispatcher: Dispatcher
+    topics: Topics
+    groups: tuple[str, ...]
+    answers: Callable[[], tuple[str, ...]]
+    advertised: Callable[[], Mapping[str, Any]]
+    clock: Clock
+    _session: Session | None = None
+    _said: tuple[str, Mapping[str, Any]] | None = None
+    _arrived: deque[tuple[Delivery, asyncio.Future[Any]]] = field(default_factory=deque)
+    _second: int = 0
+    _refused: int = 0
+
+    def begin(self, session: Session) -> None:
+        """Take commands from a session from now on; what an earlier one has not acknowledged comes again."""
+        self._session = session
+        self._arrived.clear()
+        self.dispatcher.tell = self._tell
+
+    async def advertise(self, session: Session) -> bool:
+        """Say what is obeyed if it is not what was said last; return ``False`` when the connection ended first."""
+        said = session.name, self.advertised()
+        if said == self._said:
+            return True
+        self._said = said
+        return await session.publish_event(COMMANDS, self.topics.commands, said[1], retain=True)
+
+    def hear(self, delivery: Delivery) -> bool:
+        """Take a delivery if it is a command for this device; return whether it was.
+
+        It is acknowledged when it is durable, and after those that arrived before it (MQTT 5 §4.6).
+        """
+        found = self.topics.command(delivery.topic)
+        addresses = {self.topics.device, "_all", *(f"_group/{group}" for group in self.groups)}
+        if found is None or found[0] not in addresses:
+            return False
+        if delivery.retained and not delivery.payload and self._session is not None:
+            self._session.connection.acknowledge(delivery)  # somebody has cleared what was retained there
+            return True
+        address, command = found
+        incoming = Incoming(
+            command,
+            address,
+            delivery.payload,
+            channel=self.topics.channel(delivery.response_topic, self.answers()) if delivery.response_topic else None,
+            retained=delivery.retained,
+            again=delivery.again,
+            correlation=delivery.correlation,
+            expiry_s=delivery.expiry_s,
+            traceparent=_trace(delivery.traceparent),
+        )
+        try:
+            durable = self.dispatcher.take(incoming)
+        except CommandError as error:
+            self._refuse(incoming, error)
+            durable = asyncio.get_running_loop().create_future()
+            durable.set_result(None)
+        self._arrived.append((delivery, durable))
+        durable.add_done_callback(lambda _: self._acknowledge())
+        return True
+
+    def _acknowledge(self) -> None:
+        while self._arrived and self._arrived[0][1].done():
+            delivery, _ = self._arrived.popleft()
+            if self._session is not None:
+                self._session.connection.acknowledge(delivery)
+
+    def _refuse(self, incoming: Incoming, error: CommandError) -> None:
+        """Say no, so many times a second."""
+        second = self.clock.monotonic() // NANOSECONDS_PER_SECOND
+        self._refused = self._refused + 1 if second == self._second else 1
+        self._second = second
+        if self._refused > REFUSALS_A_SECOND:
+            return
+        assert error.id is not None, "the dispatcher names every command"
+        command, reason = incoming.command[:64], str(error)
+        log.warning(
+            "command_refused", extra={"command": command, "id": error.id, "code": error.code.value, "reason": reason}
+        )
+        correlation = incoming.correlation.hex() if incoming.correlation else None
+        reply = ReplyTo(incoming.channel or f"reply/{error.id}", correlation, incoming.traceparent)
+        self._tell(reply, refused(command, error.id, error.code, reason, self.clock.now().time))
+
+    def _tell(self, reply: ReplyTo, data: Mapping[str, object]) -> None:
+        """Say something now, if there is a session that has room for it."""
+        if self._session is None or self._session.over.is_set() or not reply.channel:
+            return
+        payload = self._session.event(REPLY, data, subject=str(data["command"]), traceparent=reply.traceparent)
+        correlation = bytes.fromhex(reply.correlation) if reply.correlation else None
+        topic = self.topics.up(reply.channel)
+        self._session.offer(Message(topic, payload, content_type=CONTENT_TYPE, correlation=correlation))
+
+
+def _trace(value: str | None) -> str | None:
+    return value if value is not None and _TRACEPARENT.fullmatch(value) else None
