@@ -28,6 +28,8 @@ VERBS: Final = {
     "clock": "what it knows of time, from whom, and how well",
     "jobs": "the scheduler of the running agent",
     "diag": "gather what support needs to see, without secrets",
+    "keygen": "make a key pair for signed commands",
+    "send": "send a command to a device, and wait for its reply",
     "watch": "a live table of the fleet from its heartbeats",
     "verify": "find missing, duplicate and out-of-order records",
 }
