@@ -16,7 +16,7 @@ from edge_agent import cli
 from edge_agent.cli import jobs, queue
 from edge_agent.errors import ConfigError, ConfigProblem, EdgeAgentError, UnreachableError
 
-WITHIN_S = 20
+WITHIN_S = 60
 MODULE = [sys.executable, "-m", "edge_agent"]
 
 
