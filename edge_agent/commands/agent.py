@@ -163,7 +163,7 @@ def commands(host: Host) -> list[Command]:
         return {"cancelled": host.cancel(args.id)}
 
     return [
-        Command("ping", "Say that it is there, and what time it has.", NoArgs, Pong, ping),
+        Command("ping", "Say that it is there, and what time it has.", NoArgs, Pong, ping, at_once=100),
         Command(
             "agent-status", "Say how the agent is: what a heartbeat says, and the connection.", NoArgs, Status, status
         ),

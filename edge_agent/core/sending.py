@@ -9,6 +9,7 @@ from typing import Any, Final
 import orjson
 
 from edge_agent.core.authority import ALL
+from edge_agent.core.command_entry import REPLY
 from edge_agent.core.command_request import Request
 from edge_agent.core.command_states import State
 from edge_agent.core.events import decode
@@ -16,7 +17,6 @@ from edge_agent.core.timebase import UtcNs, rfc3339
 from edge_agent.core.topics import parse_up
 from edge_agent.core.units import format_duration
 
-REPLY: Final = "edge.reply.v1"
 MAX_KNOWN: Final = 100_000
 _STATES: Final = tuple(State)  # what stands in a reply may not even be hashable
 

@@ -9,10 +9,11 @@ import pytest
 
 from edge_agent.adapters import jose
 from edge_agent.core.authority import Authority
+from edge_agent.core.command_entry import REPLY
 from edge_agent.core.command_request import Request, parse_request
 from edge_agent.core.command_states import State
 from edge_agent.core.config_models import Commands
-from edge_agent.core.sending import REPLY, Replies, claims, group_address, plain
+from edge_agent.core.sending import Replies, claims, group_address, plain
 from edge_agent.core.timebase import DurationNs, UtcNs
 from tests.support.tokens import Key
 

@@ -11,12 +11,13 @@ import orjson
 
 from edge_agent.adapters.mqtt_connector import Login, MqttConnector
 from edge_agent.adapters.system_clock import SystemClock
+from edge_agent.core.command_entry import REPLY
 from edge_agent.core.command_states import State
 from edge_agent.core.config_models import Tls
 from edge_agent.core.config_types import BrokerUrl
 from edge_agent.core.connection import ConnectionPolicy
 from edge_agent.core.fleet import Fleet
-from edge_agent.core.sending import REPLY, Replies, Reply
+from edge_agent.core.sending import Replies, Reply
 from edge_agent.core.timebase import seconds
 from edge_agent.errors import EdgeAgentError, TooLargeError, UnreachableError
 from edge_agent.ports import Message

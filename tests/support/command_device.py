@@ -18,15 +18,16 @@ from typing import Any
 from edge_agent.adapters import jose
 from edge_agent.adapters.system_clock import SystemClock
 from edge_agent.core.authority import Authority, Grant
+from edge_agent.core.command_entry import REPLY
 from edge_agent.core.command_request import Code, CommandError, Request
 from edge_agent.core.config_models import Config
 from edge_agent.core.events import CONTENT_TYPE, Origin, encode
-from edge_agent.core.sending import REPLY
 from edge_agent.core.topics import Topics
 from edge_agent.ports import Connection, Message
-from tests.support.agents import DEVICE, agent, config_text, connect
+from tests.support.agents import DEVICE, HEARTBEAT, agent, config_text, connect, observer, time_servers
+from tests.support.ntp_server import NtpServer, replying
 
-KNOWN = ("ping", "agent-status", "config-reload")
+KNOWN = ("ping", "agent-status")
 
 
 @dataclass
@@ -126,18 +127,22 @@ async def fake(_tmp_path: Path, url: str, commands: str, groups: Sequence[str]) 
 
 @contextlib.asynccontextmanager
 async def real(tmp_path: Path, url: str, commands: str, groups: Sequence[str]) -> AsyncIterator[None]:
-    """Run an agent as ``dev-1``."""
+    """Run an agent as ``dev-1``; where it has keys it knows the time, for what is signed expires."""
     listed = "[" + ", ".join(f'"{group}"' for group in groups) + "]"
-    text = config_text(url, extra=commands).replace("[device]\n", f"[device]\ngroups = {listed}\n")
-    async with agent(tmp_path, text), contextlib.AsyncExitStack() as stack:
-        seen = await connect(url, client_id="waits")
-        stack.push_async_callback(seen.disconnect)
-        await seen.subscribe_to([Topics("edge", DEVICE).status])
-        async with asyncio.timeout(10):
-            while (delivery := await seen.receive()) is not None and delivery.payload != b"online":
-                seen.acknowledge(delivery)
-        yield
+    clock = SystemClock()
+    with NtpServer(replying({"ahead": clock.wall() - clock.raw()})) as server:
+        servers = time_servers(*([server.name] if "keys" in commands else []))
+        text = config_text(url, every="200ms", extra=f"{commands}\n{servers}")
+        async with observer(url) as seen, agent(tmp_path, text.replace("[device]\n", f"[device]\ngroups = {listed}\n")):
+            state = "synced" if "keys" in commands else "os"
+            await seen.until(
+                lambda: [one for one in seen.on(HEARTBEAT) if one.data["clock"]["state"] == state], within_s=20
+            )
+            yield
 
 
-DEVICES: dict[str, Callable[[Path, str, str, Sequence[str]], AbstractAsyncContextManager[None]]] = {"fake": fake}
-"""Who answers in the tests that hold for both; ``real`` joins once the agent obeys."""
+DEVICES: dict[str, Callable[[Path, str, str, Sequence[str]], AbstractAsyncContextManager[None]]] = {
+    "fake": fake,
+    "real": real,
+}
+"""Who answers in the tests that hold for both."""
