@@ -21,11 +21,14 @@ from edge_agent.core.command_request import Code
 from edge_agent.core.command_states import Happened, State
 from edge_agent.core.timebase import NANOSECONDS_PER_SECOND, DurationNs, later, seconds
 from edge_agent.ports import Clock
-from edge_agent.services.command_book import CommandBook
+from edge_agent.services.command_book import LOCAL, CommandBook
 from edge_agent.services.command_line import Lines, Ready, read_args
 from edge_agent.services.command_work import CommandWork, Outcome
 
 MAX_RESULT: Final = 112 << 10
+MAX_LOCAL: Final = 8 << 20
+"""Of what goes to somebody on the device, and is not kept."""
+
 ROOM: Final = 1024
 """What the other members of a reply take, of ``outbox.max_record``."""
 
@@ -225,8 +228,9 @@ class CommandRuns:
         entry = ready.entry
         entry.step(Happened.BEGUN, self.book.moment())
         self.lines.begin(ready)
+        call = Call(entry.id, entry.reply.traceparent, entry.reply == LOCAL)
         limit = min(MAX_RESULT, self.book.outbox.config.max_record - ROOM)
-        call = Call(entry.id, entry.reply.traceparent)
+        limit = MAX_LOCAL if call.local and not entry.deduplicated else limit
         ready.work = CommandWork(ready.command, call, ready.args, max_result=limit)
         self.book.keep(entry).add_done_callback(partial(self._start, ready, ready.work))
 

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from edge_agent.command_ports import Call
 from edge_agent.core.config_models import Config
 from edge_agent.core.events import JobsData
 from edge_agent.core.timebase import DurationNs
 from edge_agent.errors import JobError
 from edge_agent.scheduling import Scheduling
+from tests.support.commands import asked
 from tests.support.flow import Flow
 
 OFTEN = {"kind": "exec", "every": "100ms", "options": {"program": "echo"}}
@@ -66,7 +68,7 @@ async def test_an_edit_counts_from_then_on(tmp_path: Path) -> None:
         await came(flow, "data/a")
         jobs.configure(config_of({"b": OFTEN}, programs={"echo": {"argv": ["/bin/echo", "bye"]}}))
         assert (await came(flow, "data/b"))["data"] == {"text": "bye\n"}
-        found: Any = await jobs.methods()["job-list"]({})
+        found: Any = await asked(jobs.commands(), "job-list")
         assert [job["name"] for job in found["jobs"]] == ["b"]
 
 
@@ -84,8 +86,8 @@ async def test_what_is_put_is_judged_as_the_files_are(document: dict[str, Any], 
     flow = Flow(tmp_path)
     async with scheduling(flow, tmp_path, config_of({}, programs=ECHO)) as jobs:
         with pytest.raises(JobError, match=words):
-            await jobs.methods()["job-put"]({"job": "new", "config": document})
-        assert await jobs.methods()["job-put"]({"job": "new", "config": OFTEN})
+            await asked(jobs.commands(), "job-put", {"job": "new", "config": document})
+        assert await asked(jobs.commands(), "job-put", {"job": "new", "config": OFTEN})
         await came(flow, "data/new")
 
 
@@ -99,3 +101,27 @@ async def test_runs_that_fail_are_counted_and_told(tmp_path: Path) -> None:
         assert "exit code 1" in event["data"]["reason"]
         measured = jobs.measure()
         assert measured.ok == 0 < measured.failed
+
+
+@pytest.mark.parametrize(
+    ("job", "words"),
+    [
+        (
+            {"kind": "prune", "every": "1h", "options": {"folder": "/var/log", "max_age": "1d"}},
+            r"options\.folder: only",
+        ),
+        ({"kind": "http", "every": "1h", "options": {"endpoint": "https://x/?k=s3cret"}}, r"options\.endpoint: only"),
+    ],
+)
+async def test_from_afar_no_path_and_no_url_is_brought_along(job: dict[str, Any], option: str, tmp_path: Path) -> None:
+    """Whoever may use the control socket may say them, as local files do; what is refused is not repeated."""
+    flow = Flow(tmp_path)
+    async with scheduling(flow, tmp_path, config_of({})) as jobs:
+        (put,) = (command for command in jobs.commands() if command.name == "job-put")
+        args = put.args.model_validate({"job": "new", "config": job})
+        with pytest.raises(
+            JobError, match=f"jobs.new.{words} local files may say it so; name a table below"
+        ) as refused:
+            await put.run(Call("c-1"), args)
+        assert "s3cret" not in str(refused.value)
+        await put.run(Call("c-2", local=True), args)
