@@ -71,6 +71,8 @@ log = logging.getLogger(__name__)
 MAX_CHANNELS_SAID: Final = 20
 CONTROL_AGAIN: Final = seconds(60)
 ANSWER_WITHIN_S: Final = 0.5
+STOPS_WITHIN: Final = seconds(30)
+"""Beside the grace of jobs."""
 
 
 @dataclass(slots=True)
@@ -180,7 +182,7 @@ class Agent:
                 else:
                     reload.clear()
                     await self._reload(group)
-            self._notifier.stopping()
+            self._notifier.stopping(DurationNs(max(self._jobs.graces(), default=0) + STOPS_WITHIN))
             await self._stop(self._parts)
         log.info("stopped")
 

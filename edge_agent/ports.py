@@ -12,7 +12,7 @@ from edge_agent.core.connection import Attempt, Closing, ProtocolVersion
 from edge_agent.core.events import Stamp
 from edge_agent.core.records import Gap, Priority, Record
 from edge_agent.core.submission import Submission
-from edge_agent.core.timebase import MonotonicNs, RawNs, WallNs
+from edge_agent.core.timebase import DurationNs, MonotonicNs, RawNs, WallNs
 from edge_agent.errors import StoreFault
 
 T = TypeVar("T")
@@ -337,8 +337,8 @@ class Notifier(Protocol):
     def reloading(self) -> None:
         """Say that the configuration is being read again; ``ready`` ends it."""
 
-    def stopping(self) -> None:
-        """Say that the stop has begun."""
+    def stopping(self, within: DurationNs, /) -> None:
+        """Say that the stop has begun, and how long it may take at the utmost."""
 
     def alive(self) -> None:
         """Feed the watchdog."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from edge_agent.adapters.alarm import make_alarm
 from edge_agent.adapters.host import local_zone, read_facts
+from edge_agent.adapters.job_folder import remove_folder
 from edge_agent.command_ports import Command
 from edge_agent.commands.jobs import JobCommands
 from edge_agent.core.config import dotted
@@ -68,7 +69,7 @@ class Scheduling:
         """Go by another configuration from now on; call it once before ``run``, when the outbox is open."""
         self._config = config
         self._contexts.locals, self._contexts.max_record = _locals(config), config.outbox.max_record
-        self._runner.limits = config.runner
+        self._runner.allow(config.runner)
         place = Place(config.device.id, config.device.timezone, local_zone())
         self._scheduler.configure(config.jobs, place, self._read)
 
@@ -83,8 +84,18 @@ class Scheduling:
     def commands(self) -> list[Command]:
         """Return what may be asked."""
         check = partial(self._read, literals=False)
-        family = JobCommands(self._scheduler, self._runner, self._clock, new_trace=new_trace, check=check)
-        return family.commands()
+        return JobCommands(
+            self._scheduler,
+            self._runner,
+            self._clock,
+            new_trace=new_trace,
+            check=check,
+            forget=lambda name: remove_folder(self._contexts.folders / name),
+        ).commands()
+
+    def graces(self) -> list[DurationNs]:
+        """Return how long each job that there is has to end."""
+        return [entry.job.grace for entry in self._scheduler.entries.values()]
 
     def measure(self) -> JobsData:
         """Return the jobs' part of the heartbeat."""

@@ -92,8 +92,7 @@ class ControlSocket:
             temporary.unlink(missing_ok=True)
             listener.bind(str(temporary))
             temporary.chmod(0o660)
-            if reason := hand_to_group(temporary, self.group):
-                log.warning("control_group_missing", extra={"reason": f"{reason}; or set control.group"})
+            hand_to_group(temporary, self.group)
             listener.listen()
             temporary.rename(path)
         except OSError as error:

@@ -44,7 +44,6 @@ class InboxFolder:
     group: str
     max_record: int
     _files: DropFolder = field(init=False)
-    _group_missed: bool = False
     _dropped: bool = False
 
     def __post_init__(self) -> None:
@@ -95,10 +94,7 @@ class InboxFolder:
             pass
 
     def _share(self, folder: int) -> None:
-        reason = hand_to_group(folder, self.group)
-        if reason and not self._group_missed:
-            log.warning("inbox_group_missing", extra={"reason": f"{reason}; its own group may write instead"})
-            self._group_missed = True
+        hand_to_group(folder, self.group)
         try:
             os.fchmod(folder, 0o2770)  # setgid: what is put in can be read by the group
         except PermissionError:  # forbidden by RestrictSUIDSGID= of a unit file

@@ -7,6 +7,7 @@ configuration's ``state.dir`` or ``control.socket``, ``environ`` the process's e
 from __future__ import annotations
 
 import grp
+import logging
 import os
 import stat
 from collections.abc import Mapping
@@ -16,7 +17,11 @@ from typing import Final
 
 from edge_agent.errors import EdgeAgentError
 
+log = logging.getLogger(__name__)
+
 _ROOT: Final = Path("/")
+_SAID: Final[set[str]] = set()
+"""Which groups were said to be missing, and why."""
 
 
 def state_dir(configured: str | None, environ: Mapping[str, str], *, root: Path = _ROOT) -> Path:
@@ -55,17 +60,24 @@ def find_inbox(configured: str | None, environ: Mapping[str, str], *, root: Path
     return next((inbox for inbox in inboxes if os.access(inbox, os.W_OK | os.X_OK)), None)
 
 
-def hand_to_group(file: Path | int, group: str) -> str | None:
-    """Give a file, by name or descriptor, to a group; return why it stays with the agent's own, if it does."""
+def hand_to_group(file: Path | int, group: str) -> None:
+    """Give a file, by name or descriptor, to a group.
+
+    Where that cannot be, it stays with the agent's own; that is said once, however many files it is about.
+    """
     try:
         gid = grp.getgrnam(group).gr_gid
         if os.stat(file).st_gid != gid:  # noqa: PTH116  # a descriptor; the unit file forbids chown, also where it would change nothing
             os.chown(file, -1, gid)
     except KeyError:
-        return f"the group {group} does not exist: groupadd --system {group}, and run the agent in it"
+        reason = f"the group {group} does not exist: groupadd --system {group}, and run the agent in it"
     except OSError:
-        return f"the group {group} is not one of the agent's own: run the agent in it"
-    return None
+        reason = f"the group {group} is not one of the agent's own: run the agent in it"
+    else:
+        return
+    if reason not in _SAID:
+        _SAID.add(reason)
+        log.warning("group_missing", extra={"reason": f"{reason}; or set control.group. Its own group serves instead"})
 
 
 def _states(configured: str | None, environ: Mapping[str, str], root: Path) -> list[Path]:

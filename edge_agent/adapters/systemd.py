@@ -29,9 +29,9 @@ class Systemd:
         now: MonotonicNs = self._clock.monotonic()
         self._send(f"RELOADING=1\nMONOTONIC_USEC={now // 1000}")
 
-    def stopping(self) -> None:
-        """See ``ports.Notifier``."""
-        self._send("STOPPING=1")
+    def stopping(self, within: DurationNs) -> None:
+        """See ``ports.Notifier``; TimeoutStopSec= holds for what takes no longer."""
+        self._send(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={within // 1000}")
 
     def alive(self) -> None:
         """See ``ports.Notifier``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, NotRequired, Self
 
@@ -129,13 +129,21 @@ class JobCommands:
     """What the commands do."""
 
     def __init__(
-        self, scheduler: Scheduler, runner: Runner, clock: Clock, *, new_trace: Callable[[], str], check: Check
+        self,
+        scheduler: Scheduler,
+        runner: Runner,
+        clock: Clock,
+        *,
+        new_trace: Callable[[], str],
+        check: Check,
+        forget: Callable[[str], Awaitable[None]],
     ) -> None:
         self._scheduler = scheduler
         self._runner = runner
         self._clock = clock
         self._new_trace = new_trace
         self._check = check
+        self._forget = forget
 
     def commands(self) -> list[Command]:
         """Return them."""
@@ -192,6 +200,7 @@ class JobCommands:
         self._scheduler.book.delete(args.job)
         self._scheduler.settle(args.job)
         await self._scheduler.book.written()
+        await self._forget(args.job)
         return {"deleted": True}
 
     async def _pause(self, _call: Call, args: OneJob, *, paused: bool) -> Face:

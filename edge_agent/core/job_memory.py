@@ -7,7 +7,7 @@ the run begins, with ``at_least_once`` until it has ended. So after a crash exac
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final
 
 import orjson
@@ -45,6 +45,11 @@ class JobMemory:
     deleted: bool = False
     job: Mapping[str, Any] | None = None
     breaker: Mapping[str, Any] | None = None
+
+    def take_up(self, other: JobMemory) -> None:
+        """Remember what another one does, and nothing else."""
+        for one in fields(self):
+            setattr(self, one.name, getattr(other, one.name))
 
     def dump(self) -> bytes | None:
         """Return it as JSON; ``None`` = there is nothing to remember."""

@@ -44,11 +44,13 @@ class JobBook:
         self._memories: dict[str, JobMemory] = {}
 
     def configure(self, files: Mapping[str, Job], read: ReadJob) -> None:
-        """Go by these files from now on; the first time, recall what was noted down."""
+        """Go by these files from now on, and recall what was noted down: at the start, or when the store comes late."""
         self._files, self._read = files, read
         for name, text in self._outbox.notes.items():
             if name.startswith(_PREFIX):
-                self._memories.setdefault(name.removeprefix(_PREFIX), load(text))
+                memory = self.memory(name.removeprefix(_PREFIX))
+                if memory.dump() != text:  # whatever else has changed was noted down
+                    memory.take_up(load(text))
 
     def names(self) -> set[str]:
         """Return the names of all jobs that there are or were."""

@@ -117,6 +117,11 @@ class Runner:
         self._watch: asyncio.TimerHandle | None = None  # one for all, as most end before
 
     # ---------------------------------------------------------------- what others ask of it
+    def allow(self, limits: Limits) -> None:
+        """Go by other limits from now on: what waits begins if there is a place now."""
+        self.limits = limits
+        self._fill()
+
     def submit(self, run: Run, job: Job, fallback: Job | None = None) -> None:
         """Run a job now, as soon as there is a place, or not at all; ``ended`` says which, perhaps before this returns.
 
@@ -320,11 +325,9 @@ class Runner:
 
     # ---------------------------------------------------------------- the end
     def _call_off(self, job: str, status: Status, reason: str) -> bool:
-        active = self._active.get(job)
-        if active is None:
-            return False
-        self._cut(active, status, reason, follower=None)
-        return True
+        if (active := self._active.get(job)) is not None:
+            self._cut(active, status, reason, follower=None)
+        return active is not None
 
     def _cut(self, active: _Active, status: Status, reason: str, *, follower: _Active | None) -> None:
         """End a run for good, wherever it is, and let another one follow it."""

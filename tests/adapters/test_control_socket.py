@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.adapters import control_socket
+from edge_agent.adapters import control_socket, places
 from edge_agent.adapters.control_socket import MAX_CLIENTS, MAX_REQUESTS, ControlSocket, Handle
 from edge_agent.errors import EdgeAgentError
 from edge_agent.services.control import Control, publish_method
@@ -408,6 +408,7 @@ async def test_without_the_group_the_agents_own_serves(
     def fails(*_arguments: object) -> None:
         raise error
 
+    monkeypatch.setattr(places, "_SAID", set())
     monkeypatch.setattr(os, "chown", fails)
     monkeypatch.setattr(grp, "getgrnam", lambda _name: fails() if error is KeyError else type("G", (), {"gr_gid": 42}))
     with caplog.at_level(logging.WARNING):
@@ -415,7 +416,7 @@ async def test_without_the_group_the_agents_own_serves(
             assert await asked(client, b"a") == b"a\n"
             assert (path.stat().st_gid, stat.S_IMODE(path.stat().st_mode)) == (os.getegid(), 0o660)
     (record,) = caplog.records
-    assert record.getMessage() == "control_group_missing"
+    assert record.getMessage() == "group_missing"
     assert "groupadd --system nobodys" in record.__dict__["reason"] or error is PermissionError
     assert "the group nobodys" in record.__dict__["reason"]
 

@@ -90,7 +90,7 @@ def test_each_word_arrives_as_one_datagram(kind: str, tmp_path: Path) -> None:
         notifier.reloading()
         after = time.monotonic_ns() // 1000
         notifier.alive()
-        notifier.stopping()
+        notifier.stopping(seconds(330))
         ready, reloading, alive, stopping = listening.take()
         assert ready == "READY=1\nSTATUS=device gw-1"
         first, second = reloading.split("\n")
@@ -98,7 +98,7 @@ def test_each_word_arrives_as_one_datagram(kind: str, tmp_path: Path) -> None:
         name, _, stamp = second.partition("=")
         assert name == "MONOTONIC_USEC"
         assert before <= int(stamp) <= after
-        assert (alive, stopping) == ("WATCHDOG=1", "STOPPING=1")
+        assert (alive, stopping) == ("WATCHDOG=1", "STOPPING=1\nEXTEND_TIMEOUT_USEC=330000000")
 
 
 def test_a_status_that_is_not_ascii_arrives_in_utf_8(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_without_a_manager_nothing_happens(environ: dict[str, str], caplog: pyte
     notifier.ready("x")
     notifier.reloading()
     notifier.alive()
-    notifier.stopping()
+    notifier.stopping(seconds(330))
     assert descriptors() == before
     assert caplog.records == []
 

@@ -284,3 +284,38 @@ async def test_what_cannot_be_ended_does_not_keep_the_agent_from_stopping(tmp_pa
         assert all(process.events("job_run", task_name=name, status="interrupted") for name in stuck)
         assert process.events("stopped")
         assert process.events("left_behind")
+
+
+async def test_jobs_that_were_put_are_there_as_soon_as_there_is_a_store(tmp_path: Path) -> None:
+    """The agent has started without one; and without the group it warns once, for the socket and the inbox."""
+    state, away = tmp_path / "state", tmp_path / "away"
+    async with agent(tmp_path, text(jobs={})) as process:
+        await process.logged("started")
+        await until((tmp_path / "control.sock").exists)
+        put = {"job": "put", "config": OFTEN}
+        ask(tmp_path, ("job-put", put), ("job-put", {**put, "job": "gone"}), ("job-delete", {"job": "gone"}))
+        await runs(process, "put", 1)
+        process.signal(signal.SIGTERM)
+        assert await process.wait() == 0
+        state.rename(away)
+        state.write_text("in the way")
+        process.start()
+        await process.logged("started", 2)
+        before = len(slots(process, "put"))
+        state.unlink()
+        away.rename(state)
+        await process.logged("job_run", before + 1, task_name="put", within_s=30)
+        assert len(process.events("group_missing")) == 2  # one each start
+
+
+async def test_the_folder_of_a_deleted_job_goes_with_it(tmp_path: Path) -> None:
+    """What it has kept there is not for a job that gets its name later."""
+    own = tmp_path / "state" / "jobs" / "kept"
+    job = {"kind": "exec", "every": "1s", "splay": "0s", "options": {"program": "keep"}}
+    async with agent(tmp_path, text(jobs={}, programs={"keep": "touch here"})) as process:
+        await process.logged("started")
+        await until((tmp_path / "control.sock").exists)
+        ask(tmp_path, ("job-put", {"job": "kept", "config": job}))
+        await until((own / "here").exists)
+        ask(tmp_path, ("job-delete", {"job": "kept"}))
+        assert not own.exists()

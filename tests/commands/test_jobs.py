@@ -21,6 +21,10 @@ pytestmark = pytest.mark.virtual
 MINUTELY = {"every": "1m", "splay": "0s"}
 
 
+forgotten: list[str] = []
+"""Jobs whose folders were removed."""
+
+
 def family(device: Device) -> list[Command]:
     """Return the commands of a device; from remote, options must not hold a path."""
 
@@ -31,7 +35,12 @@ def family(device: Device) -> list[Command]:
     def new_trace() -> str:
         return f"{next(device._traces):032x}"
 
-    return JobCommands(device.scheduler, device.runner, device.clock, new_trace=new_trace, check=check).commands()
+    async def forget(name: str) -> None:
+        forgotten.append(name)
+
+    return JobCommands(
+        device.scheduler, device.runner, device.clock, new_trace=new_trace, check=check, forget=forget
+    ).commands()
 
 
 async def ask(device: Device, method: str, job: str | None = None, **params: object) -> Any:  # noqa: ANN401  # as JSON has it
@@ -136,8 +145,10 @@ async def test_an_answer_to_a_change_comes_when_it_is_on_the_disk() -> None:
         assert (face["schedule"], face["origin"]) == ("every 30s", "runtime")
         await asyncio.sleep(61)
         assert (device.runs["a"], device.runs["new"]) == ([30.0, 60.0], [60.0])
+        forgotten.clear()
         assert await ask(device, "job-delete", "a") == {"deleted": True}
         assert await ask(device, "job-delete", "new") == {"deleted": True}
+        assert forgotten == ["a", "new"]
         assert await ask(device, "job-list") | {"time": None} == {"time": None, "jobs": [], "hidden": ["a"]}
         assert [*device.notebook.disk] == ["job/a"]
         face = await ask(device, "job-put", "a", restore=True)

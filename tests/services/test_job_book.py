@@ -155,3 +155,22 @@ async def test_of_a_job_that_is_gone_only_what_somebody_has_changed_is_kept() ->
     again = book_of(notebook)
     assert again.names() == {"b", "c"}
     assert (again.memory("b"), again.memory("c").last) == (JobMemory(paused=True), 7)
+
+
+async def test_what_a_store_tells_that_comes_late_counts() -> None:
+    """The agent has started without one: what was put, paused or deleted is so again, in the jobs that are there."""
+    before = Notebook()
+    book = book_of(before, "over", "gone", "rests")
+    book.put("over", PUT)
+    book.put("new", PUT)
+    book.delete("gone")
+    book.memory("rests").paused = True
+    book.save("rests")
+    notebook = Notebook()
+    book = book_of(notebook, "over", "gone", "rests")
+    rests = book.memory("rests")
+    assert found(book) == {"gone": "filed file", "over": "filed file", "rests": "filed file"}
+    notebook.notes.update(before.notes)
+    book.configure({name: Job.model_validate(FILED) for name in ("over", "gone", "rests")}, read)
+    assert found(book) == {"new": "put runtime", "over": "put runtime", "rests": "filed file"}
+    assert rests.paused

@@ -267,6 +267,20 @@ async def test_who_waits_begins_by_urgency_and_then_by_age() -> None:
 
 
 @pytest.mark.virtual
+async def test_more_places_are_taken_at_once() -> None:
+    """By those who wait; fewer are there only when some have ended."""
+    async with open_shop(places=1, waiting=10) as shop:
+        for name in "abcd":
+            shop.submit(name)
+        await asyncio.sleep(1)
+        shop.runner.allow(Limits(max_concurrent=3, max_waiting=10))
+        await asyncio.sleep(1)
+        shop.runner.allow(Limits(max_concurrent=1, max_waiting=10))
+        await asyncio.sleep(100)
+        assert shop.began == [("a", 0), ("b", 1), ("c", 1), ("d", 11)]
+
+
+@pytest.mark.virtual
 async def test_when_the_line_is_full_the_least_urgent_newest_is_skipped() -> None:
     """It is reported at once, and counted."""
     async with open_shop(places=1, waiting=2) as shop:

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from edge_agent.core.liveness import Liveness
-from edge_agent.core.timebase import later, seconds
+from edge_agent.core.timebase import DurationNs, later, seconds
 from edge_agent.services.watchdog import feed_watchdog
 from tests.fakes import FakeClock
 
@@ -26,7 +26,7 @@ class Recorder:
         """Not expected here."""
         raise AssertionError
 
-    def stopping(self) -> None:
+    def stopping(self, _within: DurationNs) -> None:
         """Not expected here."""
         raise AssertionError
 
