@@ -59,13 +59,16 @@ def test_the_tree_of_another_prefix_is_not_ours() -> None:
     assert parse_up("edge/a/down/cmd", "edge") is None
 
 
+OURS = Topics("edge", "dev-1")
+
+
 def test_a_command_is_addressed_to_a_device_a_group_or_all() -> None:
     """And its name is what follows, whatever that is."""
-    assert TOPICS.command("edge/dev-1/down/cmd/ping") == ("dev-1", "ping")
-    assert TOPICS.command("edge/_all/down/cmd/ping") == ("_all", "ping")
-    assert TOPICS.command("edge/_group/a/down/cmd/a/b") == ("_group/a", "a/b")
+    assert OURS.command("edge/dev-1/down/cmd/ping") == ("dev-1", "ping")
+    assert OURS.command("edge/_all/down/cmd/ping") == ("_all", "ping")
+    assert OURS.command("edge/_group/a/down/cmd/a/b") == ("_group/a", "a/b")
     for topic in ("edge/dev-1/down/config", "dev-1/down/cmd/ping", "edge/dev-1/up/status", "edgy/dev-1/down/cmd/x"):
-        assert TOPICS.command(topic) is None
+        assert OURS.command(topic) is None
 
 
 @pytest.mark.parametrize(
@@ -80,10 +83,10 @@ def test_a_command_is_addressed_to_a_device_a_group_or_all() -> None:
 )
 def test_a_reply_goes_below_up_or_where_that_is_allowed(topic: str, goes_to: str) -> None:
     """And nowhere else, however the topic is spelt: what it is kept as leads back to it."""
-    channel = TOPICS.channel(topic, ("fleet/+/answers",))
+    channel = OURS.channel(topic, ("fleet/+/answers",))
     assert channel is not None
     assert channel.startswith("reply/")
-    assert TOPICS.up(channel) == goes_to
+    assert OURS.up(channel) == goes_to
 
 
 @pytest.mark.parametrize(
@@ -102,7 +105,7 @@ def test_a_reply_goes_below_up_or_where_that_is_allowed(topic: str, goes_to: str
 )
 def test_a_reply_goes_nowhere_else(topic: str) -> None:
     """Least of all where consumers take it for something that it is not."""
-    assert TOPICS.channel(topic, ("fleet/+/answers",)) is None
+    assert OURS.channel(topic, ("fleet/+/answers",)) is None
 
 
 @pytest.mark.parametrize(
