@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
@@ -37,13 +38,14 @@ class CommandBook:
     Attributes:
         journal: all of it.
         outbox: takes replies, and notes down what must not be forgotten.
-        owed: what has ended, and has yet to be said somewhere.
+        owed: what has ended, and has yet to be said somewhere; ``owes``: called when there is more of it.
     """
 
     def __init__(self, registry: Registry, outbox: Outbox, clock: Clock) -> None:
         self.journal = Journal()
         self.outbox = outbox
         self.owed: dict[str, Entry] = {}
+        self.owes: Callable[[], None] = lambda: None
         self._saying: dict[str, tuple[Entry, list[tuple[Record, ReplyTo]]]] = {}  # not on the disk yet
         self._lost = LostNotes(outbox)
         self._may_repeat = frozenset(name for name, command in registry.items() if command.idempotent)
@@ -79,7 +81,7 @@ class CommandBook:
         for entry, size in sorted(found, key=lambda one: one[0].finished_age or one[0].age):
             self.journal.keep(entry, size)
             if entry.state.is_final and entry.copies:
-                self.owed[entry.id] = entry
+                self._owe(entry)
         return [entry for entry, _ in sorted(found, key=lambda one: one[0].age) if not entry.state.is_final]
 
     def keep(self, entry: Entry, beside: Record | None = None) -> asyncio.Future[bool]:
@@ -92,8 +94,7 @@ class CommandBook:
             kept.set_result(True)
             return kept
         if entry.state.is_final and not entry.deduplicated and not entry.copies:
-            self.journal.forget(entry.id)
-            self.outbox.note(PREFIX + entry.id, None, beside)
+            self.forget(entry.id, beside)
         else:
             text = entry.dump()
             self.journal.keep(entry, len(text))
@@ -135,8 +136,12 @@ class CommandBook:
         """Forget what has outlived its use, also that some of it was lost."""
         self._lost.look_again()
         for command_id in self.journal.outlived(self.moment(), may_repeat=self._may_repeat):
-            self.journal.forget(command_id)
-            self.outbox.note(PREFIX + command_id, None)
+            self.forget(command_id)
+
+    def forget(self, command_id: str, beside: Record | None = None) -> None:
+        """Forget a command."""
+        self.journal.forget(command_id)
+        self.outbox.note(PREFIX + command_id, None, beside)
 
     def _say(self, entry: Entry) -> asyncio.Future[Any]:
         """Say the last state wherever it has yet to go: all of that, and that it was said, in one transaction."""
@@ -153,7 +158,7 @@ class CommandBook:
             if entry.id not in self.owed:
                 log.warning("reply_waits", extra={"id": entry.id, "reason": str(error)})
         if entry.copies:
-            self.owed[entry.id] = entry
+            self._owe(entry)
         else:
             self.owed.pop(entry.id, None)
         noted = self.keep(entry, beside=said[-1][0] if said else None)
@@ -170,6 +175,11 @@ class CommandBook:
             if entry is not None and said[-1][0] is last:
                 del self._saying[command_id]
 
+    def _owe(self, entry: Entry) -> None:
+        if entry.id not in self.owed:
+            self.owed[entry.id] = entry
+            self.owes()
+
     def _take_back(self) -> None:
         """The disk has failed: what it should know together with a reply has to wait for it, and so has the reply."""
         for entry, said in list(self._saying.values()):
@@ -177,7 +187,7 @@ class CommandBook:
             if back:
                 del self._saying[entry.id]
                 entry.copies = (*(to for _, to in back), *entry.copies)
-                self.owed[entry.id] = entry
+                self._owe(entry)
                 _ = self.keep(entry)
             for record, _ in back:
                 if record.waiter is not None:
