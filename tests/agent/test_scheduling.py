@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from edge_agent.command_ports import Call
 from edge_agent.core.config_models import Config
 from edge_agent.core.events import JobsData
 from edge_agent.core.timebase import DurationNs
@@ -100,3 +101,27 @@ async def test_runs_that_fail_are_counted_and_told(tmp_path: Path) -> None:
         assert "exit code 1" in event["data"]["reason"]
         measured = jobs.measure()
         assert measured.ok == 0 < measured.failed
+
+
+@pytest.mark.parametrize(
+    ("job", "words"),
+    [
+        (
+            {"kind": "prune", "every": "1h", "options": {"folder": "/var/log", "max_age": "1d"}},
+            r"options\.folder: only",
+        ),
+        ({"kind": "http", "every": "1h", "options": {"endpoint": "https://x/?k=s3cret"}}, r"options\.endpoint: only"),
+    ],
+)
+async def test_from_afar_no_path_and_no_url_is_brought_along(job: dict[str, Any], option: str, tmp_path: Path) -> None:
+    """Whoever may use the control socket may say them, as local files do; what is refused is not repeated."""
+    flow = Flow(tmp_path)
+    async with scheduling(flow, tmp_path, config_of({})) as jobs:
+        (put,) = (command for command in jobs.commands() if command.name == "job-put")
+        args = put.args.model_validate({"job": "new", "config": job})
+        with pytest.raises(
+            JobError, match=f"jobs.new.{words} local files may say it so; name a table below"
+        ) as refused:
+            await put.run(Call("c-1"), args)
+        assert "s3cret" not in str(refused.value)
+        await put.run(Call("c-2", local=True), args)
