@@ -96,7 +96,8 @@ def _synchronous(item: pytest.Item, function: CoroutineFunction) -> Callable[...
     @functools.wraps(function)
     def run(**arguments: object) -> None:
         limit = timeout_s if virtual else timeout_s + BLOCKED_GRACE_S
-        with _real_deadline(limit), asyncio.Runner(debug=True, loop_factory=factory) as runner:
+        # a virtual week makes so many futures that noting where each was made would cost more than all else
+        with _real_deadline(limit), asyncio.Runner(debug=not virtual, loop_factory=factory) as runner:
             runner.run(main(**arguments))
 
     return run
