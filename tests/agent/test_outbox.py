@@ -227,8 +227,8 @@ async def test_a_record_that_is_too_large_for_the_broker_is_put_aside_and_the_ot
 
 @pytest.mark.parametrize(("maximum", "most"), [(1, 1), (5, 5), (65535, 100)])
 async def test_a_broker_s_receive_maximum_is_used_and_never_exceeded(maximum: int, most: int, tmp_path: Path) -> None:
-    """A backlog presses against it."""
-    knobs = Personality(receive_maximum=maximum, enforce_receive_maximum=True, puback_delay_s=0.01)
+    """A backlog presses against it, for a broker takes its time with each answer."""
+    knobs = Personality(receive_maximum=maximum, enforce_receive_maximum=True, puback_delay_s=0.01 * most)
     async with ScriptedBroker(knobs) as broker:
         await broker.stop_listening()
         async with agent(tmp_path, config_text(broker.url, extra=UNLIMITED)):
