@@ -58,7 +58,8 @@ async def test_a_job_of_the_configuration_publishes_on_its_channel(tmp_path: Pat
         assert (tmp_path / "jobs" / "greet").is_dir()
         while jobs.measure().ok < 4:  # noqa: ASYNC110  # other tasks' doing
             await asyncio.sleep(0.01)
-        assert jobs.measure() == JobsData(ok=jobs.measure().ok)
+        measured = jobs.measure()
+        assert measured == JobsData(ok=measured.ok, skipped=measured.skipped)  # a busy machine is not done in time
 
 
 async def test_an_edit_counts_from_then_on(tmp_path: Path) -> None:
