@@ -115,9 +115,9 @@ class AgentProcess:
 
 @contextlib.asynccontextmanager
 async def agent(
-    tmp_path: Path, text: str, *, prefix: Sequence[str] = (), **environ: str
+    tmp_path: Path, text: str, *, prefix: Sequence[str] = (), bugs: int = 0, **environ: str
 ) -> AsyncIterator[AgentProcess]:
-    """Run an agent on a configuration; afterwards it is gone, and has logged no crash."""
+    """Run an agent on a configuration; afterwards it is gone, and has logged no crash, and so many bugs of others."""
     config = tmp_path / "edge-agent.toml"
     config.write_text(text)
     places = tmp_path / "edge-agent.d" / "00-places.toml"  # no test writes to the system's own directories
@@ -135,7 +135,7 @@ async def agent(
             process.process.kill()
             process.process.wait()
         assert not process.events("crashed"), process.log_path.read_text()
-        assert "Traceback" not in process.log_path.read_text()
+        assert process.log_path.read_text().count("Traceback") == bugs
 
 
 @dataclass(frozen=True, slots=True)
