@@ -29,9 +29,10 @@ from edge_agent.adapters.store_file import StoreFile
 from edge_agent.adapters.store_thread import StoreThread
 from edge_agent.adapters.systemd import Systemd, watchdog_period
 from edge_agent.clock_ports import Clocks, HostClock
-from edge_agent.command_ports import Call, Command, NoArgs
 from edge_agent.commanding import Commanding
 from edge_agent.commands import registry
+from edge_agent.commands.agent import Host
+from edge_agent.commands.built_in import built_in
 from edge_agent.core.config import Loaded
 from edge_agent.core.config_models import Config
 from edge_agent.core.config_models import Control as ControlConfig
@@ -47,10 +48,10 @@ from edge_agent.core.sample import Sample
 from edge_agent.core.submission import ENVELOPE
 from edge_agent.core.timebase import BUILD_EPOCH, DurationNs, elapsed, later, seconds, to_seconds
 from edge_agent.core.topics import Topics
-from edge_agent.errors import ConfigError, EdgeAgentError
+from edge_agent.errors import ConfigError, ConfigProblem, EdgeAgentError
 from edge_agent.scheduling import Scheduling
 from edge_agent.services.command_door import CommandDoor
-from edge_agent.services.control import Control, publish_method
+from edge_agent.services.control import Control, command_methods, publish_method
 from edge_agent.services.device_clock import DeviceClock
 from edge_agent.services.drain import Drain
 from edge_agent.services.heartbeat import Heartbeat
@@ -67,14 +68,9 @@ from edge_agent.services.watchdog import feed_watchdog
 
 log = logging.getLogger(__name__)
 
-
-async def _ping(_call: Call, _args: NoArgs) -> dict[str, bool]:
-    return {"pong": True}
-
-
-PING: Final = Command("ping", "Answer.", NoArgs, dict, _ping)
 MAX_CHANNELS_SAID: Final = 20
 CONTROL_AGAIN: Final = seconds(60)
+ANSWER_WITHIN_S: Final = 0.5
 
 
 @dataclass(slots=True)
@@ -121,9 +117,6 @@ class Agent:
         self._outbox = Outbox(
             self._keeping, config=loaded.config.outbox, clock=clock, boot_id=self._boot_id, new_name=_new_name
         )
-        self._commands = Commanding(loaded.config, registry([PING]), self._outbox, clock=clock, new_name=_new_name)
-        self._link = Link(*self._connecting(loaded.config), clock, self._liveness, _new_name)
-        self._outbox.said = self._link.review
         self._time = Timekeeping(
             self._discipline,
             NtpClient(pair=clocks.pair, near=BUILD_EPOCH),
@@ -139,6 +132,15 @@ class Agent:
         )
         self._time.changed = self._time_changed
         outbox, keeping = self._outbox, self._keeping
+        self._queue = QueueTools(outbox, keeping, device=loaded.config.device.id)
+        self._registry = registry(built_in(self._host(), self._time, self._jobs.commands(), self._queue))
+        self._commands = Commanding(loaded.config, self._registry, outbox, clock=clock, new_name=_new_name)
+        self._link = Link(*self._connecting(loaded.config), clock, self._liveness, _new_name)
+        outbox.said = self._link.review
+        self._config_since = clock.now().time
+        self._reloads: list[asyncio.Future[bool]] = []
+        self._asked_to = (asyncio.Event(), asyncio.Event())
+        self.restarting = False
         # in dependency order
         self._parts = [
             _Part("watchdog", lambda _: (), self._run_watchdog),
@@ -150,7 +152,7 @@ class Agent:
             _Part("heartbeat", lambda new: (_topics(new), new.heartbeat.every), self._run_heartbeat),
             _Part("drain", _connection, self._run_drain),
             _Part("jobs", lambda _: (), self._run_jobs),
-            _Part("control", lambda new: (new.device.id, new.control, new.outbox.max_record), self._run_control),
+            _Part("control", lambda new: (new.control, new.outbox.max_record), self._run_control),
             _Part("inbox", lambda new: (new.control.group, new.outbox.max_record), self._run_inbox),
         ]
 
@@ -159,6 +161,7 @@ class Agent:
 
         A service that fails brings everything down: its bug is logged and the service manager restarts the process.
         """
+        self._asked_to = (stop, reload)
         await self._outbox.open()
         self._jobs.configure(self._loaded.config)
         self._commands.dispatcher.recall()
@@ -215,10 +218,11 @@ class Agent:
         pace, pauses = self._pace, self._pauses
         await Drain(self._outbox, self._link, topics=topics, pace=pace, pauses=pauses, clock=self._clock).run()
 
-    async def _run_control(self, device: str, config: ControlConfig, max_record: int) -> None:
-        tools = QueueTools(self._outbox, self._keeping, device=device)
+    async def _run_control(self, config: ControlConfig, max_record: int) -> None:
         publish = publish_method(self._outbox.accept, max_record=max_record)
-        answer = Control({"publish": publish, **tools.methods(), **self._time.methods(), **self._jobs.methods()}).answer
+        commands = self._commands.dispatcher
+        own = {"publish": publish, "command": commands.command, **self._queue.methods(), **self._time.methods()}
+        answer = Control(own | command_methods(self._registry, commands.perform)).answer
         while True:
             try:
                 path = socket_path(config.socket, self._environ)
@@ -281,14 +285,50 @@ class Agent:
             channels[MAX_CHANNELS_SAID:] = [f"{more} more"]
         return self._outbox.conditions() + [f"channel_refused: {channel}" for channel in channels]
 
+    # -- what commands need of it
+
+    def _host(self) -> Host:
+        return Host(
+            self._clock,
+            self._state_dir,
+            self._environ,
+            loaded=lambda: self._loaded,
+            changed=lambda: self._config_since,
+            measure=self._measure,
+            session=lambda: self._link.session(),  # noqa: PLW0108  # it is made after the commands
+            reload=self._reload_now,
+            restart=self._restart,
+            cancel=lambda command_id: self._commands.dispatcher.cancel(command_id),  # noqa: PLW0108  # so are they
+        )
+
+    def _restart(self) -> None:
+        """Stop, for the process to begin anew; the answer gets a moment to reach whoever asked."""
+        self.restarting = True
+        asyncio.get_running_loop().call_later(ANSWER_WITHIN_S, self._asked_to[0].set)
+
+    async def _reload_now(self) -> bool:
+        """Have the configuration read again; return whether it is another one now, or raise ``ConfigError``."""
+        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._reloads.append(done)
+        self._asked_to[1].set()
+        return await done
+
     # -- reload
 
     async def _reload(self, group: asyncio.TaskGroup) -> None:
         """Read the configuration again and restart the parts that it touches; a bad one changes nothing."""
         self._notifier.reloading()
+        waiting, self._reloads = self._reloads, []
+        before = self._loaded.digest
         try:
             await self._apply(group, self._load())
+            for done in waiting:
+                if not done.cancelled():
+                    done.set_result(self._loaded.digest != before)
         except ConfigError as error:
+            for done in waiting:
+                if not done.cancelled():
+                    done.set_exception(error)
             for problem in error.problems:
                 log.error("config_rejected", extra=asdict(problem))  # noqa: TRY400  # no bug of ours
         self._notifier.ready(f"device {self._loaded.config.device.id}")
@@ -296,11 +336,12 @@ class Agent:
     async def _apply(self, group: asyncio.TaskGroup, new: Loaded) -> None:
         old = self._loaded.config
         if (new.config.device.id, new.config.state) != (old.device.id, old.state):
-            log.warning("config_pending", extra={"reason": "device.id and [state] change only with a restart"})
-            return
+            raise ConfigError([ConfigProblem("", "device.id", "this, and [state], change only with a restart")])
         touched = [part for part in self._parts if part.uses(old) != part.uses(new.config)]
         connecting = self._connecting(new.config)
         await self._stop(touched)
+        if new.digest != self._loaded.digest:
+            self._config_since = self._clock.now().time
         self._loaded = new
         if _connection(old) != _connection(new.config):
             self._link.connector, self._link.policy, self._link.presence, self._link.door = connecting

@@ -27,10 +27,12 @@ class Call(NamedTuple):
     Attributes:
         id: of the command.
         traceparent: W3C trace context that it came with.
+        local: whether it came over the control socket, so that it may bring paths and URLs as local files may.
     """
 
     id: str
     traceparent: str | None = None
+    local: bool = False
 
 
 class NoArgs(Section):

@@ -138,7 +138,10 @@ class Connection(Protocol):
         """Subscribe with QoS 1; return a reason code per filter, ``None`` when the connection ended first."""
 
     async def receive(self) -> Delivery | None:
-        """Return the next message that arrived; ``None`` after the connection has ended."""
+        """Return the next message that arrived; ``None`` after the connection has ended.
+
+        Who takes them must not wait for ``room`` in between: while many wait, nothing is read, nor any PUBACK.
+        """
 
     def acknowledge(self, delivery: Delivery) -> None:
         """Send the PUBACK; for a connection that has ended it does nothing: the broker will send the message again."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from edge_agent.adapters.alarm import make_alarm
 from edge_agent.adapters.host import local_zone, read_facts
+from edge_agent.command_ports import Command
+from edge_agent.commands.jobs import JobCommands
 from edge_agent.core.config import dotted
 from edge_agent.core.config_findings import validated
 from edge_agent.core.config_jobs import Job
@@ -21,8 +24,6 @@ from edge_agent.errors import JobError
 from edge_agent.job_ports import Locals
 from edge_agent.jobs import kinds
 from edge_agent.ports import Clock
-from edge_agent.services.control import Method
-from edge_agent.services.job_tools import JobTools
 from edge_agent.services.kinds import Kinds
 from edge_agent.services.outbox import Outbox
 from edge_agent.services.run_context import RunContexts
@@ -79,9 +80,11 @@ class Scheduling:
         """Take note that true time is another than one would have expected."""
         self._scheduler.time_changed(stepped=stepped)
 
-    def methods(self) -> dict[str, Method]:
+    def commands(self) -> list[Command]:
         """Return what may be asked."""
-        return JobTools(self._scheduler, self._runner, self._clock).methods()
+        check = partial(self._read, literals=False)
+        family = JobCommands(self._scheduler, self._runner, self._clock, new_trace=new_trace, check=check)
+        return family.commands()
 
     def measure(self) -> JobsData:
         """Return the jobs' part of the heartbeat."""
@@ -93,11 +96,11 @@ class Scheduling:
             skipped=counts.get("skipped", 0) + counts.get("cancelled", 0),
         )
 
-    def _read(self, name: str, document: Mapping[str, Any]) -> Job:
+    def _read(self, name: str, document: Mapping[str, Any], *, literals: bool = True) -> Job:
         job, wrong = validated(Job, document)
         if job is not None:
             config = self._config.model_copy(update={"jobs": {name: job}})
-            wrong = [(path[2:], reason) for path, reason in check_jobs(config, self._kinds)]
+            wrong = [(path[2:], reason) for path, reason in check_jobs(config, self._kinds, literals=literals)]
         if wrong or job is None:
             raise JobError("; ".join(f"{dotted(('jobs', name, *path))}: {reason}" for path, reason in wrong))
         return job

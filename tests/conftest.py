@@ -1,4 +1,4 @@
-"""How tests run: coroutines on a loop with a deadline, hypothesis by profile, and nothing left behind.
+"""How tests run: coroutines on a loop with a deadline, hypothesis by profile, side by side, and nothing left behind.
 
 ``async def`` tests need no plugin and no marker. They run on a real loop in debug mode; with ``@pytest.mark.virtual``
 on a loop whose time jumps. Async fixtures are not supported: use ``async with`` in the test.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import functools
 import inspect
 import os
@@ -15,11 +16,14 @@ import signal
 from collections.abc import Callable, Coroutine, Generator, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 from tests.support.virtual_time import VirtualTimeLoop
+
+if TYPE_CHECKING:
+    from xdist.workermanage import WorkerController
 
 with contextlib.suppress(ModuleNotFoundError):  # examples run without hypothesis, property tests ask for it
     import hypothesis
@@ -31,7 +35,7 @@ with contextlib.suppress(ModuleNotFoundError):  # examples run without hypothesi
     hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", _default_profile))
 
 IN_CI: Final = bool(os.environ.get("CI"))
-DEFAULT_TIMEOUT_S: Final = 30.0
+DEFAULT_TIMEOUT_S: Final = 60.0  # it finds what hangs, also where four tests share a processor
 BLOCKED_GRACE_S: Final = 2.0
 
 CoroutineFunction = Callable[..., Coroutine[Any, Any, None]]
@@ -39,6 +43,7 @@ CoroutineFunction = Callable[..., Coroutine[Any, Any, None]]
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the markers that the hooks here understand."""
+    config.addinivalue_line("markers", "alone: run while no other test does: it judges lateness, or sets the clock")
     config.addinivalue_line("markers", "virtual(grace_s=0.0): run on a loop whose time jumps")
     config.addinivalue_line("markers", f"timeout_s(n): fail an async test after n s, not {DEFAULT_TIMEOUT_S:g}")
 
@@ -66,11 +71,15 @@ def _real_deadline(timeout_s: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+def _patience(item: pytest.Item) -> float:
+    mark = item.get_closest_marker("timeout_s")
+    return float(mark.args[0]) if mark else DEFAULT_TIMEOUT_S
+
+
 def _synchronous(item: pytest.Item, function: CoroutineFunction) -> Callable[..., None]:
     """Return a plain function that runs a coroutine function as the test's markers say."""
     virtual = item.get_closest_marker("virtual")
-    mark = item.get_closest_marker("timeout_s")
-    timeout_s = float(mark.args[0]) if mark else DEFAULT_TIMEOUT_S
+    timeout_s = _patience(item)
 
     def factory() -> asyncio.AbstractEventLoop:
         return VirtualTimeLoop(**virtual.kwargs) if virtual else asyncio.SelectorEventLoop()
@@ -105,6 +114,33 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     names = pyfuncitem._fixtureinfo.argnames
     _synchronous(pyfuncitem, pyfuncitem.obj)(**{name: pyfuncitem.funcargs[name] for name in names})
     return True
+
+
+# ---------------------------------------------------------------- side by side
+ROOM: Final = Path(__file__)
+DOOR: Final = ROOM.with_name("fakes.py")  # both are only locked: any two files that are there
+
+
+def _alone(item: pytest.Item) -> bool:
+    return item.get_closest_marker("alone") is not None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin with what may take long, so that none of it is left when all else is done; end with what runs alone."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: (_alone(item), -_patience(item)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Share the room with the other workers' tests, or have it alone; who waits for that lets nobody else in."""
+    if not hasattr(item.config, "workerinput"):
+        return (yield)
+    with DOOR.open() as door, ROOM.open() as room:
+        fcntl.flock(door, fcntl.LOCK_EX)
+        fcntl.flock(room, fcntl.LOCK_EX if _alone(item) else fcntl.LOCK_SH)
+        fcntl.flock(door, fcntl.LOCK_UN)
+        return (yield)
 
 
 # ---------------------------------------------------------------- strictness
@@ -144,11 +180,25 @@ def _children() -> list[str]:
     return found
 
 
+LEFT_BEHIND: Final = pytest.StashKey[list[str]]()
+"""What the workers have told of theirs."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: WorkerController) -> None:
+    """Hear what a worker has left behind."""
+    node.config.stash.setdefault(LEFT_BEHIND, []).extend(getattr(node, "workeroutput", {}).get("left_behind", []))
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fail the whole run when a test has left a process behind."""
-    left = _children()
-    if left:
+    """Fail the whole run when a test has left a process behind; of workers, the one who started them is told."""
+    config = session.config
+    distributes = config.pluginmanager.has_plugin("dsession")
+    left = config.stash.get(LEFT_BEHIND, []) if distributes else _children()
+    if hasattr(config, "workeroutput"):
+        config.workeroutput["left_behind"] = left
+    elif left:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+        reporter = config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None:
             reporter.write_line(f"\nprocesses left behind: {left}", red=True)

@@ -37,7 +37,7 @@ def here(tmp_path: Path) -> Path:
 def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run systemd-analyze."""
     command = [require("systemd-analyze", "systemd"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_systemd_has_nothing_to_complain_of(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import ssl
+from contextlib import suppress
 from datetime import UTC, tzinfo
 from functools import lru_cache
 from io import BytesIO
@@ -58,6 +59,36 @@ def rss_bytes(root: Path = _ROOT) -> int:
     """Return the resident memory of this process in bytes, 0 where it cannot be read."""
     fields = (_text(root / "proc/self/statm") or "").split()
     return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if len(fields) > 1 else 0
+
+
+def versions() -> dict[str, str]:
+    """Return what the agent runs on: Python, the system, and those packages that it asks for and finds."""
+    import platform  # noqa: PLC0415  # few need it
+    from importlib.metadata import PackageNotFoundError, requires, version  # noqa: PLC0415  # 1 MiB
+
+    system = platform.uname()
+    found = {
+        "python": platform.python_version(),
+        "kernel": f"{system.system} {system.release}",
+        "machine": system.machine,
+    }
+    with suppress(OSError):
+        found["os"] = platform.freedesktop_os_release()["PRETTY_NAME"]
+    for name in sorted({re.split(r"[^\w.-]", line)[0] for line in requires("edge-agent") or ()}):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def disk(folder: Path) -> dict[str, object]:
+    """Return how much room there is where a folder is, and what its files take, in bytes."""
+    try:
+        room = os.statvfs(folder)
+        sizes = {file.name: file.stat().st_size for file in sorted(folder.iterdir()) if file.is_file()}
+    except OSError as error:
+        return {"folder": str(folder), "error": error.strerror}
+    total, free = room.f_blocks * room.f_frsize, room.f_bavail * room.f_frsize
+    return {"folder": str(folder), "total": total, "free": free, "files": sizes}
 
 
 def _text(path: Path) -> str | None:

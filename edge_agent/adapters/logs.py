@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections import deque
 from itertools import islice
 from typing import Any, Final, Literal, TextIO
 
@@ -20,6 +21,22 @@ _STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "
 _OWN: Final = len(logging.makeLogRecord({}).__dict__)
 _PLAIN: Final = (str, int, float, bool, type(None))
 _COLOURS: Final = {"WARNING": "\033[33m", "ERROR": "\033[31m", "CRITICAL": "\033[1;31m", "DEBUG": "\033[2m"}
+
+MAX_LINE: Final = 8192
+"""Characters of the longest line that is remembered."""
+
+RECENT: Final[deque[str]] = deque(maxlen=200)
+"""The last lines that were written, the oldest first."""
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Writes lines, and remembers them for a while."""
+
+    @override
+    def format(self, record: logging.LogRecord) -> str:
+        line = super().format(record)
+        RECENT.append(line if len(line) <= MAX_LINE else f"({record.getMessage()}: {len(line)} characters)")
+        return line
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
@@ -67,6 +84,11 @@ class ConsoleFormatter(logging.Formatter):
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
 
 
+def set_level(level: str) -> None:
+    """Write everything from ``level`` on."""
+    logging.getLogger().setLevel(level.upper())
+
+
 def configure(level: str, form: Literal["json", "console"] | None, *, stream: TextIO = sys.stderr) -> None:
     """Send everything from ``level`` on to ``stream``, in place of what was configured before.
 
@@ -78,7 +100,7 @@ def configure(level: str, form: Literal["json", "console"] | None, *, stream: Te
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # no line says these, nor whence it
     logging._srcfile = None  # noqa: SLF001  # comes; both ways to spare them are the library's documented ones
     terminal = stream.isatty()
-    handler = logging.StreamHandler(stream)
+    handler = _Handler(stream)
     console = terminal if form is None else form == "console"
     handler.setFormatter(ConsoleFormatter(colour=terminal) if console else JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

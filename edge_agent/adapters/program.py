@@ -18,6 +18,7 @@ from edge_agent.errors import JobError
 from edge_agent.ports import Clock
 
 KEPT_OF_ERRORS: Final = 4096  # bytes of the end of stderr
+MAX_SHOWN: Final = 500  # characters of that
 LOOK_EVERY: Final = seconds(0.02)
 """How often it is looked whether a process group has gone; nothing tells it."""
 
@@ -41,6 +42,12 @@ class Ended:
     output: bytes
     truncated: bool
     errors: bytes
+
+    def complaint(self) -> str:
+        """Return how it ended, and the end of what it said about that."""
+        how = f"signal {-self.code} ({signal.strsignal(-self.code)})" if self.code < 0 else f"exit code {self.code}"
+        said = (self.errors or self.output).decode(errors="backslashreplace").strip()[-MAX_SHOWN:]
+        return f"ended with {how}" + (f": {said}" if said else " and said nothing")
 
 
 async def run_program(program: Program, *, cwd: Path, grace: DurationNs, clock: Clock) -> Ended:

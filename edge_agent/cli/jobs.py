@@ -104,7 +104,7 @@ def _toml(value: object) -> str:
 
 
 def _run(args: argparse.Namespace, agent: ControlClient) -> int:
-    found = agent.call("job-run", job=args.job)
+    found = agent.call("job-run", job=args.job, wait=False)
     if args.wait:
         found = _outcome(agent, args.job, found["trace"])
     show(found, facts(found, (*_RUNS, "result")), as_json=args.json)

@@ -14,8 +14,33 @@ Item = TypeVar("Item")
 
 COUNT_EVERY: Final = 1000
 _GREEN: Final = ("ok", "online", "synced", "selected", "connected", "succeeded")
-_YELLOW: Final = ("warn", "silent", "unsynced", "acquiring", "degraded", "note:", "paused", "awaits_time")
-_RED: Final = ("fail", "failed", "timed_out", "offline", "missing:", "damaged", "lost:", "NOT OK:", "cannot")
+_YELLOW: Final = (
+    "warn",
+    "silent",
+    "unsynced",
+    "acquiring",
+    "degraded",
+    "note:",
+    "paused",
+    "awaits_time",
+    "accepted",
+    "running",
+)
+_RED: Final = (
+    "fail",
+    "failed",
+    "timed_out",
+    "rejected",
+    "expired",
+    "interrupted",
+    "cancelled",
+    "offline",
+    "missing:",
+    "damaged",
+    "lost:",
+    "NOT OK:",
+    "cannot",
+)
 _COLOURS: Final = dict.fromkeys(_GREEN, 32) | dict.fromkeys(_YELLOW, 33) | dict.fromkeys(_RED, 31)
 _STATE: Final = re.compile(rf"(?<![^ ])(?:{'|'.join(_COLOURS)})(?![^ :;,])")
 

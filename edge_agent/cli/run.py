@@ -7,6 +7,7 @@ import asyncio
 import logging
 import os
 import signal
+import sys
 import threading
 from functools import partial
 from typing import Any, Final
@@ -24,6 +25,9 @@ log = logging.getLogger(__name__)
 LEAVING_S: Final = 2.0
 """How long the process may take to end once the agent has stopped: a job may have left what cannot be ended."""
 
+RESTART: Final = 75
+"""EX_TEMPFAIL (sysexits.h): the unit has systemd start the agent again after it, and not call it a failure."""
+
 
 def describe(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options to its parser."""
@@ -32,13 +36,13 @@ def describe(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run until a signal says otherwise; return 0 after a graceful stop, 1 after a bug of ours."""
+    """Run until a signal says otherwise; return 0 after a graceful stop, 1 after a bug of ours, 75 to be restarted."""
     read = partial(load, args.config, os.environ, kinds=kinds())
     loaded = read()
     logs.configure(loaded.config.log.level, loaded.config.log.format)
     spare_heap()
     agent = Agent(loaded, load=read, clocks=SystemClock(), environ=os.environ)
-    return asyncio.run(_run(agent))
+    return _ended(asyncio.run(_run(agent)))
 
 
 async def _run(agent: Agent) -> int:
@@ -65,6 +69,7 @@ async def _run(agent: Agent) -> int:
     except Exception:
         log.critical("crashed", exc_info=True)
         code = 1
+    code = RESTART if agent.restarting and code == 0 else code
     leaving = threading.Timer(LEAVING_S, _leave, (code,))  # asyncio waits for tasks, and Python for threads, for ever
     leaving.daemon = True
     leaving.start()
@@ -73,7 +78,18 @@ async def _run(agent: Agent) -> int:
 
 def _leave(code: int) -> None:
     log.warning("left_behind", extra={"reason": "something that the agent could not end"})
-    os._exit(code)
+    os._exit(_ended(code))
+
+
+def _ended(code: int) -> int:
+    """Return the exit code; where nobody restarts the process, it begins anew here.
+
+    ``INVOCATION_ID`` would tell less: whoever is started by a service inherits it.
+    """
+    is_service = "NOTIFY_SOCKET" in os.environ or os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid())
+    if code == RESTART and not is_service:
+        os.execv(sys.executable, sys.orig_argv)  # noqa: S606  # what runs already
+    return code
 
 
 async def _wait(bug: asyncio.Future[None]) -> None:

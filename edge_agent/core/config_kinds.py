@@ -51,12 +51,13 @@ FolderName = Annotated[str, _FOLDER]
 EndpointName = Annotated[str, FromText(_parse_endpoint, "the name of an endpoint or a URL"), Reference("endpoints")]
 
 
-def check_jobs(config: Config, kinds: Mapping[str, Described]) -> Iterator[tuple[Path, str]]:
+def check_jobs(config: Config, kinds: Mapping[str, Described], *, literals: bool = True) -> Iterator[tuple[Path, str]]:
     """Yield what is wrong with the kinds and options of the jobs, and where.
 
     Args:
         config: valid but for that.
         kinds: by name; raises ``JobError`` for one that is there and cannot be used.
+        literals: whether options may hold paths and URLs in the place of names.
     """
     for name, job in config.jobs.items():
         at = ("jobs", name)
@@ -69,23 +70,25 @@ def check_jobs(config: Config, kinds: Mapping[str, Described]) -> Iterator[tuple
             yield (*at, "kind"), f"unknown kind '{job.kind}'; {nearest(job.kind, sorted(kinds))}"
             continue
         options, found = validated(kind.options, job.options)
-        found += [] if options is None else _dangling(options, config)
+        found += [] if options is None else _dangling(options, config, literals=literals)
         yield from (((*at, "options", *path), reason) for path, reason in found)
 
 
-def _dangling(options: Section, config: Config) -> Iterator[tuple[Path, str]]:
+def _dangling(options: Section, config: Config, *, literals: bool) -> Iterator[tuple[Path, str]]:
     """Yield the names in options that no table has, and folders in which too little is allowed."""
     for key, field in type(options).model_fields.items():
         for mark in field.metadata:
             if isinstance(mark, Reference):
-                reason = _unresolved(mark, getattr(options, key), options, config)
+                name = getattr(options, key)
+                if re.fullmatch(NAME_PATTERN, name):
+                    reason = _unresolved(mark, name, options, config)
+                else:  # a path or a URL stands for itself; it is not repeated, it may hold a secret
+                    reason = "" if literals else f"only local files may say it so; name a table below [{mark.table}]"
                 if reason:
                     yield (key,), reason
 
 
 def _unresolved(mark: Reference, name: str, options: Section, config: Config) -> str:
-    if not re.fullmatch(NAME_PATTERN, name):  # a path or a URL stands for itself
-        return ""
     known: Mapping[str, object] = getattr(config, mark.table)
     if name not in known:
         return f"found {quoted(name)}; there is no [{mark.table}.{name}]; {nearest(name, list(known))}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections.abc import Mapping
 from typing import Final, Literal
 
@@ -22,8 +21,6 @@ from edge_agent.jobs.json_value import json_value
 
 AT_ONCE: Final = 256
 """Records that are handed in before the first is safe, which may take a second."""
-
-MAX_SHOWN: Final = 500  # characters of the end of what it said
 
 
 class Options(Section):
@@ -87,9 +84,7 @@ async def _ended(ctx: Context, name: str) -> Ended:
     except JobError as error:
         raise JobError(f"programs.{name}: {error}") from None
     if ended.code:
-        how = f"exit code {ended.code}" if ended.code > 0 else f"signal {-ended.code} ({signal.strsignal(-ended.code)})"
-        said = (ended.errors or ended.output).decode(errors="backslashreplace").strip()[-MAX_SHOWN:]
-        raise JobError(f"programs.{name} ended with {how}" + (f": {said}" if said else " and said nothing"))
+        raise JobError(f"programs.{name} {ended.complaint()}")
     return ended
 
 

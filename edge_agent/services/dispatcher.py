@@ -18,10 +18,10 @@ import orjson
 
 from edge_agent.command_ports import Call, Command, CutOff, Registry
 from edge_agent.core.authority import Authority, Grant
+from edge_agent.core.command_args import parse_args
 from edge_agent.core.command_entry import STARTS, Entry, ReplyTo, entry_of, is_known
 from edge_agent.core.command_request import Code, CommandError, Incoming, Request, id_from_correlation, request_from
 from edge_agent.core.command_states import Happened, State
-from edge_agent.core.config import dotted
 from edge_agent.core.config_findings import nearest, validated
 from edge_agent.core.config_types import Section
 from edge_agent.core.journal import MAX_OPEN_BYTES
@@ -32,6 +32,9 @@ from edge_agent.services.command_work import CommandWork, Outcome
 from edge_agent.services.outbox import Outbox
 
 MAX_RESULT: Final = 112 << 10
+MAX_LOCAL: Final = 8 << 20
+"""Of what goes to somebody on the device, and is not kept."""
+
 ROOM: Final = 1024
 """What the other members of a reply take, of ``outbox.max_record``."""
 
@@ -211,7 +214,7 @@ class Dispatcher:
             raise CommandError(Code.EXPIRED, "its expiry has passed")
         if entry.is_never_due:
             raise CommandError(Code.INVALID_ARGS, "it would have to begin after it expires")
-        args = self._args(command, request.args)
+        args = parse_args(command.args, request.args)
         waiting = self._waiting[command.name]
         if waiting >= command.waiting or self._book.journal.open_bytes > MAX_OPEN_BYTES:
             raise CommandError(Code.BUSY, f"{waiting} {command.name} commands wait already; try again later")
@@ -343,8 +346,9 @@ class Dispatcher:
         entry = ready.entry
         entry.step(Happened.BEGUN, self._clock.now().time)
         self._running[entry.command] += 1
+        call = Call(entry.id, entry.reply.traceparent, entry.reply == LOCAL)
         limit = min(MAX_RESULT, self._book.outbox.config.max_record - ROOM)
-        call = Call(entry.id, entry.reply.traceparent)
+        limit = MAX_LOCAL if call.local and not entry.deduplicated else limit
         ready.work = CommandWork(ready.command, call, ready.args, max_result=limit)
         noted = self._book.keep(entry)
         noted.add_done_callback(partial(self._start, ready, ready.work))
@@ -385,12 +389,6 @@ class Dispatcher:
                 Code.UNKNOWN_COMMAND, f"there is no command {name[:64]!r}; {nearest(name, list(self.registry))}"
             )
         return command
-
-    def _args(self, command: Command, given: Mapping[str, Any]) -> Section:
-        args, wrong = validated(command.args, given)
-        if args is None:
-            raise CommandError(Code.INVALID_ARGS, "; ".join(f"{dotted(('args', *path))}: {why}" for path, why in wrong))
-        return args
 
 
 def _check_same(known: Entry, request: Request) -> None:

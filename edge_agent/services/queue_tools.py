@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from itertools import accumulate
@@ -11,11 +11,12 @@ from typing import Any, Final, TypeVar
 
 import orjson
 
+from edge_agent.command_ports import NoArgs
+from edge_agent.core.config_types import Section
 from edge_agent.core.records import Encoder, Priority, stream_name
-from edge_agent.core.submission import parse_channel
-from edge_agent.errors import EdgeAgentError, SubmissionError
+from edge_agent.errors import EdgeAgentError
 from edge_agent.ports import Store
-from edge_agent.services.control import Method
+from edge_agent.services.control import After, Method, method
 from edge_agent.services.keeping import Keeping
 from edge_agent.services.outbox import Outbox
 
@@ -24,38 +25,41 @@ T = TypeVar("T")
 PAGE: Final = 500
 PAGE_BYTES: Final = 1 << 20
 
-Params = Mapping[str, Any]
-
 
 # ---------------------------------------------------------------- what is read from the store
-def _page(store: Store, encoder: Encoder, params: Params) -> dict[str, Any]:
+def _page(store: Store, encoder: Encoder, args: After) -> dict[str, Any]:
     """Return records as events, and the keys of damaged ones; ``next`` is where to go on."""
-    records, damaged, following = store.peek(params.get("after", 0), rows=PAGE)
+    records, damaged, following = store.peek(args.after, rows=PAGE)
     sizes = accumulate(len(record.body) for record in records)
     some = [record for record, size in zip(records, sizes, strict=True) if size <= PAGE_BYTES] or records[:1]
     events = [orjson.Fragment(encoder.encode(record)) for record in some]
     return {"records": events, "damaged": damaged, "next": following if len(some) == len(records) else some[-1].key}
 
 
-def _dead(store: Store, encoder: Encoder, _params: Params) -> dict[str, Any]:
+def _dead(store: Store, encoder: Encoder, _args: Section) -> dict[str, Any]:
     """Return the dead letters: the broker's reason code (0: it closes the connection), and the event."""
     letters = store.dead_letters()
     return {"dead": [{"reason": one.reason, "record": orjson.Fragment(encoder.encode(one.record))} for one in letters]}
 
 
-def _structure(store: Store, _encoder: Encoder, _params: Params) -> dict[str, Any]:
+def _structure(store: Store, _encoder: Encoder, _args: Section) -> dict[str, Any]:
     """Return what is wrong with the file's structure; records are checked as they are read."""
     return {"structure": store.structure()}
 
 
-_READINGS: Final = {"queue-peek": _page, "queue-dead": _dead, "queue-check": _structure}
+_READINGS: Final[dict[str, tuple[type[Section], Callable[[Store, Encoder, Any], dict[str, Any]]]]] = {
+    "queue-peek": (After, _page),
+    "queue-dead": (NoArgs, _dead),
+    "queue-check": (NoArgs, _structure),
+}
 
 
 def answer_from(store: Store, device: str, method: str, **params: object) -> dict[str, Any]:
     """Answer as the agent would, from a store that no agent uses."""
     facts = store.facts
     if method != "queue-stat":
-        return _READINGS[method](store, Encoder(device, facts.name), params)
+        args, read = _READINGS[method]
+        return read(store, Encoder(device, facts.name), args.model_validate(params))
     return {
         "name": facts.name,
         "running": False,
@@ -69,7 +73,7 @@ def answer_from(store: Store, device: str, method: str, **params: object) -> dic
 
 # ---------------------------------------------------------------- what is asked of the outbox
 class QueueTools:
-    """The ``queue-…`` methods of the control socket."""
+    """What the ``queue-…`` commands do, and the methods of the control socket beside them."""
 
     def __init__(self, outbox: Outbox, keeping: Keeping, *, device: str) -> None:
         self._outbox = outbox
@@ -80,15 +84,12 @@ class QueueTools:
     def methods(self) -> dict[str, Method]:
         """Return them by name."""
         return {
-            "queue-stat": self.stat,
-            "queue-purge": self.purge,
-            "queue-retry": self.retry,
-            **{method: partial(self._read, method) for method in _READINGS},
+            "queue-retry": method(NoArgs, self.retry),
+            **{name: method(args, partial(self._read, read)) for name, (args, read) in _READINGS.items()},
         }
 
-    async def stat(self, params: object) -> object:
+    def stat(self) -> dict[str, Any]:
         """Return how the outbox stands."""
-        _given(params)
         outbox = self._outbox
         return asdict(outbox.measure()) | {
             "name": outbox.pending.name,
@@ -110,40 +111,39 @@ class QueueTools:
             },
         }
 
-    async def _read(self, method: str, params: object) -> object:
+    async def _read(self, read: Callable[[Store, Encoder, Any], dict[str, Any]], args: Section) -> object:
         """Return what is in the store, without touching it."""
-        given = _given(params, *(["after"] if method == "queue-peek" else []))
-        if not given.get("after"):
+        if not (isinstance(args, After) and args.after):
             await self._outbox.written()
         encoder = Encoder(self._device, self._outbox.pending.name)
-        return await self._ask(lambda store: _READINGS[method](store, encoder, given))
+        return await self._ask(lambda store: read(store, encoder, args))
 
-    async def purge(self, params: object) -> object:
+    async def purge(self, priority: Priority | None = None, channel: str | None = None) -> int:
         """Let go of stored records, each named as a gap; what is on its way at the moment stays."""
-        given, outbox = _given(params, "priority", "channel", "dead"), self._outbox
-        if given.get("dead") and len(given) > 1:
-            raise SubmissionError("dead: all dead letters go at once; leave out priority and channel")
+        outbox = self._outbox
         async with self._changing:
-            if given.get("dead"):
-                letters = await self._ask(lambda store: store.dead_letters())
-                outbox.pending.undead += [letter.number for letter in letters]
-                await outbox.written()
-                return {"purged": len(letters)}
             outbox.purging = True
             try:
                 await outbox.written()
-                keys = await self._ask(lambda store: store.choose(given.get("priority"), given.get("channel")))
+                keys = await self._ask(lambda store: store.choose(priority, channel))
                 before = outbox.dropped["purged"]
                 outbox.pending.doom(keys, "purged")
                 await outbox.written()
             finally:
                 outbox.purging = False
                 outbox.moved()
-            return {"purged": outbox.dropped["purged"] - before}
+            return outbox.dropped["purged"] - before
 
-    async def retry(self, params: object) -> object:
+    async def purge_dead(self) -> int:
+        """Let go of all dead letters."""
+        async with self._changing:
+            letters = await self._ask(lambda store: store.dead_letters())
+            self._outbox.pending.undead += [letter.number for letter in letters]
+            await self._outbox.written()
+        return len(letters)
+
+    async def retry(self, _args: NoArgs) -> object:
         """Put the dead letters back into the outbox, under new numbers."""
-        _given(params)
         async with self._changing:
             letters = await self._ask(lambda store: store.dead_letters())
             again = [(letter.number, self._outbox.again(letter.record)) for letter in letters]
@@ -160,42 +160,3 @@ class QueueTools:
         if found is None:
             raise EdgeAgentError("the store cannot be read now; see the agent's log")
         return found
-
-
-# ---------------------------------------------------------------- params
-def _key(value: object) -> int:
-    if not isinstance(value, int) or not 0 <= value < 1 << 62:
-        raise SubmissionError("after: what the last answer has as next is needed, or 0")
-    return value
-
-
-def _priority(value: object) -> Priority:
-    found = next((priority for priority in Priority if priority.name.lower() == value), None)
-    if found is None:
-        raise SubmissionError(f"priority: one of {', '.join(one.name.lower() for one in Priority)} is needed")
-    return found
-
-
-def _flag(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise SubmissionError("dead: true or false is needed")
-    return value
-
-
-_PARAMS: Final[Mapping[str, Callable[[Any], object]]] = {
-    "after": _key,
-    "priority": _priority,
-    "channel": parse_channel,
-    "dead": _flag,
-}
-
-
-def _given(params: object, *names: str) -> dict[str, Any]:
-    """Return the params of a request, of which only these may be there.
-
-    Raises:
-        SubmissionError: there are others, or one is not valid.
-    """
-    if params is not None and not (isinstance(params, Mapping) and set(params) <= set(names)):
-        raise SubmissionError(f"unknown parameters; known: {', '.join(names) or 'none'}")
-    return {name: _PARAMS[name](value) for name, value in (params or {}).items() if value is not None}

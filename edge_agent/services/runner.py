@@ -74,6 +74,7 @@ class Runner:
         limits: how many run and wait; the number that run is never cut down at once.
         history: how the last runs ended.
         breakers: the state of each job's breaker; whoever keeps it over a restart puts it in before the first run.
+        awaited: who waits for a run's outcome, by its trace.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class Runner:
         self.limits = limits
         self.history = History()
         self.breakers: dict[str, Breaker] = {}
+        self.awaited: dict[str, asyncio.Future[Outcome]] = {}
         self._work = work
         self._clock = clock
         self._uniform = uniform
@@ -129,9 +131,11 @@ class Runner:
         """Report how a run ended that does not begin here."""
         self._report(_Active(run, job, None), status, reason)
 
-    def cancel(self, job: str, reason: str = "it was cancelled") -> bool:
-        """End a job's run and take out the one that follows it; return whether there was one."""
-        return self._call_off(job, "cancelled", reason)
+    def cancel(self, job: str, reason: str = "it was cancelled", *, trace: str | None = None) -> bool:
+        """End a job's run, or only that of a trace, and take out the one that follows; return whether there was one."""
+        active = self._active.get(job)
+        is_it = active is not None and trace in (None, active.run.trace)
+        return is_it and self._call_off(job, "cancelled", reason)
 
     def state(self, job: str) -> Literal["idle", "waiting", "running", "pausing", "abandoned"]:
         """Return what a job does; ``pausing`` before another attempt, ``abandoned`` if it cannot be ended."""
@@ -363,6 +367,8 @@ class Runner:
                 result,
             )
         self.history.note(run, outcome)
+        if (awaited := self.awaited.get(run.trace)) is not None and not awaited.done():
+            awaited.set_result(outcome)
         level = logging.WARNING if status in FAILURES else logging.INFO
         if runs_log.isEnabledFor(level):
             self._tell(level, run, outcome)

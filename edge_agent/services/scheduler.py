@@ -353,11 +353,9 @@ class Scheduler:
 
     # -- what may be asked
 
-    def start(self, name: str) -> str:
-        """Run a job now, beside its schedule; return the run's trace id."""
-        run = Run(name, self._now(), self._new_trace(), "manual")
-        self._submit(run, self.find(name).job)
-        return run.trace
+    def start(self, name: str, trace: str) -> None:
+        """Run a job now, beside its schedule, under that trace id."""
+        self._submit(Run(name, self._now(), trace, "manual"), self.find(name).job)
 
     def pause(self, name: str, *, paused: bool) -> None:
         """Let a job pause, or go on; what comes in the pause is not missed, what comes only once is put off."""

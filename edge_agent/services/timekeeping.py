@@ -25,7 +25,7 @@ from edge_agent.core.sample import Sample
 from edge_agent.core.submission import Submission
 from edge_agent.core.timebase import DurationNs, MonotonicNs, RawNs, later, rfc3339, seconds, to_seconds
 from edge_agent.errors import OutboxError
-from edge_agent.services.control import Method
+from edge_agent.services.control import After, Method, method
 from edge_agent.services.outbox import Outbox
 
 log = logging.getLogger(__name__)
@@ -355,25 +355,13 @@ class Timekeeping:
         }
 
     def methods(self) -> dict[str, Method]:
-        """Return what the control socket offers of it."""
-
-        async def report(_params: object) -> object:
-            return self.report()
-
-        async def trace(params: object) -> object:
-            after = params.get("after") if isinstance(params, dict) else None
-            return {"entries": self.trace(after if isinstance(after, int) else 0)}
-
-        async def sync(_params: object) -> object:
-            self.hurry()
-            return self.report()
-
-        return {"clock-status": report, "clock-trace": trace, "clock-sync": sync}
+        """Return what the control socket offers beside the commands."""
+        return {"clock-trace": method(After, self.trace)}
 
     def _record(self, entry: dict[str, object]) -> None:
         self._traced += 1
         self._trace.append({"n": self._traced, **entry})
 
-    def trace(self, after: int) -> list[dict[str, object]]:
+    async def trace(self, args: After) -> object:
         """Return what was recorded after a number."""
-        return [entry for entry in self._trace if int(str(entry["n"])) > after]
+        return {"entries": [entry for entry in self._trace if int(str(entry["n"])) > args.after]}

@@ -116,7 +116,11 @@ class Watcher:
                     return
             for name, reason in session.refused.items():
                 self.tell(Link("refused", f"{name}: 0x{reason:02X}; may this user subscribe to it?"))
+            await self._subscribed(session)
             review = self.policy.next_review(self.clock.monotonic())
+
+    async def _subscribed(self, session: Session) -> None:
+        """Do what has to wait for the subscriptions: here nothing."""
 
     async def _look_for_silence(self) -> None:
         while True:

@@ -61,7 +61,7 @@ async def test_an_instant_that_has_passed_rings_soon(make: Make, at: int) -> Non
     with contextlib.closing(make(rung.set)) as alarm:
         alarm.arm(BootNs(at))
         assert not rung.is_set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await rung.wait()
 
 

@@ -127,7 +127,7 @@ async def test_large_requests_are_fewer(path: Path) -> None:
 
 
 async def test_ten_thousand_requests_of_one_client_share_the_commits(path: Path) -> None:
-    """At 5 ms a commit, one at a time would take 50 s, which is longer than this test may."""
+    """At 5 ms a commit, one at a time would take 50 s."""
     accept = GroupCommit(period_s=0.005)
     control = Control({"publish": publish_method(accept, max_record=MAX_RECORD)})
     count = 10_000
@@ -248,7 +248,7 @@ async def test_a_client_that_reads_no_answers_is_left_alone_then_closed(
 
 async def test_a_client_that_reads_slowly_is_not_closed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However long it takes, as long as it gets on."""
-    monkeypatch.setattr(control_socket, "STALLED_S", 0.5)
+    monkeypatch.setattr(control_socket, "STALLED_S", 2.0)  # half of what it takes
     answer, count = b"x" * 9999 + b"\n", 100
     gate = Gate(answer)
     gate.opened.set()
@@ -261,10 +261,10 @@ async def test_a_client_that_reads_slowly_is_not_closed(path: Path, monkeypatch:
             await loop.sock_sendall(slow, b"a\n" * count)
             got = 0
             while got < len(answer) * count:
-                chunk = await loop.sock_recv(slow, 40_000)
+                chunk = await loop.sock_recv(slow, 10_000)
                 assert chunk, "closed"
                 got += len(chunk)
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.04)
 
 
 async def test_64_clients_are_served_and_the_next_is_told_so(path: Path) -> None:

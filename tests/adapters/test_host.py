@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from edge_agent.adapters.host import boot_id, common_name, local_zone, read_facts, rss_bytes
+from edge_agent.adapters.host import boot_id, common_name, disk, local_zone, read_facts, rss_bytes, versions
 from edge_agent.core.config import HostFacts
 
 ID = "0123456789abcdef0123456789abcdef"
@@ -139,3 +139,20 @@ def test_what_is_no_certificate_has_no_common_name(tmp_path: Path, monkeypatch: 
     good = certificate(path, x509.NameAttribute(NameOID.COMMON_NAME, "x"))
     monkeypatch.delattr(ssl, "_ssl")
     assert common_name(good) is None
+
+
+def test_what_it_runs_on_is_said_with_versions() -> None:
+    """Of what is there; extras without the words that pip needs."""
+    found = versions()
+    assert {"python", "kernel", "machine", "orjson", "typing-extensions"} <= set(found)
+    assert all(re.fullmatch(r"[\w.-]+", name) for name in found)
+
+
+def test_room_and_files_are_said_in_bytes(tmp_path: Path) -> None:
+    """Or why not."""
+    (tmp_path / "x").write_text("12345")
+    (tmp_path / "folder").mkdir()
+    found = disk(tmp_path)
+    assert (found["folder"], found["files"]) == (str(tmp_path), {"x": 5})
+    assert isinstance(found["free"], int)
+    assert disk(tmp_path / "none") == {"folder": f"{tmp_path}/none", "error": "No such file or directory"}

@@ -46,6 +46,7 @@ def set_clock_by_a_microsecond(sign: int) -> None:
 
 
 @pytest.mark.root
+@pytest.mark.alone
 @pytest.mark.parametrize("far", [kernel_clock._FAR_NS, 2 * 10**9])
 async def test_a_step_of_the_clock_is_noticed_within_ten_milliseconds(
     far: int, monkeypatch: pytest.MonkeyPatch

@@ -214,6 +214,28 @@ def test_the_level_is_obeyed(level: str) -> None:
 def test_the_default_is_stderr_and_a_pipe_gets_json() -> None:
     """In a process of its own."""
     code = "from edge_agent.adapters import logs; import logging; logs.configure('info', None); logging.info('hello')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=10, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == ""
     assert json.loads(done.stderr)["event"] == "hello"
+
+
+def test_the_last_lines_are_remembered() -> None:
+    """As they were written, so many of them; one that is too long only by its name."""
+    stream = Stream()
+    logs.configure("info", "json", stream=stream)
+    for number in range(250):
+        log.info("counted", extra={"number": number})
+    log.debug("unsaid")
+    assert list(logs.RECENT) == stream.lines()[-200:]
+    log.info("long", extra={"text": "x" * 10_000})
+    assert logs.RECENT[-1].startswith("(long: 10")
+
+
+def test_the_level_can_be_set_alone() -> None:
+    """From then on."""
+    stream = Stream()
+    logs.configure("info", "json", stream=stream)
+    logs.set_level("error")
+    log.info("unsaid")
+    log.error("said")
+    assert len(stream.lines()) == 1

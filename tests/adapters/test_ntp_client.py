@@ -152,16 +152,16 @@ BAD: Final[dict[str, tuple[Behaviour, Rejection]]] = {
 
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for what another thread does."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110  # the thread knows nothing of the loop
             await asyncio.sleep(0)
 
 
 async def timed(asker: NtpClient, server: str) -> tuple[Sample | Rejection, float]:
-    """Ask, and measure how long it took; again when the machine stalled, up to three times."""
+    """Ask, and measure how long it took; again when the machine stalled, up to ten times."""
     answer: Sample | Rejection = Rejection.NO_ANSWER
     took = 0.0
-    for _ in range(3):
+    for _ in range(10):
         began = time.monotonic()
         answer = await asker.ask(server, within=WITHIN)
         took = time.monotonic() - began

@@ -19,7 +19,7 @@ from edge_agent.adapters.system_clock import SystemClock
 from edge_agent.core.config_jobs import Program
 from edge_agent.core.timebase import seconds
 
-WITHIN_S = 10.0
+WITHIN_S = 30.0
 
 
 async def ended(folder: Path, *argv: str, grace_s: float = 1, max_output: int = 1 << 16) -> Ended:

@@ -47,7 +47,7 @@ class Manager:
         """Return how many messages have come that begin like this."""
         return sum(message.startswith(text) for message in self.take())
 
-    async def until(self, condition: Callable[[], bool], *, within_s: float = 10) -> None:
+    async def until(self, condition: Callable[[], bool], *, within_s: float = 30) -> None:
         """Wait until a condition on what has come holds."""
         try:
             async with asyncio.timeout(within_s):

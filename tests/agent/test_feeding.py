@@ -21,7 +21,7 @@ from tests.support.control_server import MAX_RECORD, published, server_process
 ROOT: Final = Path(__file__).parents[2]
 EXAMPLES: Final = ROOT / "docs" / "examples"
 PAGE: Final = (ROOT / "docs" / "feeding.md").read_text()
-WITHIN_S: Final = 30
+WITHIN_S: Final = 60
 
 
 @pytest.fixture

@@ -198,7 +198,7 @@ async def attacked(
         process.start()
         assert process.process is not None
         try:
-            await process.logged("connected", within_s=25)
+            await process.logged("connected", within_s=60)
             settled = time.monotonic() + SETTLED_WITHIN_S  # some attacks begin with the CONNACK, and no heartbeat comes
             # until all that is loaded late is loaded
             while len(hostile.beats) < SETTLED and time.monotonic() < settled:  # noqa: ASYNC110  # another process's
@@ -339,7 +339,7 @@ WRONG: dict[str, Attack] = {
     "disconnect-to-another-server": sends(packet(DISCONNECT, b"\x9d\0")),
     "taken-over": sends(packet(DISCONNECT, b"\x8e\0")),
 }
-AT_ONCE = 18
+AT_ONCE = 9
 
 
 @pytest.mark.timeout_s(120)
@@ -450,5 +450,5 @@ async def test_a_broker_without_qos_1_is_used_with_what_it_has(tmp_path: Path) -
         ScriptedBroker(Personality(maximum_qos=0)) as broker,
         agent(tmp_path, config_text(broker.url, reconnect_max="1s")) as process,
     ):
-        await process.logged("connected", within_s=6)
+        await process.logged("connected", within_s=30)
         await broker.wait_for(lambda: bool(broker.published(STATUS)))

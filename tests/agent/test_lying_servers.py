@@ -21,7 +21,7 @@ from tests.support.brokers import LOOPBACK, free_port
 from tests.support.chrony import chronyd, free_udp_port
 from tests.support.ntp_server import AHEAD, Address, NtpServer, reply_to, replying
 
-SYNC_S: Final = 20
+SYNC_S: Final = 40
 
 
 async def heard(discipline: Discipline, client: NtpClient, server: NtpServer) -> str:

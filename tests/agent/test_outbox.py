@@ -54,7 +54,7 @@ def assert_all_came(feeder: Feeder, seen: Consumer, report: Report) -> None:
 @pytest.mark.parametrize(
     ("every_s", "for_s"),
     [
-        pytest.param(10, 25, marks=pytest.mark.timeout_s(90)),
+        pytest.param(6, 15, marks=pytest.mark.timeout_s(90)),
         pytest.param(10, 600, marks=[pytest.mark.slow, pytest.mark.timeout_s(700)]),
     ],
 )
@@ -113,7 +113,7 @@ async def test_a_link_that_falls_silent_under_load_is_noticed_and_costs_no_recor
             noticed = time.monotonic() - cut
             await feeding
             space.heal()
-            report = await seen.until_settled(len(feeder.confirmed), within_s=40)
+            report = await seen.until_settled(len(feeder.confirmed), within_s=60)
             assert_all_came(feeder, seen, report)
             print(f"noticed after {noticed:.1f} s")
             assert noticed <= 25
@@ -144,8 +144,8 @@ async def test_a_kill_loses_nothing_that_was_confirmed_and_names_what_nobody_kno
                 if not online:
                     await broker.start()
             await feeder.put(10)
-            report = await seen.until_settled(len(feeder.confirmed), within_s=40)
-            assert len(feeder.confirmed) > 500
+            report = await seen.until_settled(len(feeder.confirmed), within_s=60)
+            assert len(feeder.confirmed) > 100  # those that are waited for, and as many of the streams
             assert_all_came(feeder, seen, report)
             assert {gap["reason"] for gap in seen.gaps()} == {"unclean_stop"}
 
@@ -201,7 +201,7 @@ async def test_what_a_broker_has_no_quota_for_is_sent_again(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("protocol", [5, 4])
-@pytest.mark.timeout_s(60)
+@pytest.mark.timeout_s(120)
 async def test_a_record_that_is_too_large_for_the_broker_is_put_aside_and_the_others_flow(
     protocol: ProtocolVersion, tmp_path: Path
 ) -> None:
@@ -214,7 +214,7 @@ async def test_a_record_that_is_too_large_for_the_broker_is_put_aside_and_the_ot
             await feeder.put(1, padding=10_000, channel="data/large")
             begun = time.monotonic()
             await feeder.put(10)
-            report = await seen.until_settled(20, within_s=45)
+            report = await seen.until_settled(20, within_s=100)
             took = seen.seen[-1][0] - begun
             others = max(at for at, topic, _ in seen.seen if topic.endswith("data/n")) - begun
             print(f"MQTT {protocol}: the others after {others:.1f} s, all settled after {took:.1f} s")
@@ -235,7 +235,7 @@ async def test_a_broker_s_receive_maximum_is_used_and_never_exceeded(maximum: in
             feeder = Feeder(socket_of(tmp_path))
             await feeder.put(300)
             await broker.listen_again()
-            await broker.wait_for(lambda: len(broker.published("edge/dev-1/up/data/n")) >= 300, 25)
+            await broker.wait_for(lambda: len(broker.published("edge/dev-1/up/data/n")) >= 300)
             assert broker.max_unacknowledged == most
             assert len(broker.connections) == 1
             assert not broker.errors
@@ -286,7 +286,7 @@ async def test_a_backlog_fills_the_window_over_a_long_way(count: int, least: int
             await feeder.put(count)
             await broker.start()
             async with consumer(broker.url) as seen:
-                report = await seen.until_settled(count, within_s=45)
+                report = await seen.until_settled(count, within_s=60)
                 times = [at for at, topic, _ in seen.seen if topic.endswith("data/n")]
                 rate = len(times) / (times[-1] - times[0])
                 print(f"{rate:.0f} records a second")

@@ -29,7 +29,7 @@ def reasons(process: AgentProcess) -> list[str]:
 
 
 async def settled(
-    broker: ScriptedBroker, process: AgentProcess, *, heartbeats: int = 4, within_s: float = 20
+    broker: ScriptedBroker, process: AgentProcess, *, heartbeats: int = 4, within_s: float = 40
 ) -> Connection:
     """Wait until one connection has carried some heartbeats; return that connection."""
     try:
@@ -184,7 +184,7 @@ async def test_a_retained_will_that_is_refused_by_a_close_is_left_out(tmp_path: 
         ScriptedBroker(Personality(close_on_retained_will=True)) as broker,
         agent(tmp_path, config_text(broker.url, every="200ms")) as process,
     ):
-        connection = await settled(broker, process, within_s=25)
+        connection = await settled(broker, process)
         assert connection.connect.will_retain is False
         assert "retained_refused: messages" in reasons(process)
 

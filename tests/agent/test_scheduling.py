@@ -15,6 +15,7 @@ from edge_agent.core.events import JobsData
 from edge_agent.core.timebase import DurationNs
 from edge_agent.errors import JobError
 from edge_agent.scheduling import Scheduling
+from tests.support.commands import asked
 from tests.support.flow import Flow
 
 OFTEN = {"kind": "exec", "every": "100ms", "options": {"program": "echo"}}
@@ -66,7 +67,7 @@ async def test_an_edit_counts_from_then_on(tmp_path: Path) -> None:
         await came(flow, "data/a")
         jobs.configure(config_of({"b": OFTEN}, programs={"echo": {"argv": ["/bin/echo", "bye"]}}))
         assert (await came(flow, "data/b"))["data"] == {"text": "bye\n"}
-        found: Any = await jobs.methods()["job-list"]({})
+        found: Any = await asked(jobs.commands(), "job-list")
         assert [job["name"] for job in found["jobs"]] == ["b"]
 
 
@@ -84,8 +85,8 @@ async def test_what_is_put_is_judged_as_the_files_are(document: dict[str, Any], 
     flow = Flow(tmp_path)
     async with scheduling(flow, tmp_path, config_of({}, programs=ECHO)) as jobs:
         with pytest.raises(JobError, match=words):
-            await jobs.methods()["job-put"]({"job": "new", "config": document})
-        assert await jobs.methods()["job-put"]({"job": "new", "config": OFTEN})
+            await asked(jobs.commands(), "job-put", {"job": "new", "config": document})
+        assert await asked(jobs.commands(), "job-put", {"job": "new", "config": OFTEN})
         await came(flow, "data/new")
 
 

@@ -43,7 +43,7 @@ from tests.support.faketime import WallClock, clocks_at_rate, wall_clock_at
 from tests.support.killing import Report, finished
 from tests.support.netns import namespace
 
-SYNC_S: Final = 20
+SYNC_S: Final = 40
 CLOCK_EVENT: Final = f"edge/{DEVICE}/up/event/clock"
 RATES: Final = (1.0003, 0.99995)
 
@@ -114,6 +114,7 @@ TICK: Final = '[jobs.tick]\nkind = "system"\nevery = "1s"\nsplay = "0s"\noptions
 
 @pytest.mark.root
 @pytest.mark.broker
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("every_s", "beats", "job"),
     [(0.2, 8, ""), pytest.param(1.0, 19, TICK, marks=[pytest.mark.slow, pytest.mark.timeout_s(200)])],
@@ -204,7 +205,7 @@ async def test_a_boot_without_a_network_trusts_no_clock_until_a_server_is_there(
             running = agent(folder, text, **wall_clock_at(wall) if wall else {})
             devices[name] = await stack.enter_async_context(running), f"edge/{number}/{DEVICE}/up/heartbeat"
         for name, (_, topic) in devices.items():
-            await seen.wait(topic, count=2, within_s=20)
+            await seen.wait(topic, count=2)
             for beat in seen.on(topic):
                 assert moment(beat) >= (LATER if "later" in name else BUILD_EPOCH) / 1e9, name
         assert devices["a file that is torn"][0].events("clock_file_unusable")
@@ -232,11 +233,11 @@ async def test_a_network_that_comes_up_is_asked_at_once(tmp_path: Path) -> None:
             async with agent(tmp_path, text, prefix=space.prefix) as process:
                 await process.logged("started")
                 source: dict[str, Any] = {}
-                while source.get("next_s", 0) < SYNC_S + 10:
+                while source.get("next_s", 0) < 30:
                     source = json.loads((await edge_agent(process, "clock", "--json"))[1])["sources"][0]
                 assert source["standing"] == "unreachable"
                 space.run("ip", "link", "set", card, "up")
-                await process.logged("clock_event", what="sync_gained", within_s=SYNC_S)
+                await process.logged("clock_event", what="sync_gained", within_s=20)
 
 
 # ---------------------------------------------------------------- the host's own word
@@ -307,4 +308,4 @@ async def test_a_certificate_judged_by_a_wrong_clock_is_refused_and_explained(tm
             assert abs(datetime.fromisoformat(true).timestamp() - time.time()) < 60
             assert seen.on(STATUS) == []
             wall.set(0)
-            await seen.wait(STATUS, b"online", within_s=20)
+            await seen.wait(STATUS, b"online")

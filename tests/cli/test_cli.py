@@ -16,7 +16,7 @@ from edge_agent import cli
 from edge_agent.cli import jobs, queue
 from edge_agent.errors import ConfigError, ConfigProblem, EdgeAgentError, UnreachableError
 
-WITHIN_S = 20
+WITHIN_S = 60
 MODULE = [sys.executable, "-m", "edge_agent"]
 
 
@@ -73,13 +73,13 @@ def test_every_verb_has_help(verb: str) -> None:
 @pytest.mark.parametrize(
     "verb",
     [
-        *sorted(set(cli.VERBS) - {"demo", "jobs", "queue"}),
+        *sorted(set(cli.VERBS) - {"demo", "jobs", "keygen", "queue"}),
         *(f"jobs {action}" for action in jobs.ACTIONS),
         *(f"queue {action}" for action in queue.ACTIONS),
     ],
 )
 def test_every_verb_takes_config(verb: str) -> None:
-    """But the demo, which makes its own; where a verb has actions, behind the action."""
+    """But the demo, which makes its own, and keygen, which needs none; where a verb has actions, behind the action."""
     assert "--config" in edge_agent_command(*verb.split(), "--help").stdout
 
 

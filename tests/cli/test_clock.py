@@ -14,7 +14,7 @@ from tests.support.agents import agent, config_text
 from tests.support.brokers import free_port
 from tests.support.chrony import chronyd, free_udp_port
 
-SYNC_S = 30
+SYNC_S = 40
 """A server that is absent is waited for three times before the other one is believed alone; then four samples."""
 
 

@@ -121,7 +121,7 @@ async def test_what_is_wrong_is_one_line_that_says_what_to_do(tmp_path: Path) ->
             (("put", "x"), 'kind = "system"\nevry = "1m"', 1, "jobs.x.evry: unknown key 'evry'; did you mean 'every'?"),
             (("put", "x"), "", 1, "jobs.x.kind: this key is needed"),
             (("put", "x", "--restore"), "", 1, "the files have no job 'x'"),
-            (("put", "x y"), SYSTEM, 1, 'found "x y"; the job is needed'),
+            (("put", "x y"), SYSTEM, 64, 'args.job: found "x y"; a name of 1 to 64'),
             (("put", "x"), "kind = system", 64, 'settings like kind = "system", one a line, are needed (TOML)'),
             (("put", "x"), large, 64, "larger than 64 KiB"),
             (("put", "x", "--file", "nowhere"), "", 64, "nowhere: No such file or directory"),

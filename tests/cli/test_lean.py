@@ -52,7 +52,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> TlsFiles:
 
 def in_a_fresh_interpreter(code: str) -> str:
     """Return what a program prints."""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=30)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -101,7 +101,7 @@ async def main():
     with Inotify() as inotify:
         inotify.add_watch(folder, Mask.CLOSE_WRITE)
         (folder / "a").touch()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             return (await inotify.get()).name
 print(asyncio.run(main()), "find_library" in vars(sys.modules["ctypes.util"]))
 """

@@ -20,7 +20,7 @@ from edge_agent.cli.publish import describe
 from edge_agent.core.submission import parse_submission
 from tests.support.control_server import MAX_RECORD, published, server_process
 
-WITHIN_S = 30
+WITHIN_S = 60
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ import pytest
 from tests.support.agents import AgentProcess, agent, config_text
 from tests.support.brokers import free_port, mosquitto, require, tls_files
 
-WITHIN_S = 20
+WITHIN_S = 60
 PASSWORD = "s3cret-Wort"  # noqa: S105
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import contextlib
 import fcntl
 import json
@@ -145,11 +146,12 @@ class Screen:
         self.master, self.slave = pty.openpty()
         fcntl.ioctl(self.slave, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 120, 0, 0))
         self.text = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")()  # a read may end within a character
 
     async def until(self, *words: str) -> str:
         """Read until all of the words were written; return all since the start without escapes."""
         while not all(word in self.plain for word in words):
-            self.text += (await asyncio.to_thread(os.read, self.master, 65536)).decode()
+            self.text += self._decoder.decode(await asyncio.to_thread(os.read, self.master, 65536))
         return self.plain
 
     @property
@@ -178,7 +180,7 @@ async def test_on_a_terminal_it_is_a_live_table() -> None:
                 broker.inject(f"edge/{device}/up/status", status)
             broker.inject("edge/demo-1/up/heartbeat", BEAT)
             broker.inject("edge/demo-2/up/health", HOSTILE)
-            await shown.until("demo-1", "1m3s", "unsynced", "37.6MB", "]0;x[bold]ab", "1 s ago")
+            await shown.until("demo-1", "1m3s", "unsynced", "37.6MB", "]0;x[bold]ab", " s ago")
             await shown.until("silent")
             process.terminate()
             await shown.until("silent")

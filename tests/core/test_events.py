@@ -11,6 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.core import events
+from edge_agent.core.command_entry import REPLY, ReplyTo, entry_of
+from edge_agent.core.command_request import Request
+from edge_agent.core.command_states import State
 from edge_agent.core.events import (
     AgentData,
     ConfigData,
@@ -39,7 +42,23 @@ HEALTH = {
     "reasons": ("why",),
     "connection": {"broker": "mqtt://b:1883", "protocol": "5", "since": "2026-01-01T00:00:00.000000Z"},
 }
-SAMPLES: dict[str, dict[str, Any]] = {events.HEARTBEAT: asdict(HEARTBEAT), events.HEALTH: HEALTH}
+COMMANDS = {
+    "commands": [
+        {
+            "name": "ping",
+            "summary": "Say that it is there.",
+            "args": {"type": "object"},
+            "idempotent": True,
+            "timeout_s": 30.0,
+            "touches": "nothing",
+        }
+    ]
+}
+SAMPLES: dict[str, dict[str, Any]] = {
+    events.HEARTBEAT: asdict(HEARTBEAT),
+    events.HEALTH: HEALTH,
+    "edge.commands.v1": COMMANDS,
+}
 
 
 def schema_of(event_type: str) -> dict[str, Any]:
@@ -70,7 +89,7 @@ def test_the_schema_requires_every_field_of_the_data(event_type: str) -> None:
 def test_every_type_has_its_schema_and_every_schema_its_type() -> None:
     """None is forgotten, none is left over; what goes through the outbox holds whatever a program says."""
     shipped = {entry.name.removesuffix(".json") for entry in (files("edge_agent") / "schemas").iterdir()}
-    assert shipped == {*SAMPLES, "edge.data.v1", "edge.event.v1"}
+    assert shipped == {*SAMPLES, "edge.data.v1", "edge.event.v1", REPLY}
 
 
 def outbox_record(channel: str, body: bytes, **more: Any) -> dict[str, Any]:  # noqa: ANN401  # as the record takes it
@@ -97,6 +116,19 @@ def test_what_comes_out_of_the_outbox_fits_its_schema() -> None:
     ):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.Draft202012Validator(schema_of("edge.event.v1")).validate(outbox_record(channel, wrong))
+
+
+def test_each_state_of_a_command_fits_the_schema_of_replies() -> None:
+    """A result only where it succeeded, an error only where it did not."""
+    entry = entry_of(Request("ping"), "c-1", ReplyTo("reply/c-1"), now=STAMP, age=0, expiry_s=None)
+    validator = jsonschema.Draft202012Validator(schema_of(REPLY))
+    for state in set(State) - {State.RECEIVED}:
+        good = state in (State.ACCEPTED, State.RUNNING, State.SUCCEEDED)
+        entry.state, entry.result, entry.error = state, '{"pong":true}', None if good else ("failed", "no")
+        reply = json.loads(encode(REPLY, origin=ORIGIN, stamp=STAMP, data=entry.data(), subject="ping"))
+        validator.validate(reply)
+        for change in ({"error": None if good else reply["data"]["error"], "result": 1}, {"state": "received"}):
+            assert not validator.is_valid(reply | {"data": reply["data"] | change})
 
 
 def test_an_event_names_its_device_its_stream_and_its_number() -> None:

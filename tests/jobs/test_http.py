@@ -21,7 +21,7 @@ from edge_agent.errors import JobError
 from edge_agent.jobs.http import KIND
 from tests.support.job_context import Published, context, run
 
-WITHIN_S = 10.0
+WITHIN_S = 30.0
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
 import pytest
+from pydantic import Field
 
+from edge_agent.command_ports import Command
+from edge_agent.core.command_request import Code, CommandError
+from edge_agent.core.config_types import Name, Section
 from edge_agent.core.submission import Submission
 from edge_agent.errors import EdgeAgentError, OutboxError
-from edge_agent.services.control import Control, publish_method
+from edge_agent.services.control import Control, command_methods, method, publish_method
 
 
 class Accepting:
@@ -103,3 +108,45 @@ async def test_what_is_no_request_is_answered_at_once() -> None:
     answer = await Control({}).answer(b"nonsense")
     assert answer is not None
     assert json.loads(answer)["error"]["code"] == -32700
+
+
+class Args(Section):
+    """Some arguments."""
+
+    job: Name = Field(description="The job.")
+
+
+async def test_each_command_is_a_method_whose_params_are_its_arguments() -> None:
+    """Why it does not succeed is said in a word, too; for bad arguments with JSON-RPC's own number."""
+    asked: list[tuple[str, object]] = []
+
+    async def perform(name: str, params: object) -> object:
+        asked.append((name, params))
+        if params == {"job": "a"}:
+            return {"done": True}
+        raise CommandError(Code.INVALID_ARGS if params is None else Code.BUSY, "no")
+
+    registry = {"do": Command("do", "Do it.", Args, dict, lambda _call, _args: asyncio.sleep(0))}
+    control = Control(command_methods(registry, perform))
+    answers = [
+        json.loads(await control.answer(request(method="do", params=params)) or b"")
+        for params in ({"job": "a"}, None, {"job": "b"})
+    ]
+    assert asked == [("do", {"job": "a"}), ("do", None), ("do", {"job": "b"})]
+    assert [answer.get("result", answer.get("error")) for answer in answers] == [
+        {"done": True},
+        {"code": -32602, "message": "no", "data": {"code": "invalid_args"}},
+        {"code": -32000, "message": "no", "data": {"code": "busy"}},
+    ]
+
+
+async def test_what_is_no_command_has_its_params_read_by_a_model_too() -> None:
+    """In the one place for that."""
+
+    async def told(args: Args) -> object:
+        return args.job
+
+    call = method(Args, told)
+    assert await call({"job": "a"}) == "a"
+    with pytest.raises(CommandError, match=r"args\.job: this key is needed"):
+        await call(None)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from edge_agent.command_ports import NoArgs
 from edge_agent.core.records import Gap, Priority
 from edge_agent.core.submission import Submission
 from edge_agent.errors import OutboxError, StoreError, StoreFault
@@ -79,7 +80,7 @@ async def test_a_gap_event_that_is_purged_is_said_again(tmp_path: Path) -> None:
         await flow.upkeep.announce()
         assert flow.outbox.announced
         tools = QueueTools(flow.outbox, flow.keeping, device="dev-1")
-        assert await tools.purge({"priority": "critical"}) == {"purged": 1}
+        assert await tools.purge(Priority.CRITICAL) == 1
         flow.broker.up = True
         await asyncio.sleep(120)
         assert named(flow) == {3}
@@ -104,7 +105,7 @@ async def test_a_purge_that_has_to_wait_for_a_puback_does_not_spin(tmp_path: Pat
         flow.put(1)
         await asyncio.sleep(3)
         before = len(flow.keeping.batches)
-        assert await QueueTools(flow.outbox, flow.keeping, device="dev-1").purge(None) == {"purged": 0}
+        assert await QueueTools(flow.outbox, flow.keeping, device="dev-1").purge() == 0
         for _ in range(500):
             await asyncio.sleep(0)
         assert len(flow.keeping.batches) - before < 10
@@ -121,7 +122,10 @@ async def test_two_retries_at_once_return_each_dead_letter_once(tmp_path: Path) 
         await asyncio.sleep(3)
         broker.puback = lambda _topic: 0
         tools = QueueTools(flow.outbox, flow.keeping, device="dev-1")
-        assert list(await asyncio.gather(tools.retry(None), tools.retry(None))) == [{"retried": 3}, {"retried": 0}]
+        assert list(await asyncio.gather(tools.retry(NoArgs()), tools.retry(NoArgs()))) == [
+            {"retried": 3},
+            {"retried": 0},
+        ]
         await asyncio.sleep(10)
         assert flow.outbox.measure().records == 0
         assert flow.outbox.pending.lanes[Priority.NORMAL].next_seq == 7

@@ -13,6 +13,7 @@ import pytest
 from typing_extensions import override
 
 from edge_agent.clock_ports import HostClock
+from edge_agent.commands.clock import commands as clock_commands
 from edge_agent.core.config_models import Time
 from edge_agent.core.discipline import Discipline
 from edge_agent.core.ntp import Rejection
@@ -23,6 +24,7 @@ from edge_agent.core.timebase import DurationNs, RawNs, UtcNs, seconds
 from edge_agent.services.device_clock import DeviceClock
 from edge_agent.services.timekeeping import Timekeeping, policy
 from tests.fakes import EPOCH, FakeBroker, FakeClock
+from tests.support.commands import asked
 from tests.support.flow import Flow, online
 
 pytestmark = pytest.mark.virtual
@@ -425,12 +427,13 @@ async def test_what_the_control_socket_offers(tmp_path: Path) -> None:
     async with rig.running():
         await asyncio.sleep(30)
         methods = rig.time.methods()
-        report: Any = await methods["clock-status"](None)
+        commands = clock_commands(rig.time.report, rig.time.hurry)
+        report = await asked(commands, "clock-status")
         assert (report["state"], report["sources"][0]["standing"]) == ("synced", "selected")
         trace: Any = await methods["clock-trace"]({"after": 3})
         assert [entry["n"] for entry in trace["entries"]] == list(range(4, len(rig.servers.asked) + 1))
         await asyncio.sleep(600)
         before = len(rig.servers.asked)
-        await methods["clock-sync"](None)
+        await asked(commands, "clock-sync")
         await asyncio.sleep(20)
         assert len(rig.servers.asked) >= before + 8

@@ -316,14 +316,15 @@ async def test_several_tasks_may_use_the_set_at_once() -> None:
 
 async def test_other_threads_have_a_way_in() -> None:
     """Ten of them, each with a hundred timers, half of them cancelled again."""
-    timers, fired = Timers(LoopAlarm, TrueTime()), list[str]()
+    now, fired = TrueTime(), list[str]()
+    timers = Timers(LoopAlarm, now)
     with pytest.raises(RuntimeError, match=r"await run\(\) first"):
         timers.call_threadsafe(timers.cancel, "x")
 
     def use(thread: int) -> None:
         for number in range(100):
             name = f"{thread}-{number}"
-            timers.call_threadsafe(timers.put, name, UtcNs(EPOCH + seconds(0.2)), lambda name=name: fired.append(name))
+            timers.call_threadsafe(timers.put, name, UtcNs(EPOCH + seconds(3600)), lambda name=name: fired.append(name))
             if number % 2:
                 timers.call_threadsafe(timers.cancel, name)
 
@@ -333,12 +334,14 @@ async def test_other_threads_have_a_way_in() -> None:
             thread.start()
         done = asyncio.Event()
         timer = Timer(timers, "done", done.set)
-        timers.call_threadsafe(timer.start, UtcNs(EPOCH + seconds(0.3)))
+        timers.call_threadsafe(timer.start, UtcNs(EPOCH + seconds(0.1)))
         await done.wait()
         for thread in threads:
             await asyncio.to_thread(thread.join)
         done.clear()
-        timer.start(UtcNs(EPOCH + seconds(0.3)))
+        now.step(3600)  # however long the threads took
+        timers.rearm()
+        timer.start(now())
         await done.wait()
     assert sorted(fired) == sorted(f"{thread}-{number}" for thread in range(10) for number in range(0, 100, 2))
     with pytest.raises(RuntimeError, match=r"await run\(\) first"):

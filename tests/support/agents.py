@@ -26,6 +26,8 @@ from edge_agent.ports import Connection
 DEVICE = "dev-1"
 STATUS, HEALTH, HEARTBEAT = (f"edge/{DEVICE}/up/{kind}" for kind in ("status", "health", "heartbeat"))
 POLL_S = 0.01
+PATIENCE_S = 30.0
+"""How long is waited for what comes at once on a quiet machine; it finds what never comes."""
 
 
 def toml(value: object) -> str:
@@ -90,7 +92,7 @@ class AgentProcess:
         assert self.process is not None
         self.process.send_signal(number)
 
-    async def wait(self, within_s: float = 10) -> int:
+    async def wait(self, within_s: float = PATIENCE_S) -> int:
         """Return its exit code."""
         assert self.process is not None
         return await asyncio.to_thread(self.process.wait, within_s)
@@ -102,7 +104,7 @@ class AgentProcess:
         return [line for line in parsed if line["event"] == name and fields.items() <= line.items()]
 
     async def logged(
-        self, name: str, count: int = 1, *, within_s: float = 10, **fields: object
+        self, name: str, count: int = 1, *, within_s: float = PATIENCE_S, **fields: object
     ) -> list[dict[str, Any]]:
         """Wait until an event, with these fields, was logged so many times, and return all of them."""
         async with asyncio.timeout(within_s):
@@ -171,12 +173,18 @@ class Observer:
         return [one for one in self.seen if one.topic == topic and one.at > after and payload in (None, one.payload)]
 
     async def wait(
-        self, topic: str, payload: bytes | None = None, *, after: float = 0, count: int = 1, within_s: float = 10
+        self,
+        topic: str,
+        payload: bytes | None = None,
+        *,
+        after: float = 0,
+        count: int = 1,
+        within_s: float = PATIENCE_S,
     ) -> Seen:
         """Wait until a topic was seen so many times, and return the last of them."""
         return await self.until(lambda: self.on(topic, payload, after=after)[count - 1 : count], within_s=within_s)
 
-    async def until(self, found: Callable[[], list[Seen]], *, within_s: float = 10) -> Seen:
+    async def until(self, found: Callable[[], list[Seen]], *, within_s: float = PATIENCE_S) -> Seen:
         """Wait until something is found, and return the first of it."""
         try:
             async with asyncio.timeout(within_s):

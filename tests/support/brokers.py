@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
+import errno
 import getpass
 import ipaddress
+import itertools
 import json
 import os
 import shutil
@@ -18,7 +20,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn
@@ -30,8 +32,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 LOOPBACK: Final = "127.0.0.1"
-START_TIMEOUT_S: Final = 15.0
-STOP_TIMEOUT_S: Final = 5.0
+START_TIMEOUT_S: Final = 30.0
+STOP_TIMEOUT_S: Final = 15.0
 # CONNECT with client id "probe" and a clean session, then DISCONNECT; by protocol level.
 _PROBE: Final = {
     4: b"\x10\x11\x00\x04MQTT\x04\x02\x00\x3c\x00\x05probe\xe0\x00",
@@ -40,11 +42,23 @@ _PROBE: Final = {
 _CONNACK: Final = 0x20
 
 
-def free_port(host: str = LOOPBACK) -> int:
-    """Return a TCP port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+_OURS: Final = range(10_000, 32_000)  # below what Linux gives to whoever asks for any port (ip(7))
+_FIRST: Final = os.getpid() * 4_001 % len(_OURS)  # far apart for neighbouring processes, such as a test run's workers
+_PORTS: Final[Iterator[int]] = itertools.cycle([*_OURS[_FIRST:], *_OURS[:_FIRST]])
+
+
+def free_port(host: str = LOOPBACK, kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
+    """Return a port that nobody listens on, nor soon will: it stays free while a broker that had it is away."""
+    for port in _PORTS:
+        with socket.socket(type=kind) as probe:
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                continue
+            return port
+    raise AssertionError("the ports are endless")
 
 
 def missing(reason: str) -> NoReturn:
@@ -150,7 +164,7 @@ class RealBroker:
 
     def _answers(self) -> bool:
         """Return whether a CONNECT is answered by a CONNACK, whatever it says; wait a little if not."""
-        with contextlib.suppress(OSError), socket.create_connection((self.host, self.port), timeout=1.0) as probe:
+        with contextlib.suppress(OSError), socket.create_connection((self.host, self.port), timeout=5.0) as probe:
             probe.sendall(_PROBE[self._level])
             if probe.recv(1) == bytes([_CONNACK]):
                 return True

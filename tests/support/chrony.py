@@ -12,18 +12,16 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from tests.support.brokers import LOOPBACK, require
+from tests.support.brokers import LOOPBACK, free_port, require
 from tests.support.ntp_server import HEADER
 
-START_TIMEOUT_S: Final = 10.0
+START_TIMEOUT_S: Final = 30.0
 _REQUEST: Final = b"\x23" + bytes(39) + b"\x01" * 8
 
 
 def free_udp_port(host: str = LOOPBACK) -> int:
     """Return a UDP port that nobody listens on."""
-    with socket.socket(type=socket.SOCK_DGRAM) as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+    return free_port(host, socket.SOCK_DGRAM)
 
 
 @contextlib.asynccontextmanager

@@ -21,7 +21,7 @@ from edge_agent.services.control import Control, publish_method
 
 OWN_GROUP: Final = grp.getgrgid(os.getgid()).gr_name
 MAX_RECORD: Final = 120 * 1024
-WITHIN_S: Final = 10.0
+WITHIN_S: Final = 30.0
 
 
 @dataclass

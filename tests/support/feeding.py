@@ -84,7 +84,7 @@ class Feeder:
             writer.close()
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while True:
                 with contextlib.suppress(OSError):
                     return await asyncio.open_unix_connection(self.socket)
@@ -170,7 +170,7 @@ class Consumer:
         """Return when the first record came after an instant, if one has."""
         return next((at for at, topic, _ in self.seen if at > moment and topic.startswith(f"{UP}data/")), None)
 
-    async def until_settled(self, count: int = 0, *, within_s: float = 30) -> Report:
+    async def until_settled(self, count: int = 0, *, within_s: float = 60) -> Report:
         """Wait until so many different records came and the device says that nothing waits; return the report."""
         try:
             async with asyncio.timeout(within_s):
@@ -187,7 +187,7 @@ async def consumer(url: str, *, protocol: ProtocolVersion = 5, slow_s: float = 0
     one = Consumer(url, protocol, slow_s)
     task = asyncio.get_running_loop().create_task(one.run())
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await one.ready.wait()
         yield one
     finally:

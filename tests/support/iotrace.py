@@ -26,7 +26,7 @@ def shim(source: Path) -> Path:
     subprocess.run(
         [compiler, "-O2", "-Wall", "-U_FORTIFY_SOURCE", "-shared", "-fPIC", "-o", library, source, "-ldl", "-lpthread"],
         check=True,
-        timeout=60,
+        timeout=120,
     )
     return library
 

@@ -22,13 +22,13 @@ from typing import Final
 Report = Callable[[bytes], None]
 Worker = Callable[..., None]
 
-START_TIMEOUT_S: Final = 20.0
-_EXIT_S: Final = 10.0  # between the end of the pipe and the end of the process
+START_TIMEOUT_S: Final = 60.0
+_EXIT_S: Final = 30.0  # between the end of the pipe and the end of the process
 _ROOT: Final = Path(__file__).parents[2]
 
 
 def finished(
-    worker: Worker, *arguments: str | Path, environ: Mapping[str, str] | None = None, within_s: float = 60
+    worker: Worker, *arguments: str | Path, environ: Mapping[str, str] | None = None, within_s: float = 120
 ) -> list[bytes]:
     """Run a worker to its end and return its marks.
 

@@ -57,7 +57,7 @@ class Namespace:
 
 
 def _run(*command: str, stdin: str | None = None) -> str:
-    done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=20)
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=60)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
     return done.stdout
@@ -65,7 +65,7 @@ def _run(*command: str, stdin: str | None = None) -> str:
 
 def _free_subnet() -> str:
     taken = _run("ip", "-4", "-o", "addr")
-    start = os.getpid()
+    start = os.getpid() * 37  # apart from those of other processes of this test run
     return next(subnet for offset in range(256) if f"{(subnet := f'10.77.{(start + offset) % 256}')}." not in taken)
 
 

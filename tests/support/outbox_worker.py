@@ -93,7 +93,7 @@ class Running:
         assert all(isinstance(name, str | OutboxError) for name in ids), ids
         return [name for name, _ in kept]
 
-    async def until(self, condition: Callable[[], bool], *, within_s: float = 20) -> None:
+    async def until(self, condition: Callable[[], bool], *, within_s: float = 60) -> None:
         """Wait until something is so."""
         async with asyncio.timeout(within_s):
             while not condition():  # noqa: ASYNC110  # it is other tasks' doing

@@ -996,7 +996,7 @@ class ScriptedBroker:
         """Return every PUBLISH whose topic matches a filter, in order of arrival."""
         return [publish for publish in self.publishes if topic_matches(topic_filter, publish.topic)]
 
-    async def wait_for(self, predicate: Callable[[], bool], timeout: float = 10.0) -> None:  # noqa: ASYNC109 - a deadline for the test
+    async def wait_for(self, predicate: Callable[[], bool], timeout: float = 30.0) -> None:  # noqa: ASYNC109 - a deadline for the test
         """Wait until a condition on what the broker saw holds; it is looked at whenever the broker sees something.
 
         Raises:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import json
+from collections.abc import Mapping
 from typing import Any
 
-import orjson
 import pytest
 
+from edge_agent.command_ports import Call, Command, CutOff
+from edge_agent.commands.jobs import JobCommands, schedule
+from edge_agent.core.command_request import CommandError
 from edge_agent.core.config_jobs import Job
-from edge_agent.errors import JobError
-from edge_agent.services.job_tools import JobTools, schedule
+from edge_agent.errors import EdgeAgentError, JobError
+from tests.support.commands import asked
 from tests.support.schedules import Device
 
 pytestmark = pytest.mark.virtual
@@ -19,10 +21,22 @@ pytestmark = pytest.mark.virtual
 MINUTELY = {"every": "1m", "splay": "0s"}
 
 
+def family(device: Device) -> list[Command]:
+    """Return the commands of a device; from remote, options must not hold a path."""
+
+    def check(_name: str, document: Mapping[str, Any]) -> None:
+        if document.get("options"):
+            raise JobError("only local files may say it so")
+
+    def new_trace() -> str:
+        return f"{next(device._traces):032x}"
+
+    return JobCommands(device.scheduler, device.runner, device.clock, new_trace=new_trace, check=check).commands()
+
+
 async def ask(device: Device, method: str, job: str | None = None, **params: object) -> Any:  # noqa: ANN401  # as JSON has it
-    """Return what a method answers."""
-    tools = JobTools(device.scheduler, device.runner, device.clock)
-    return json.loads(orjson.dumps(await tools.methods()[method](params | ({} if job is None else {"job": job}))))
+    """Return what a command answers."""
+    return await asked(family(device), method, params | ({} if job is None else {"job": job}))
 
 
 async def states(device: Device) -> dict[str, str]:
@@ -102,7 +116,7 @@ async def test_a_job_is_run_now_and_its_run_is_found_by_the_trace() -> None:
     device = Device(a={"every": "1h"})
     device.takes_s = 10
     async with device.up():
-        trace = (await ask(device, "job-run", "a"))["trace"]
+        trace = (await ask(device, "job-run", "a", wait=False))["trace"]
         await asyncio.sleep(1)
         assert await ask(device, "job-cancel", "a") == {"cancelled": True}
         await asyncio.sleep(1)
@@ -147,14 +161,14 @@ async def test_a_job_that_is_deleted_while_it_runs_is_cancelled_and_forgotten() 
 @pytest.mark.parametrize(
     ("method", "params", "words"),
     [
-        ("job-get", {}, "found none; the job is needed, a name of 1 to 64"),
-        ("job-get", {"job": "a b"}, 'found "a b"; the job is needed'),
+        ("job-get", {}, "args.job: this key is needed"),
+        ("job-get", {"job": "a b"}, 'args.job: found "a b"; a name of 1 to 64'),
         ("job-run", {"job": "x"}, "there is no job 'x'; known: a"),
         ("job-cancel", {"job": "x"}, "there is no job 'x'"),
         ("job-pause", {"job": "x"}, "there is no job 'x'"),
         ("job-delete", {"job": "x"}, "there is no job 'x'"),
         ("job-put", {"job": "x"}, 'the job is missing, like {"config"'),
-        ("job-put", {"job": "x", "config": [1]}, 'the job is missing, like {"config"'),
+        ("job-put", {"job": "x", "config": [1]}, "args.config: found an array; a table is needed"),
         ("job-put", {"job": "x", "config": {"kind": "test"}}, "exactly one of every, cron, at, after"),
         ("job-put", {"job": "x", "restore": True}, "the files have no job 'x'"),
     ],
@@ -163,7 +177,7 @@ async def test_what_cannot_be_done_is_said(method: str, params: dict[str, Any], 
     """With what is known or needed; nothing has changed."""
     device = Device(a=MINUTELY)
     async with device.up():
-        with pytest.raises(JobError, match=words):
+        with pytest.raises(EdgeAgentError, match=words):
             await ask(device, method, **params)
         assert list(await states(device)) == ["a"]
 
@@ -190,3 +204,70 @@ async def test_a_job_that_is_of_no_use_any_more_can_be_deleted() -> None:
     async with device.up():
         assert await ask(device, "job-delete", "one") == {"deleted": True}
         assert device.notebook.notes == {}
+
+
+@pytest.mark.parametrize("overlap", ["skip", "queue"])
+async def test_who_waits_for_a_run_is_told_how_it_ended(overlap: str) -> None:
+    """Its own run, not the one that another has begun; one that fails fails the command."""
+    device = Device(a={"every": "1h", "overlap": overlap})
+    async with device.up():
+        first = asyncio.get_running_loop().create_task(ask(device, "job-run", "a"))
+        await asyncio.sleep(0.1)
+        if overlap == "skip":
+            with pytest.raises(CommandError, match=r"jobs.a skipped: the run before it has not ended \(trace 0+2\)"):
+                await ask(device, "job-run", "a")
+        else:
+            second = await ask(device, "job-run", "a")
+            assert second["duration_ms"] == 500
+        ran = await first
+        assert (ran["status"], ran["duration_ms"], ran["reason"], ran["result"]) == ("succeeded", 500, None, None)
+        device.fails = True
+        with pytest.raises(CommandError, match=r"jobs\.a failed: it fails") as failed:
+            await ask(device, "job-run", "a")
+        assert failed.value.code == "failed"
+        assert device.runner.awaited == {}
+
+
+async def test_who_gives_up_waiting_ends_the_run() -> None:
+    """For that it was begun; but no other run of that job."""
+    device = Device(a={"every": "1h", "overlap": "queue"})
+    device.takes_s = 100
+    async with device.up():
+        tasks = [asyncio.get_running_loop().create_task(ask(device, "job-run", "a")) for _ in range(2)]
+        await asyncio.sleep(1)
+        tasks[1].cancel()
+        await asyncio.sleep(1)
+        assert await states(device) == {"a": "running"}
+        tasks[0].cancel()
+        await asyncio.sleep(1)
+        assert device.statuses() == {"cancelled": 2}
+
+
+async def test_a_run_that_the_stop_ends_is_interrupted() -> None:
+    """And runs again if its job is to run at least once."""
+    device = Device(a={"every": "1h"}, b={"every": "1h", "guarantee": "at_least_once"})
+    device.takes_s = 100
+    async with device.up():
+        task = asyncio.get_running_loop().create_task(ask(device, "job-run", "a"))
+        await asyncio.sleep(1)
+        run = next(command for command in family(device) if command.name == "job-run")
+        assert callable(run.cut_off)
+        found = {job: run.cut_off(run.args.model_validate({"job": job})) for job in ("a", "b", "unknown")}
+        assert found == {"a": CutOff.INTERRUPTED, "b": CutOff.AGAIN, "unknown": CutOff.INTERRUPTED}
+    await asyncio.sleep(1)
+    assert device.statuses() == {"interrupted": 1}
+    assert not task.done()  # and now it would be cut off
+    task.cancel()
+
+
+async def test_from_remote_a_job_brings_nothing_of_its_own() -> None:
+    """Paths and URLs are for the files, and for who may use the control socket."""
+    device = Device()
+    given = {"job": "a", "config": {"kind": "test", "every": "1h", "options": {"folder": "/"}}}
+    async with device.up():
+        put = next(command for command in family(device) if command.name == "job-put")
+        with pytest.raises(JobError, match="only local files"):
+            await put.run(Call("c-1"), put.args.model_validate(given))
+        assert await states(device) == {}
+        await put.run(Call("c-1", local=True), put.args.model_validate(given))
+        assert await states(device) == {"a": "idle"}

@@ -1,0 +1,48 @@
+"""The command profile, on this process."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from edge_agent.adapters.system_clock import SystemClock
+from edge_agent.commands.profile import commands
+from tests.support.commands import asked, host_of
+
+
+async def profile(folder: Path, text: str = "", **args: object) -> Any:  # noqa: ANN401  # as JSON has it
+    """Return the answer."""
+    clock: Any = SystemClock()
+    return await asked(commands(host_of(folder, text, clock)), "profile", {"seconds": 1, **args})
+
+
+async def test_the_stacks_are_those_of_all_threads(tmp_path: Path) -> None:
+    """Of the loop's, which waits; the greatest first, as tools for flame graphs read them."""
+    found = await profile(tmp_path)
+    assert (found["unit"], found["left_out"]) == ("samples", 0)
+    stack, _, count = found["stacks"][0].rpartition(" ")
+    assert stack.startswith("MainThread;")
+    assert 1 <= int(count) <= 100
+    assert sum(int(line.rpartition(" ")[2]) for line in found["stacks"]) == found["total"]
+
+
+async def test_what_is_allocated_and_kept_is_found(tmp_path: Path) -> None:
+    """By the line that has it."""
+    task = asyncio.get_running_loop().create_task(profile(tmp_path, mode="memory"))
+    await asyncio.sleep(0.5)
+    kept = [bytes(1000) for _ in range(1000)]
+    found = await task
+    assert found["unit"] == "bytes"
+    stack, _, size = found["stacks"][0].rpartition(" ")
+    assert "test_profile.py:" in stack
+    assert int(size) > len(kept) * 1000
+
+
+async def test_it_is_no_larger_than_what_can_be_sent(tmp_path: Path) -> None:
+    """And says how much was left out."""
+    found = await profile(tmp_path, '[outbox]\nmax_record = "3KiB"\n', mode="memory")
+    assert len(orjson.dumps(found)) < 3072
+    assert found["left_out"] > 0
