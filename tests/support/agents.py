@@ -56,6 +56,7 @@ class AgentProcess:
         config: its configuration file.
         log_path: its stderr.
         prefix: what stands before the command, such as ``ip netns exec``.
+        bugs: how many of other people's it is to log, each with a traceback.
     """
 
     config: Path
@@ -63,6 +64,7 @@ class AgentProcess:
     prefix: Sequence[str] = ()
     environ: Mapping[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
+    bugs: int = 0
 
     def start(self) -> None:
         """Start it."""
@@ -117,9 +119,9 @@ class AgentProcess:
 
 @contextlib.asynccontextmanager
 async def agent(
-    tmp_path: Path, text: str, *, prefix: Sequence[str] = (), bugs: int = 0, **environ: str
+    tmp_path: Path, text: str, *, prefix: Sequence[str] = (), **environ: str
 ) -> AsyncIterator[AgentProcess]:
-    """Run an agent on a configuration; afterwards it is gone, and has logged no crash, and so many bugs of others."""
+    """Run an agent on a configuration; afterwards it is gone, and has logged no crash."""
     config = tmp_path / "edge-agent.toml"
     config.write_text(text)
     places = tmp_path / "edge-agent.d" / "00-places.toml"  # no test writes to the system's own directories
@@ -137,7 +139,7 @@ async def agent(
             process.process.kill()
             process.process.wait()
         assert not process.events("crashed"), process.log_path.read_text()
-        assert process.log_path.read_text().count("Traceback") == bugs
+        assert process.log_path.read_text().count("Traceback") == process.bugs
 
 
 @dataclass(frozen=True, slots=True)

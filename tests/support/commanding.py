@@ -169,21 +169,24 @@ class Operator:
         self._ready = threading.Event()
         host, _, port = url.removeprefix("mqtt://").partition(":")
         version = MQTTProtocolVersion.MQTTv5 if protocol == 5 else MQTTProtocolVersion.MQTTv311
-        clean = {} if protocol == 5 else {"clean_session": False}
-        self._client = Client(CallbackAPIVersion.VERSION2, f"{name}-{os.getpid()}", protocol=version, **clean)
+        clean = None if protocol == 5 else False
+        self._client = Client(CallbackAPIVersion.VERSION2, f"{name}-{os.getpid()}", clean, protocol=version)
         self._client.max_inflight_messages_set(200)
         self._client.max_queued_messages_set(0)
         self._client.reconnect_delay_set(0.05, 0.2)  # type: ignore[arg-type]  # any number does
-        self._client.on_connect = lambda *_: self._client.subscribe([("edge/+/up/#", 1), ("answers/#", 1)])
+        self._client.on_connect = lambda *_: self._subscribe()
         self._client.on_subscribe = lambda *_: self._ready.set()
         self._client.on_publish = lambda *_: self._count()
         self._client.on_message = lambda _client, _data, message: self._hear(message)
         options: dict[str, Any] = {}
         if protocol == 5:
-            kept = Properties(PacketTypes.CONNECT)
+            kept = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
             kept.SessionExpiryInterval = 3600
             options = {"clean_start": False, "properties": kept}
         self._client.connect(host, int(port), **options)
+
+    def _subscribe(self) -> None:
+        self._client.subscribe([("edge/+/up/#", 1), ("answers/#", 1)])
 
     def _count(self) -> None:
         self._taken += 1
@@ -195,7 +198,7 @@ class Operator:
             if event.get("type") == "edge.reply.v1":
                 self._keep(now, message.topic, event, message.properties)
             else:
-                self.other.append((now, message.topic, message.payload))
+                self.other.append((now, message.topic, bytes(message.payload)))
 
     def _keep(self, now: float, topic: str, event: Mapping[str, Any], properties: Properties | None) -> None:
         if (key := (event["source"], event["id"])) in self._seen:
@@ -230,7 +233,7 @@ class Operator:
             members: of the JSON; an id is made up unless it is given as ``None``.
         """
         said = {name: value for name, value in ({"id": self.new_id()} | members).items() if value is not None}
-        properties = Properties(PacketTypes.PUBLISH) if mqtt else None
+        properties = Properties(PacketTypes.PUBLISH) if mqtt else None  # type: ignore[no-untyped-call]
         for name, value in (mqtt or {}).items():
             setattr(
                 properties,
@@ -291,12 +294,11 @@ class Operator:
     async def said_with(self, code: str | None, command_id: str) -> None:
         """Wait until a command has ended with a code, or without any."""
         found = lambda: code in {reply.code for reply in self.finals(command_id)}  # noqa: E731
-        await self.until(found, f"{code} of {command_id}")
+        _ = await self.until(found, f"{code} of {command_id}")
 
-    async def next_reply(self) -> Reply:
-        """Return the next reply that comes."""
-        before = len(self.replies)
-        return (await self.until(lambda: self.replies[before:], "a reply"))[0]
+    async def reply_after(self, count: int) -> Reply:
+        """Return the first reply that comes after so many."""
+        return (await self.until(lambda: self.replies[count:], "another reply"))[0]
 
     async def ended(self, ids: Sequence[str], *, within_s: float = 30) -> None:
         """Wait until all of these commands have ended."""
