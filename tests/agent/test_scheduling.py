@@ -114,7 +114,7 @@ async def test_runs_that_fail_are_counted_and_told(tmp_path: Path) -> None:
         ({"kind": "http", "every": "1h", "options": {"endpoint": "https://x/?k=s3cret"}}, r"options\.endpoint: only"),
     ],
 )
-async def test_from_afar_no_path_and_no_url_is_brought_along(job: dict[str, Any], option: str, tmp_path: Path) -> None:
+async def test_from_afar_no_path_and_no_url_is_brought_along(job: dict[str, Any], words: str, tmp_path: Path) -> None:
     """Whoever may use the control socket may say them, as local files do; what is refused is not repeated."""
     flow = Flow(tmp_path)
     async with scheduling(flow, tmp_path, config_of({})) as jobs:
