@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
@@ -37,13 +38,14 @@ class CommandBook:
     Attributes:
         journal: all of it.
         outbox: takes replies, and notes down what must not be forgotten.
-        owed: what has ended, and has yet to be said somewhere.
+        owed: what has ended, and has yet to be said somewhere; ``owes``: called when there is more of it.
     """
 
     def __init__(self, registry: Registry, outbox: Outbox, clock: Clock) -> None:
         self.journal = Journal()
         self.outbox = outbox
         self.owed: dict[str, Entry] = {}
+        self.owes: Callable[[], None] = lambda: None
         self._saying: dict[str, tuple[Entry, list[tuple[Record, ReplyTo]]]] = {}  # not on the disk yet
         self._reads = frozenset(name for name, command in registry.items() if command.touches == "nothing")
         self._may_repeat = frozenset(name for name, command in registry.items() if command.idempotent)
@@ -81,7 +83,7 @@ class CommandBook:
         for entry, size in sorted(found, key=lambda one: one[0].finished_age or one[0].age):
             self.journal.keep(entry, size)
             if entry.state.is_final and entry.copies:
-                self.owed[entry.id] = entry
+                self._owe(entry)
         return [entry for entry, _ in sorted(found, key=lambda one: one[0].age) if not entry.state.is_final]
 
     def keep(self, entry: Entry, beside: Record | None = None) -> asyncio.Future[bool]:
@@ -156,7 +158,7 @@ class CommandBook:
             if entry.id not in self.owed:
                 log.warning("reply_waits", extra={"id": entry.id, "reason": str(error)})
         if entry.copies:
-            self.owed[entry.id] = entry
+            self._owe(entry)
         else:
             self.owed.pop(entry.id, None)
         noted = self.keep(entry, beside=said[-1][0] if said else None)
@@ -173,6 +175,11 @@ class CommandBook:
             if entry is not None and said[-1][0] is last:
                 del self._saying[command_id]
 
+    def _owe(self, entry: Entry) -> None:
+        if entry.id not in self.owed:
+            self.owed[entry.id] = entry
+            self.owes()
+
     def _take_back(self) -> None:
         """The disk has failed: what it should know together with a reply has to wait for it, and so has the reply."""
         for entry, said in list(self._saying.values()):
@@ -180,7 +187,7 @@ class CommandBook:
             if back:
                 del self._saying[entry.id]
                 entry.copies = (*(to for _, to in back), *entry.copies)
-                self.owed[entry.id] = entry
+                self._owe(entry)
                 _ = self.keep(entry)
             for record, _ in back:
                 if record.waiter is not None:

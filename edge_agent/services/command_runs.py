@@ -77,6 +77,7 @@ class CommandRuns:
         self._wake = asyncio.Event()
         self._has_news = False
         book.outbox.pending.notes.recalled = self._recalled
+        book.owes = self._wake.set
 
     # ---------------------------------------------------------------- life
     def _recalled(self) -> None:
@@ -284,5 +285,3 @@ class CommandRuns:
             durable.add_done_callback(lambda _: ready.arrive())
             if ready.answer is not None and not ready.answer.done():
                 ready.answer.set_result(entry)
-        if self.book.owed:
-            self._wake.set()

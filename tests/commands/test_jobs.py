@@ -97,9 +97,9 @@ async def test_from_afar_a_job_is_shown_without_what_may_be_a_secret() -> None:
     async with device.up():
         (get,) = (command for command in family(device) if command.name == "job-get")
         for local in (False, True):
-            found = await get.run(Call("c-1", local=local), get.args.model_validate({"job": "a"}))
-            assert json.dumps(found).count("s3cret") == (3 if local else 0)
-            assert found["config"]["options"]["n"] == 7
+            found = json.dumps(await get.run(Call("c-1", local=local), get.args.model_validate({"job": "a"})))
+            assert found.count("s3cret") == (3 if local else 0)
+            assert '"n": 7' in found
 
 
 async def test_one_job_is_shown_with_its_settings_and_its_last_runs() -> None:
