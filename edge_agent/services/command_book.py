@@ -17,17 +17,17 @@ import orjson
 from edge_agent.command_ports import Registry
 from edge_agent.core.command_entry import MAX_COPIES, Entry, Moment, ReplyTo, load
 from edge_agent.core.command_states import Happened
-from edge_agent.core.journal import MAX_AGE, Journal
+from edge_agent.core.journal import Journal
 from edge_agent.core.records import Priority, Record
 from edge_agent.core.submission import Submission
 from edge_agent.errors import OutboxError
 from edge_agent.ports import Clock
+from edge_agent.services.lost_notes import LostNotes
 from edge_agent.services.outbox import Outbox
 
 log = logging.getLogger(__name__)
 
 PREFIX: Final = "command/"
-LOST: Final = "commands-lost"
 LOCAL: Final = ReplyTo("")
 """The answer goes to whoever waits for it, and nowhere else."""
 
@@ -48,6 +48,7 @@ class CommandBook:
         self.owes: Callable[[], None] = lambda: None
         self._saying: dict[str, tuple[Entry, list[tuple[Record, ReplyTo]]]] = {}  # not on the disk yet
         self._reads = frozenset(name for name, command in registry.items() if command.touches == "nothing")
+        self._lost = LostNotes(outbox)
         self._may_repeat = frozenset(name for name, command in registry.items() if command.idempotent)
         self._clock = clock
         outbox.unnoted = self._take_back
@@ -58,28 +59,26 @@ class CommandBook:
 
     @property
     def can_remember(self) -> bool:
-        """Whether what is noted down now gets on the disk, and all that may be known of a command is known."""
-        return self.outbox.keeping.can_write and self.outbox.keeping.put_aside is None
+        """Whether what is noted down now gets on the disk."""
+        return self.outbox.keeping.can_write
 
     @property
     def is_lost(self) -> bool:
         """Whether commands may have been forgotten that were begun."""
-        lost = self.outbox.notes.get(LOST)
-        return lost is not None and self.outbox.age() < int(lost) + MAX_AGE
+        return bool(self._lost)
 
     def recall(self) -> list[Entry]:
         """Recall what was noted down and is not known yet; return what has not ended, the oldest first."""
-        if self.outbox.keeping.has_lost:
-            self.outbox.keeping.has_lost = False
-            self.outbox.note(LOST, b"%d" % self.outbox.age())
-            log.error("journal_lost", extra={"reason": "the store was damaged: commands may have been forgotten"})
-        found = []
-        for name, text in self.outbox.notes.items():
+        found, unreadable = [], False
+        for name, text in [*self.outbox.notes.items()]:
             if name.startswith(PREFIX) and self.journal.find(name.removeprefix(PREFIX)) is None:
                 try:
                     found.append((load(text), len(text)))
                 except (ValueError, TypeError, KeyError) as error:
                     log.error("command_unreadable", extra={"note": name, "reason": repr(error)})  # noqa: TRY400
+                    self.outbox.note(name, None)
+                    unreadable = True
+        self._lost.look(unreadable=unreadable)
         for entry, size in sorted(found, key=lambda one: one[0].finished_age or one[0].age):
             self.journal.keep(entry, size)
             if entry.state.is_final and entry.copies:
@@ -138,7 +137,8 @@ class CommandBook:
             _ = self._say(entry)
 
     def forget_old(self) -> None:
-        """Forget what has outlived its use."""
+        """Forget what has outlived its use, also that some of it was lost."""
+        self._lost.look_again()
         for command_id in self.journal.outlived(self.moment(), may_repeat=self._may_repeat):
             self.journal.forget(command_id)
             self.outbox.note(PREFIX + command_id, None)

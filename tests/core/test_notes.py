@@ -23,15 +23,18 @@ def test_what_changes_while_it_is_being_written_is_written_again() -> None:
     assert notes.kept == {"a": b"2", "c": b"3"}
 
 
-def test_a_fresh_store_is_told_all_and_brings_back_nothing_that_was_changed() -> None:
-    """What is known is newer than what a store says; what is not known is taken up."""
+def test_a_store_is_told_what_it_does_not_know_and_brings_back_nothing_that_was_changed() -> None:
+    """What is known is newer than what a store says; what is not known is taken up, and not written once more."""
     notes = Notes()
     notes.put("kept", b"1")
     notes.written(dict(notes.unwritten))
     notes.put("gone", None)
     notes.recall({"kept": b"0", "gone": b"0", "old": b"0"})
     assert notes.kept == {"kept": b"1", "old": b"0"}
-    assert notes.unwritten == {"kept": b"1", "gone": None, "old": b"0"}
+    assert notes.unwritten == {"kept": b"1", "gone": None}
+    notes.written(dict(notes.unwritten))
+    notes.recall({})
+    assert notes.unwritten == {"kept": b"1", "old": b"0"}
 
 
 def test_a_note_goes_to_the_disk_with_its_record() -> None:
