@@ -9,7 +9,6 @@ import gc
 import re
 import sys
 import threading
-import tracemalloc
 from collections import Counter
 from types import FrameType
 from typing import Final, Literal
@@ -38,6 +37,8 @@ def sample(seconds: float, stop: threading.Event) -> Counter[str]:
 
 def allocations(seconds: float, stop: threading.Event) -> Counter[str]:
     """Return how many bytes were allocated from each stack meanwhile, and not freed."""
+    import tracemalloc  # noqa: PLC0415  # with pickle: 0.3 MiB that few need
+
     tracemalloc.start(ALLOCATED_DEPTH)
     try:
         stop.wait(seconds)

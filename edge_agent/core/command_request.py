@@ -17,6 +17,7 @@ from edge_agent.core.units import parse_duration, parse_instant, quoted
 from edge_agent.errors import EdgeAgentError
 
 MAX_PAYLOAD: Final = 64 * 1024
+MAX_CORRELATION: Final = 1024
 MAX_WAIT: Final = DurationNs(3650 * 86_400 * 1_000_000_000)
 _KEYS: Final = ("id", "args", "expires", "ttl", "not_before", "delay")
 
@@ -100,8 +101,15 @@ class Request:
     delay: DurationNs | None = None
 
     def digest(self) -> str:
-        """Return what tells it from a command of the same id with another name or other arguments."""
-        said = orjson.dumps([self.command, self.args], option=orjson.OPT_SORT_KEYS)
+        """Return what tells it from a command of the same id with another name or other arguments.
+
+        Raises:
+            CommandError: ``invalid_args``: they are nested too deeply.
+        """
+        try:
+            said = orjson.dumps([self.command, self.args], option=orjson.OPT_SORT_KEYS)
+        except orjson.JSONEncodeError as error:  # what is read may be four times as deep as what is written
+            raise CommandError(Code.INVALID_ARGS, f"args: {error}; nest them less deeply", id=self.id) from None
         return hashlib.blake2b(said, digest_size=12).hexdigest()
 
 
@@ -142,7 +150,14 @@ def request_from(command: str, said: object) -> Request:
 
 
 def id_from_correlation(data: bytes) -> str:
-    """Return the id that correlation data (MQTT 5 §3.3.2.3.6) stands for: itself if it is a name, else in hex."""
+    """Return the id that correlation data (MQTT 5 §3.3.2.3.6) stands for: itself if it is a name, else in hex.
+
+    Raises:
+        CommandError: ``invalid_args``: they are too long to be sent back.
+    """
+    if len(data) > MAX_CORRELATION:
+        text = f"the correlation data have {len(data)} bytes; {MAX_CORRELATION} are allowed"
+        raise CommandError(Code.INVALID_ARGS, text)
     text = data.decode("ascii", "replace")
     if re.fullmatch(NAME_PATTERN, text):
         return text

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from edge_agent.core.command_entry import Entry, is_known
-from edge_agent.core.events import Stamp
+from edge_agent.core.command_entry import Entry, Moment
 from edge_agent.core.timebase import seconds
 
 MAX_AGE: Final = seconds(7 * 86_400)
@@ -23,14 +22,12 @@ class Journal:
         open: those that have not ended, in the order in which they came.
         ended: those that have, in the order in which they did.
         open_bytes: what the open ones take.
-        is_lost: whether some may have been forgotten that were begun.
     """
 
     def __init__(self) -> None:
         self.open: dict[str, Entry] = {}
         self.ended: dict[str, Entry] = {}
         self.open_bytes = 0
-        self.is_lost = False
         self._ended_bytes = 0
         self._sizes: dict[str, int] = {}
 
@@ -60,20 +57,23 @@ class Journal:
         elif self.ended.pop(command_id, None) is not None:
             self._ended_bytes -= size
 
-    def outlived(self, now: Stamp, *, may_repeat: frozenset[str]) -> list[str]:
+    def outlived(self, at: Moment, *, may_repeat: frozenset[str]) -> list[str]:
         """Return the ids to forget: of those that ended long ago, and of the oldest of those there is no room for.
 
+        Nothing is forgotten while a reply of it has yet to be said.
+
         Args:
-            now: true time.
-            may_repeat: commands of which it does no harm to run one twice: where there is no room, they go first.
+            at: now.
+            may_repeat: commands of which it does no harm to run one twice: where there is no room, they go first, and
+                those last that a broker may still deliver.
         """
-        ended = self.ended.values() if is_known(now) else ()
-        old = [one.id for one in ended if max((one.finished or 0) + MAX_AGE, one.keep_until) <= now.time]
+        told = [one for one in self.ended.values() if not one.copies]
+        old = [one.id for one in told if at.age >= one.finished_age + MAX_AGE and _is_over(one, at)]
         left = self._ended_bytes - sum(self._sizes[one] for one in old)
         if left > MAX_BYTES:
             gone = set(old)
-            kept = [one for one in self.ended.values() if one.id not in gone]
-            for one in sorted(kept, key=lambda entry: entry.command not in may_repeat):
+            kept = [one for one in told if one.id not in gone]
+            for one in sorted(kept, key=lambda one: (one.command not in may_repeat, not _is_over(one, at))):
                 if left <= MAX_BYTES * 7 // 8:  # some at a time
                     break
                 old.append(one.id)
@@ -84,3 +84,13 @@ class Journal:
     def is_crowded(self) -> bool:
         """Whether there is no room for all that have ended."""
         return self._ended_bytes > MAX_BYTES
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there is no room for another one: too many have not ended, or were not told."""
+        return self.open_bytes > MAX_OPEN_BYTES or self.is_crowded
+
+
+def _is_over(entry: Entry, at: Moment) -> bool:
+    """Return whether nobody delivers it any more: its expiry has passed."""
+    return at.age >= entry.keep_age and (entry.keep_until == 0 or (at.is_known and at.now.time >= entry.keep_until))

@@ -13,11 +13,13 @@ class Notes:
     Attributes:
         kept: all of them.
         unwritten: what has changed and is not in the store yet; ``None`` = it is to be forgotten.
+        recalled: called when a store has told what it had written down.
     """
 
     def __init__(self) -> None:
         self.kept: dict[str, bytes] = {}
         self.unwritten: dict[str, bytes | None] = {}
+        self.recalled: Callable[[], None] = lambda: None
         self._beside: dict[str, Record] = {}  # by name: what has to be on the disk at the same moment
 
     def put(self, name: str, text: bytes | None, beside: Record | None = None) -> None:
@@ -35,6 +37,7 @@ class Notes:
         """Take up what a store has written down; what is known already is newer, and all of it goes into this one."""
         self.unwritten = {**stored, **self.kept, **self.unwritten}
         self.kept = {name: text for name, text in self.unwritten.items() if text is not None}
+        self.recalled()
 
     def ready(self, chosen: Collection[Record], fresh: Callable[[Record], bool]) -> dict[str, bytes | None]:
         """Return what may be written beside some records, of all those that are ``fresh``: in memory alone."""

@@ -167,12 +167,24 @@ class Pending:
             busy = {*lane.flying, *self.replaced}
             record = next((one for key, one in lane.fresh.items() if key not in busy), None)
             if record is not None:
-                lane.lose(record)
-                self.fresh_bytes -= len(record.body)
-                self.leave_place(record)
-                self.lose(record, "memory_full")
+                self.forgo(record, "memory_full")
                 return record
         return None
+
+    def withdraw(self, record: Record) -> bool:
+        """Take back a record that is in memory alone, if it is not on its way; return whether it was taken back."""
+        lane = self.lanes[record.key >> SEQ_BITS]
+        if lane.fresh.get(record.key) is not record or record.key in lane.flying or record.key in lane.doubtful:
+            return False
+        self.forgo(record, "withdrawn")
+        return True
+
+    def forgo(self, record: Record, reason: str) -> None:
+        """Drop a record that is in memory alone and not on its way; name its number."""
+        self.lanes[record.key >> SEQ_BITS].lose(record)
+        self.fresh_bytes -= len(record.body)
+        self.leave_place(record)
+        self.lose(record, reason)
 
     def collect(self, *, records: bool, settled: dict[Priority, int], may_drop: bool) -> Batch:
         """Return what is to be written now.
@@ -249,7 +261,7 @@ class Pending:
         size = 0
         for lane in self.lanes.values():
             for record in lane.fresh.values():
-                if len(chosen) >= MAX_RECORDS or size >= MAX_BYTES:
+                if (len(chosen) >= MAX_RECORDS or size >= MAX_BYTES) and not chosen[-1].bound:
                     return chosen
                 chosen.append(record)
                 size += len(record.body)

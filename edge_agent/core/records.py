@@ -62,6 +62,7 @@ class Record:
         latest: whether a newer one of its channel replaces it while it is unsent.
         extra: further attributes of the event as JSON members (``"subject":"x"``), ``None`` = the usual subject alone.
         always: whether it must be on the disk before it is sent; not stored, for what is stored is.
+        bound: whether it must be in the store at the same moment as the next one of its lane.
         waiter: whoever waits for it to be durable; the service's business.
     """
 
@@ -75,6 +76,7 @@ class Record:
     latest: bool = False
     extra: str | None = None
     always: bool = False
+    bound: bool = False
     waiter: Any = None
 
     @property

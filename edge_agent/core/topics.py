@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 MAX_FILTER: Final = 65_535  # bytes, MQTT 5 §1.5.4
+MAX_RESPONSE_TOPIC: Final = 1024  # characters; a journal has to keep it
 MAX_FILTERS_PER_SUBSCRIBE = 8
 """AWS IoT Core accepts no more in one SUBSCRIBE packet."""
 
@@ -66,9 +67,9 @@ class Topics:
             topic: named in a command: below the device's own ``up/``, and no topic that says something else.
             elsewhere: filters of topics that are allowed, too.
         """
-        if not is_filter(topic) or "+" in topic or "#" in topic:
+        if len(topic) > MAX_RESPONSE_TOPIC or not is_filter(topic) or "+" in topic or "#" in topic:
             return None
-        if topic.startswith(self.up("reply/")):
+        if topic.startswith(self.up("reply/")) and not topic.startswith(f"{self.up('reply')}//"):
             return topic.removeprefix(self.up(""))
         own = topic.startswith(self.up("")) and topic.removeprefix(self.up("")).partition("/")[0] not in TAKEN
         allowed = own or any(matches(one, topic) for one in elsewhere)

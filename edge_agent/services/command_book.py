@@ -1,18 +1,22 @@
-"""The journal of commands on the disk: how far each has come, and its end in one transaction with its replies."""
+"""The journal of commands on the disk: how far each has come, and its end in one transaction with its replies.
+
+While the disk cannot be written, nothing is said of the end of a command that it knows: after a crash it would end once
+more, and perhaps otherwise.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
+from functools import partial
 from typing import Any, Final
 
 import orjson
 
 from edge_agent.command_ports import Registry
-from edge_agent.core.command_entry import Entry, ReplyTo, load
+from edge_agent.core.command_entry import MAX_COPIES, Entry, Moment, ReplyTo, load
 from edge_agent.core.command_states import Happened
-from edge_agent.core.journal import Journal
+from edge_agent.core.journal import MAX_AGE, Journal
 from edge_agent.core.records import Priority, Record
 from edge_agent.core.submission import Submission
 from edge_agent.errors import OutboxError
@@ -22,6 +26,7 @@ from edge_agent.services.outbox import Outbox
 log = logging.getLogger(__name__)
 
 PREFIX: Final = "command/"
+LOST: Final = "commands-lost"
 LOCAL: Final = ReplyTo("")
 """The answer goes to whoever waits for it, and nowhere else."""
 
@@ -32,80 +37,164 @@ class CommandBook:
     Attributes:
         journal: all of it.
         outbox: takes replies, and notes down what must not be forgotten.
-        unsaid: last states for which the outbox had no room yet.
+        owed: what has ended, and has yet to be said somewhere.
     """
 
     def __init__(self, registry: Registry, outbox: Outbox, clock: Clock) -> None:
         self.journal = Journal()
         self.outbox = outbox
-        self.unsaid: deque[tuple[Entry, ReplyTo]] = deque()
+        self.owed: dict[str, Entry] = {}
+        self._saying: dict[str, tuple[Entry, list[tuple[Record, ReplyTo]]]] = {}  # not on the disk yet
         self._may_repeat = frozenset(name for name, command in registry.items() if command.idempotent)
         self._clock = clock
+        outbox.unnoted = self._take_back
+
+    def moment(self) -> Moment:
+        """Return now."""
+        return Moment(self._clock.now(), self.outbox.age(), self.outbox.age_base)
+
+    @property
+    def can_remember(self) -> bool:
+        """Whether what is noted down now gets on the disk, and all that may be known of a command is known."""
+        return self.outbox.keeping.can_write and self.outbox.keeping.put_aside is None
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether commands may have been forgotten that were begun."""
+        lost = self.outbox.notes.get(LOST)
+        return lost is not None and self.outbox.age() < int(lost) + MAX_AGE
 
     def recall(self) -> list[Entry]:
-        """Recall what was noted down; return what has not ended."""
+        """Recall what was noted down and is not known yet; return what has not ended, the oldest first."""
+        if self.outbox.keeping.has_lost:
+            self.outbox.keeping.has_lost = False
+            self.outbox.note(LOST, b"%d" % self.outbox.age())
+            log.error("journal_lost", extra={"reason": "the store was damaged: commands may have been forgotten"})
+        found = []
         for name, text in self.outbox.notes.items():
-            if name.startswith(PREFIX):
-                self.journal.keep(load(text), len(text))
-        return list(self.journal.open.values())
+            if name.startswith(PREFIX) and self.journal.find(name.removeprefix(PREFIX)) is None:
+                try:
+                    found.append((load(text), len(text)))
+                except (ValueError, TypeError, KeyError) as error:
+                    log.error("command_unreadable", extra={"note": name, "reason": repr(error)})  # noqa: TRY400
+        for entry, size in sorted(found, key=lambda one: one[0].finished_age or one[0].age):
+            self.journal.keep(entry, size)
+            if entry.state.is_final and entry.copies:
+                self.owed[entry.id] = entry
+        return [entry for entry, _ in sorted(found, key=lambda one: one[0].age) if not entry.state.is_final]
 
-    def keep(self, entry: Entry, beside: Record | None = None) -> asyncio.Future[Any]:
-        """Note down how far a command has come; return a future that is done once that is durable.
+    def keep(self, entry: Entry, beside: Record | None = None) -> asyncio.Future[bool]:
+        """Note down how far a command has come; return a future that is done once that is durable, or cannot be.
 
         What nobody can ask for again is forgotten at its end.
         """
-        note = PREFIX + entry.id
         if entry.reply == LOCAL and not entry.deduplicated:
-            pass
-        elif entry.state.is_final and not entry.deduplicated:
+            kept: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+            kept.set_result(True)
+            return kept
+        if entry.state.is_final and not entry.deduplicated and not entry.copies:
             self.journal.forget(entry.id)
-            self.outbox.note(note, None, beside)
+            self.outbox.note(PREFIX + entry.id, None, beside)
         else:
             text = entry.dump()
             self.journal.keep(entry, len(text))
-            self.outbox.note(note, text, beside)
-        return self.outbox.noted()
+            if text != self.outbox.notes.get(PREFIX + entry.id):  # that it was said once more changes nothing
+                self.outbox.note(PREFIX + entry.id, text, beside)
+        noted = self.outbox.noted()
+        noted.add_done_callback(partial(_kept, entry))
+        return noted
 
-    def end(self, entry: Entry, happened: Happened, result: str | None, error: tuple[str, str] | None) -> None:
-        """Bring a command to its end."""
+    def end(
+        self, entry: Entry, happened: Happened, result: str | None, error: tuple[str, str] | None
+    ) -> asyncio.Future[Any]:
+        """Bring a command to its end; return a future that is done once that is durable, or cannot be."""
         entry.result, entry.error = result, error
-        entry.step(happened, self._clock.now().time)
-        replies, entry.copies = (entry.reply, *entry.copies), ()
-        records = [self.say(entry, reply) for reply in replies]
-        _ = self.keep(entry, beside=records[-1])  # and with the last one those before it
+        entry.step(happened, self.moment())
+        entry.copies = tuple(one for one in (entry.reply, *entry.copies) if one != LOCAL)
+        durable = self._say(entry)
         took_ms = None if entry.started is None else (entry.finished or 0) // 1_000_000 - entry.started // 1_000_000
         said = {"command": entry.command, "id": entry.id, "state": entry.state.value, "took_ms": took_ms}
         log.info("command", extra=said if error is None else said | {"code": error[0], "reason": error[1]})
         if self.journal.is_crowded:
             self.forget_old()
+        return durable
 
-    def say(self, entry: Entry, reply: ReplyTo) -> Record | None:
-        """Say the last state; return ``None`` where nobody is to be told, or that waits for room in the outbox."""
-        if reply == LOCAL:
-            return None
-        submission = Submission(
-            reply.channel,
-            orjson.dumps(entry.data()),
-            Priority.CRITICAL,
-            always=True,
-            subject=entry.command,
-            traceparent=reply.traceparent,
-            correlation=reply.correlation,
-        )
-        try:
-            return self.outbox.put(submission)
-        except OutboxError as error:
-            log.warning("reply_waits", extra={"id": entry.id, "reason": str(error)})
-            self.unsaid.append((entry, reply))
-            return None
+    def repeat(self, entry: Entry, reply: ReplyTo) -> asyncio.Future[Any]:
+        """Say the last state of a command once more, now or, while it has none, at its end; see ``end``."""
+        if len(entry.copies) >= MAX_COPIES or (not entry.state.is_final and self.journal.is_full):
+            log.warning("command_repeated", extra={"id": entry.id, "reason": "too many; this one gets no reply"})
+            return self.outbox.noted()
+        entry.copies = (*entry.copies, reply)
+        return self._say(entry) if entry.state.is_final else self.keep(entry)
 
     def say_again(self) -> None:
-        """Try again what there was no room for."""
-        for _ in range(len(self.unsaid)):
-            self.say(*self.unsaid.popleft())
+        """Say what there was no room for."""
+        for entry in list(self.owed.values()) if self.outbox.keeping.can_write else ():
+            _ = self._say(entry)
 
     def forget_old(self) -> None:
         """Forget what has outlived its use."""
-        for command_id in self.journal.outlived(self._clock.now(), may_repeat=self._may_repeat):
+        for command_id in self.journal.outlived(self.moment(), may_repeat=self._may_repeat):
             self.journal.forget(command_id)
             self.outbox.note(PREFIX + command_id, None)
+
+    def _say(self, entry: Entry) -> asyncio.Future[Any]:
+        """Say the last state wherever it has yet to go: all of that, and that it was said, in one transaction."""
+        said: list[tuple[Record, ReplyTo]] = []
+        data = orjson.dumps(entry.data())
+        try:
+            while entry.copies and (self.outbox.keeping.can_write or not entry.stored):
+                record = self.outbox.put(_reply(entry, entry.copies[0], data))
+                if said:
+                    said[-1][0].bound = True
+                said.append((record, entry.copies[0]))
+                entry.copies = entry.copies[1:]
+        except OutboxError as error:
+            if entry.id not in self.owed:
+                log.warning("reply_waits", extra={"id": entry.id, "reason": str(error)})
+        if entry.copies:
+            self.owed[entry.id] = entry
+        else:
+            self.owed.pop(entry.id, None)
+        noted = self.keep(entry, beside=said[-1][0] if said else None)
+        if not said:
+            return noted
+        self._saying.setdefault(entry.id, (entry, []))[1].extend(said)
+        durable = self.outbox.durable(said[-1][0])
+        durable.add_done_callback(partial(self._said, entry.id, said[-1][0]))
+        return durable
+
+    def _said(self, command_id: str, last: Record, durable: asyncio.Future[str]) -> None:
+        if not durable.cancelled() and durable.exception() is None:  # that it was lost is told elsewhere
+            entry, said = self._saying.get(command_id, (None, []))
+            if entry is not None and said[-1][0] is last:
+                del self._saying[command_id]
+
+    def _take_back(self) -> None:
+        """The disk has failed: what it should know together with a reply has to wait for it, and so has the reply."""
+        for entry, said in list(self._saying.values()):
+            back = [(record, to) for record, to in said if entry.stored and self.outbox.pending.withdraw(record)]
+            if back:
+                del self._saying[entry.id]
+                entry.copies = (*(to for _, to in back), *entry.copies)
+                self.owed[entry.id] = entry
+                _ = self.keep(entry)
+            for record, _ in back:
+                if record.waiter is not None:
+                    record.waiter.cancel()
+
+
+def _reply(entry: Entry, to: ReplyTo, data: bytes) -> Submission:
+    return Submission(
+        to.channel,
+        data,
+        Priority.CRITICAL,
+        always=True,
+        subject=entry.command,
+        traceparent=to.traceparent,
+        correlation=to.correlation,
+    )
+
+
+def _kept(entry: Entry, noted: asyncio.Future[bool]) -> None:
+    entry.stored = entry.stored or (not noted.cancelled() and noted.result())

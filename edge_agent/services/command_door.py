@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
-from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from edge_agent.core.command_entry import REPLY, ReplyTo, refused
@@ -47,15 +45,13 @@ class CommandDoor:
     clock: Clock
     _session: Session | None = None
     _said: tuple[str, Mapping[str, Any]] | None = None
-    _arrived: deque[tuple[Delivery, asyncio.Future[Any]]] = field(default_factory=deque)
     _second: int = 0
     _refused: int = 0
 
     def begin(self, session: Session) -> None:
         """Take commands from a session from now on; what an earlier one has not acknowledged comes again."""
         self._session = session
-        self._arrived.clear()
-        self.dispatcher.tell = self._tell
+        self.dispatcher.runs.tell = self._tell
 
     async def advertise(self, session: Session) -> bool:
         """Say what is obeyed if it is not what was said last; return ``False`` when the connection ended first."""
@@ -66,16 +62,13 @@ class CommandDoor:
         return await session.publish_event(COMMANDS, self.topics.commands, said[1], retain=True)
 
     def hear(self, delivery: Delivery) -> bool:
-        """Take a delivery if it is a command for this device; return whether it was.
-
-        It is acknowledged when it is durable, and after those that arrived before it (MQTT 5 §4.6).
-        """
+        """Take a delivery if it is a command for this device, to be acknowledged when it is durable."""
         found = self.topics.command(delivery.topic)
         addresses = {self.topics.device, "_all", *(f"_group/{group}" for group in self.groups)}
-        if found is None or found[0] not in addresses:
+        if self._session is None or found is None or found[0] not in addresses:
             return False
-        if delivery.retained and not delivery.payload and self._session is not None:
-            self._session.connection.acknowledge(delivery)  # somebody has cleared what was retained there
+        if delivery.retained and not delivery.payload:
+            self._session.acknowledge(delivery)  # somebody has cleared what was retained there
             return True
         address, command = found
         incoming = Incoming(
@@ -90,20 +83,11 @@ class CommandDoor:
             traceparent=_trace(delivery.traceparent),
         )
         try:
-            durable = self.dispatcher.take(incoming)
+            self._session.acknowledge(delivery, self.dispatcher.take(incoming))
         except CommandError as error:
             self._refuse(incoming, error)
-            durable = asyncio.get_running_loop().create_future()
-            durable.set_result(None)
-        self._arrived.append((delivery, durable))
-        durable.add_done_callback(lambda _: self._acknowledge())
+            self._session.acknowledge(delivery)
         return True
-
-    def _acknowledge(self) -> None:
-        while self._arrived and self._arrived[0][1].done():
-            delivery, _ = self._arrived.popleft()
-            if self._session is not None:
-                self._session.connection.acknowledge(delivery)
 
     def _refuse(self, incoming: Incoming, error: CommandError) -> None:
         """Say no, so many times a second."""
@@ -123,7 +107,7 @@ class CommandDoor:
 
     def _tell(self, reply: ReplyTo, data: Mapping[str, object]) -> None:
         """Say something now, if there is a session that has room for it."""
-        if self._session is None or self._session.over.is_set() or not reply.channel:
+        if self._session is None or not reply.channel or not self._session.connection.has_room():
             return
         payload = self._session.event(REPLY, data, subject=str(data["command"]), traceparent=reply.traceparent)
         correlation = bytes.fromhex(reply.correlation) if reply.correlation else None

@@ -6,7 +6,6 @@ Here a task is not spawned in a TaskGroup: that would wait for ever for a handle
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
 from typing import Final
@@ -24,7 +23,9 @@ from edge_agent.errors import EdgeAgentError
 log = logging.getLogger(__name__)
 
 GRACE_S: Final = 5.0
-"""What a handler has to end when it is cancelled; then it is left alone, and the command has ended."""
+"""What a handler has to end when it is cancelled; then the command has ended, and only its place is still taken."""
+
+MAX_MESSAGE: Final = 500  # characters
 
 _CODES: Final = {
     Happened.CALLED_OFF: Code.INTERRUPTED,
@@ -48,80 +49,102 @@ class CommandWork:
         self._command = command
         self._call = call
         self._args = args
-        self._task: asyncio.Task[object] | None = None
         self._watch: asyncio.Task[None] | None = None
         self._off: asyncio.Future[None] | None = None
         self.stopped_by: tuple[Happened, str] | None = None
 
-    def begin(self, ended: Callable[[Outcome], None]) -> None:
-        """Have it done; ``ended`` is called once."""
-        self._watch = asyncio.get_running_loop().create_task(self._run(ended), name=f"command-{self._command.name}")
+    def begin(self, ended: Callable[[Outcome], None], freed: Callable[[], None]) -> None:
+        """Have it done; ``ended`` is called once, and then ``freed``: when its handler has really returned."""
+        loop = asyncio.get_running_loop()
+        self._off = loop.create_future()
+        if self.stopped_by is not None:
+            self._off.set_result(None)
+        self._watch = loop.create_task(self._run(self._off, ended, freed), name=f"command-{self._command.name}")
+        self._watch.add_done_callback(_raise)
 
     def call_off(self, happened: Happened, reason: str) -> None:
         """End it; how is what it then ends with, if it has not come to its end by itself."""
         if self.stopped_by is None:
             self.stopped_by = happened, reason
-            if self._off is not None and not self._off.done():
+            if self._off is not None:
                 self._off.set_result(None)
 
     async def over(self) -> None:
-        """Wait until it has ended."""
+        """Wait until it has ended, if it was begun."""
         if self._watch is not None:
             await asyncio.wait((self._watch,))
 
-    async def _run(self, ended: Callable[[Outcome], None]) -> None:
-        if self.stopped_by is None:
-            loop = asyncio.get_running_loop()
-            self._task = loop.create_task(_done_by(self._command, self._call, self._args))
-            self._off = loop.create_future()
-            limit = to_seconds(self._command.timeout)
-            await asyncio.wait((self._task, self._off), timeout=limit, return_when=asyncio.FIRST_COMPLETED)
-            if not self._task.done():
-                self.call_off(Happened.OVERTIME, f"it took longer than {format_duration(self._command.timeout)}")
-                self._task.cancel()
-                await asyncio.wait((self._task,), timeout=GRACE_S)
-        ended(self._outcome())
+    async def _run(
+        self, off: asyncio.Future[None], ended: Callable[[Outcome], None], freed: Callable[[], None]
+    ) -> None:
+        if off.done():
+            ended(self._cut_short())
+            freed()
+            return
+        task = asyncio.get_running_loop().create_task(_done_by(self._command, self._call, self._args))
+        limit = to_seconds(self._command.timeout)
+        await asyncio.wait((task, off), timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            self.call_off(Happened.OVERTIME, f"it took longer than {format_duration(self._command.timeout)}")
+            task.cancel()
+            await asyncio.wait((task,), timeout=GRACE_S)
+        if task.done():
+            ended(self._outcome(task))
+            freed()
+        else:
+            log.error("command_hangs", extra={"command": self._command.name, "id": self._call.id})
+            ended(self._cut_short())
+            task.add_done_callback(lambda _: freed())
 
-    def _outcome(self) -> Outcome:
-        task = self._task
-        if task is None or not task.done() or task.cancelled():
-            if task is not None and not task.done():
-                log.error("command_hangs", extra={"command": self._command.name, "id": self._call.id})
-                task.add_done_callback(_let_go)
-            happened, reason = self.stopped_by or (Happened.FAULT, "its handler cancelled itself")
-            return happened, None, (_CODES.get(happened, Code.FAILED).value, reason)
-        error = task.exception()
-        if error is None:
-            return self._result(task.result())
-        if self.stopped_by is not None:
-            happened, reason = self.stopped_by
-            return happened, None, (_CODES[happened].value, reason)
-        return Happened.FAULT, None, self._fault(error)
+    def _cut_short(self) -> Outcome:
+        happened, reason = self.stopped_by or (Happened.FAULT, "its handler cancelled itself")
+        return happened, None, (_CODES.get(happened, Code.FAILED).value, reason)
 
-    def _result(self, result: object) -> Outcome:
+    def _outcome(self, task: asyncio.Task[object | BaseException]) -> Outcome:
+        if task.cancelled():
+            return self._cut_short()
+        result = task.result()
+        if isinstance(result, BaseException):
+            return self._cut_short() if self.stopped_by is not None else (Happened.FAULT, None, self._fault(result))
         try:
             said = orjson.dumps(result)
-        except (orjson.JSONEncodeError, RecursionError) as error:
-            return Happened.FAULT, None, (Code.FAILED.value, f"its result cannot be said in JSON: {error}")
+            text = said.decode()  # of a fragment it may be anything
+        except Exception as error:  # noqa: BLE001  # what a handler returns may be anything
+            return Happened.FAULT, None, (Code.FAILED.value, _text(error, "its result cannot be said in JSON: "))
         if len(said) > self._max_result:
-            text = f"its result has {len(said)} bytes; {self._max_result} are allowed (outbox.max_record)"
-            return Happened.FAULT, None, (Code.FAILED.value, text)
-        return Happened.DONE, said.decode(), None
+            reason = f"its result has {len(said)} bytes; {self._max_result} are allowed (outbox.max_record)"
+            return Happened.FAULT, None, (Code.FAILED.value, reason)
+        return Happened.DONE, text, None
 
     def _fault(self, error: BaseException) -> tuple[str, str]:
         if isinstance(error, CommandError):
-            return error.code.value, str(error)
+            return error.code.value, _text(error)
         if isinstance(error, EdgeAgentError):
-            return Code.FAILED.value, str(error)
+            return Code.FAILED.value, _text(error)
         log.error("command_bug", extra={"command": self._command.name, "id": self._call.id}, exc_info=error)
-        return Code.FAILED.value, f"{type(error).__name__}: {error}; this is a bug of its handler, see the agent's log"
+        return Code.FAILED.value, _text(error, f"a bug of its handler, see the agent's log: {type(error).__name__}: ")
 
 
-async def _done_by(command: Command, call: Call, args: Section) -> object:
-    return await command.run(call, args)
+async def _done_by(command: Command, call: Call, args: Section) -> object | BaseException:
+    """Return what a handler returns or raises: a task that raised ``SystemExit`` would end the process."""
+    try:
+        return await command.run(call, args)
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:  # noqa: BLE001  # it fails alone
+        return error
 
 
-def _let_go(task: asyncio.Task[object]) -> None:
-    """Look at what became of a handler that nobody waits for any more, so that nothing complains that nobody has."""
-    with contextlib.suppress(asyncio.CancelledError):
-        task.exception()
+def _text(error: BaseException, before: str = "") -> str:
+    """Return an error's message, so that JSON can say it, and the outbox has room for it."""
+    try:
+        text = before + str(error)
+    except Exception:  # noqa: BLE001  # somebody else's code
+        text = before + type(error).__name__
+    return text[:MAX_MESSAGE].encode(errors="replace").decode()
+
+
+def _raise(watch: asyncio.Task[None]) -> None:
+    """Raise a bug of ours on the loop, for nobody waits for the task."""
+    if not watch.cancelled():
+        watch.result()

@@ -188,7 +188,7 @@ class Drain:
             record = lane.ready[0]
             if (record.key & SEQ_MASK) > lane.reserved or (self._isolation.alone and self._in_flight):
                 return None
-            if record.always and record.key in lane.fresh and self._outbox.keeping.fault is None:
+            if record.always and record.key in lane.fresh and self._outbox.keeping.can_write:
                 return None  # its turn comes when it is on the disk
             if not self._pauses.may_go(record.channel):
                 self._hold(lane, [lane.pop()])

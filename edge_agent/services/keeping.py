@@ -35,6 +35,7 @@ class Keeping:
 
     Attributes:
         fault: what is wrong with it now; ``None`` = nothing.
+        has_lost: whether a store was put aside when this one was opened: what it knew may be gone.
         put_aside: what a damaged store said of itself when it was replaced; ``None`` = none was, or it said nothing.
     """
 
@@ -48,6 +49,7 @@ class Keeping:
         self._failed = False  # the last commit did, and nothing was done about it yet
         self._shed: tuple[Dropped, ...] = ()  # dropped, and not told yet, for the commit that it was for has failed
         self.fault: StoreFault | None = None
+        self.has_lost = False
         self.put_aside: Identity | None = None
 
     @property
@@ -160,6 +162,7 @@ class Keeping:
     def _open(self, name: str) -> Store:
         try:
             self.put_aside = known = self._file.put_aside()  # a power cut may have come between that and its salvage
+            self.has_lost = known is not None
             return self._fresh(known) if known else self._file.open(max_bytes=self._max_bytes, name=name)
         except StoreError as error:
             if error.fault not in (StoreFault.DAMAGED, StoreFault.NEWER):
@@ -169,7 +172,7 @@ class Keeping:
             )
             known = self._file.identity() if error.fault is StoreFault.DAMAGED else None
             self._file.set_aside(error.fault, known=known)
-            self.put_aside = known
+            self.put_aside, self.has_lost = known, True
             return self._fresh(known) if known else self._file.open(max_bytes=self._max_bytes, name=name)
 
     def _fresh(self, known: Identity) -> Store:

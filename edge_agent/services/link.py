@@ -162,7 +162,7 @@ class Link:
                 continue
             if not self.presence.hear(delivery):
                 log.debug("message_not_used", extra={"topic": delivery.topic, "bytes": len(delivery.payload)})
-            session.connection.acknowledge(delivery)
+            session.acknowledge(delivery)
 
     async def _return_to_first(self, session: Session) -> None:
         """On a fall-back broker: leave it once the preferred one can be reached again, ever more rarely if in vain."""

@@ -61,13 +61,13 @@ class Outbox:
         urgent: whether it must not wait.
         watched: whether it is known already when the oldest record in memory must be written.
         acked_since: since when there are records to be deleted; ``None`` = there are none.
-        flushes: those who wait until all was written; ``noting``: until the notes were.
+        flushes: those who wait until all was written; ``noting``: until the notes were, or could not be.
         age_base: the outbox's age when the counter was zero.
         past: what is known of true time at other ages.
         hushed: whether nothing may be sent, for numbers are about to change; ``purging``: for records are.
         online: whether there is a session to send on.
         came: called with each record put online that is not critical; ``moved``: when there may be something to send.
-        said: called whenever ``conditions`` changes.
+        said: called whenever ``conditions`` changes; ``unnoted``: when notes could not be written, before that is said.
         bytes_sent: payload bytes that brokers have acknowledged since the start.
     """
 
@@ -96,7 +96,8 @@ class Outbox:
         self.acked_since: MonotonicNs | None = None
         self._once = OnceOnly(keeping, self._put_keyed)
         self.flushes: list[asyncio.Future[None]] = []
-        self.noting: list[asyncio.Future[None]] = []
+        self.noting: list[asyncio.Future[bool]] = []
+        self.unnoted: Callable[[], None] = lambda: None
         self.announced: dict[int, list[tuple[int, Gap]]] = {}
         self.unsaid: list[tuple[int, Gap]] = []
         self._condition: StoreFault | None = None
@@ -145,11 +146,11 @@ class Outbox:
         self._notes.put(name, text, beside)
         self.due.set()
 
-    def noted(self) -> asyncio.Future[None]:
-        """Return a future that is done once the store has all that was noted down so far, or cannot have it."""
+    def noted(self) -> asyncio.Future[bool]:
+        """Return a future that is done once the store has all that was noted down so far; ``False`` = it cannot now."""
         self.noting.append(done := self._loop.create_future())
         if not (self.keeping.can_write and self._notes.unwritten):
-            self.noting.pop().set_result(None)
+            self.noting.pop().set_result(self.keeping.can_write)
         return done
 
     @property

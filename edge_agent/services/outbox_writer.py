@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from typing import Final
+from typing import Final, TypeVar
 
 from edge_agent.core.batch import Committed
 from edge_agent.core.timebase import DurationNs, MonotonicNs, later, seconds, to_seconds
@@ -14,6 +14,7 @@ from edge_agent.services.keeping import Keeping
 from edge_agent.services.outbox import ACKED_AT_ONCE, MEMORY_BYTES, Outbox
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 DELETE_WITHIN: Final = seconds(1)
 
@@ -67,7 +68,13 @@ class OutboxWriter:
         if not self._keeping.can_write:
             return None  # until it was mended
         now, pending = self._clock.monotonic(), self._outbox.pending
-        if self._records_due(now) or pending.has_news or pending.wants_numbers or self._outbox.flushes:
+        if (
+            self._records_due(now)
+            or pending.has_news
+            or pending.wants_numbers
+            or self._outbox.flushes
+            or self._outbox.noting
+        ):
             return now
         acked = sum(len(lane.acked) for lane in self._outbox.lanes.values())
         dues = [later(self._oldest_fresh(), self._outbox.config.commit)] if pending.fresh_bytes else []
@@ -100,17 +107,18 @@ class OutboxWriter:
         )
         whole = len(batch.records) == sum(len(lane.fresh) for lane in self._outbox.lanes.values())
         if batch.is_empty():
-            _resolve(self._outbox.flushes, flushes)
-            _resolve(self._outbox.noting, noting)
+            _resolve(self._outbox.flushes, flushes, value=None)
+            _resolve(self._outbox.noting, noting, value=True)
             return False
         self._outbox.urgent = False
         self._outbox.acked_since = None
         done = await self._keeping.commit(batch)
         if done is None:
             self._outbox.urgent = True
+            self._outbox.unnoted()
             self._outbox.tell_condition()
-            _resolve(self._outbox.flushes, self._outbox.flushes[:])
-            _resolve(self._outbox.noting, self._outbox.noting[:])
+            _resolve(self._outbox.flushes, self._outbox.flushes[:], value=None)
+            _resolve(self._outbox.noting, self._outbox.noting[:], value=False)
             return False
         durable = self._outbox.pending.written(batch, done)
         self._note(done)
@@ -123,9 +131,9 @@ class OutboxWriter:
         )
         self._outbox.tell_condition()
         self._outbox.moved()
-        _resolve(self._outbox.noting, noting)
+        _resolve(self._outbox.noting, noting, value=True)
         if whole:
-            _resolve(self._outbox.flushes, flushes)
+            _resolve(self._outbox.flushes, flushes, value=None)
         return True
 
     def _note(self, done: Committed) -> None:
@@ -137,9 +145,9 @@ class OutboxWriter:
             self._outbox.pending.evict(dropped)
 
 
-def _resolve(waiting: list[asyncio.Future[None]], served: list[asyncio.Future[None]]) -> None:
+def _resolve(waiting: list[asyncio.Future[T]], served: list[asyncio.Future[T]], *, value: T) -> None:
     """Tell those who waited, which are the first of all that wait."""
     del waiting[: len(served)]
     for one in served:
         if not one.done():
-            one.set_result(None)
+            one.set_result(value)

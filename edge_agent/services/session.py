@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -12,7 +13,7 @@ from edge_agent.core.connection import Closing, ConnectionPolicy, Suspect, Suspe
 from edge_agent.core.events import CONTENT_TYPE, Origin, Stamp, encode
 from edge_agent.core.timebase import UtcNs
 from edge_agent.errors import TooLargeError
-from edge_agent.ports import REFUSED_FROM, Clock, Connection, Message
+from edge_agent.ports import REFUSED_FROM, Clock, Connection, Delivery, Message
 
 PACKET_TOO_LARGE: Final = 0x95  # MQTT 5 §2.4
 
@@ -57,6 +58,7 @@ class Session:
     closing: Closing | None = None
     _seq: int = 0
     _outstanding: list[Suspect] = field(default_factory=list)
+    _arrived: deque[tuple[Delivery, asyncio.Future[Any] | None]] = field(default_factory=deque)
 
     def event(
         self,
@@ -105,13 +107,31 @@ class Session:
         if reason < REFUSED_FROM:
             self.policy.accepted(suspect)
 
-    def offer(self, message: Message) -> bool:
-        """Publish at once or not at all: what is not worth waiting for; return whether it was sent."""
+    def offer(self, message: Message) -> None:
+        """Publish at once or not at all: what is not worth waiting for."""
         if not (self.connection.has_room() and self.policy.may_publish(message.topic, self.clock.monotonic())):
-            return False
+            return
         with contextlib.suppress(TooLargeError):
-            _ = self.connection.send(message)
-        return True
+            acknowledged = self.connection.send(message)
+            suspect = Suspect(SuspectKind.TOPIC, message.topic)
+            self._outstanding.append(suspect)  # a broker may close the connection over it
+            acknowledged.add_done_callback(
+                lambda one: None if one.result() is None else self._outstanding.remove(suspect)
+            )
+
+    def acknowledge(self, delivery: Delivery, once: asyncio.Future[Any] | None = None) -> None:
+        """Acknowledge a delivery, now or ``once`` something is done; never before those that came before it.
+
+        The order is MQTT's (MQTT 5 §4.6).
+        """
+        self._arrived.append((delivery, once))
+        if once is not None and not once.done():
+            once.add_done_callback(lambda _: self._acknowledge())
+        self._acknowledge()
+
+    def _acknowledge(self) -> None:
+        while self._arrived and ((once := self._arrived[0][1]) is None or once.done()):
+            self.connection.acknowledge(self._arrived.popleft()[0])
 
     async def publish_event(self, event_type: str, topic: str, data: object, *, retain: bool = False) -> bool:
         """Encode and publish; see ``publish``."""

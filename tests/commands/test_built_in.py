@@ -99,6 +99,14 @@ async def test_each_answers_as_its_type_says(tmp_path: Path) -> None:
         assert process.process.poll() is None, "it is the same process"
 
 
+async def test_who_may_use_the_control_socket_may_say_paths(tmp_path: Path) -> None:
+    """As local files may."""
+    async with agent(tmp_path, config_text(f"mqtt://127.0.0.1:{free_port()}")) as process:
+        await process.logged("started")
+        job = {"kind": "prune", "every": "1h", "options": {"folder": str(tmp_path), "max_age": "1d"}}
+        assert (await asyncio.to_thread(ask, process, "job-put", job="p", config=job))["kind"] == "prune"
+
+
 async def test_a_reload_tells_whoever_asked_for_it_what_is_wrong(tmp_path: Path) -> None:
     """File, key and reason; or that it counts now."""
     text = config_text(f"mqtt://127.0.0.1:{free_port()}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,12 @@ async def profile(folder: Path, text: str = "", **args: object) -> Any:  # noqa:
     return await asked(commands(host_of(folder, text, clock)), "profile", {"seconds": 1, **args})
 
 
+async def tracing() -> None:
+    """Wait until memory is traced."""
+    while not tracemalloc.is_tracing():  # noqa: ASYNC110  # another thread's doing
+        await asyncio.sleep(0.01)
+
+
 async def test_the_stacks_are_those_of_all_threads(tmp_path: Path) -> None:
     """Of the loop's, which waits; the greatest first, as tools for flame graphs read them."""
     found = await profile(tmp_path)
@@ -32,7 +39,7 @@ async def test_the_stacks_are_those_of_all_threads(tmp_path: Path) -> None:
 async def test_what_is_allocated_and_kept_is_found(tmp_path: Path) -> None:
     """By the line that has it."""
     task = asyncio.get_running_loop().create_task(profile(tmp_path, mode="memory"))
-    await asyncio.sleep(0.5)
+    await tracing()
     kept = [bytes(1000) for _ in range(1000)]
     found = await task
     assert found["unit"] == "bytes"
@@ -43,6 +50,10 @@ async def test_what_is_allocated_and_kept_is_found(tmp_path: Path) -> None:
 
 async def test_it_is_no_larger_than_what_can_be_sent(tmp_path: Path) -> None:
     """And says how much was left out."""
-    found = await profile(tmp_path, '[outbox]\nmax_record = "3KiB"\n', mode="memory")
+    task = asyncio.get_running_loop().create_task(profile(tmp_path, '[outbox]\nmax_record = "3KiB"\n', mode="memory"))
+    await tracing()
+    kept: list[bytes] = []
+    exec("kept.append(bytes(500))\n" * 200, {"kept": kept})  # noqa: S102  # many lines, each a stack of its own
+    found = await task
     assert len(orjson.dumps(found)) < 3072
     assert found["left_out"] > 0

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.core import events
-from edge_agent.core.command_entry import REPLY, ReplyTo, entry_of
+from edge_agent.core.command_entry import REPLY, Moment, ReplyTo, entry_of
 from edge_agent.core.command_request import Request
 from edge_agent.core.command_states import State
 from edge_agent.core.events import (
@@ -120,7 +120,7 @@ def test_what_comes_out_of_the_outbox_fits_its_schema() -> None:
 
 def test_each_state_of_a_command_fits_the_schema_of_replies() -> None:
     """A result only where it succeeded, an error only where it did not."""
-    entry = entry_of(Request("ping"), "c-1", ReplyTo("reply/c-1"), now=STAMP, age=0, expiry_s=None)
+    entry = entry_of(Request("ping"), "d", "c-1", ReplyTo("reply/c-1"), Moment(STAMP, 0, 0))
     validator = jsonschema.Draft202012Validator(schema_of(REPLY))
     for state in set(State) - {State.RECEIVED}:
         good = state in (State.ACCEPTED, State.RUNNING, State.SUCCEEDED)

@@ -162,7 +162,6 @@ async def test_a_run_that_succeeds_is_told_with_its_times_and_its_result() -> No
                     "succeeded",
                     started=UtcNs(EPOCH + seconds(2)),
                     finished=UtcNs(EPOCH + seconds(12)),
-                    duration_ms=10_000.0,
                     lateness_ms=2_000.0,
                     result={"worked_s": 10},
                 ),
