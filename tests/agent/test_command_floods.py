@@ -18,7 +18,7 @@ import pytest
 
 from tests.support.agents import DEVICE, HEARTBEAT, agent
 from tests.support.brokers import mosquitto
-from tests.support.commanding import Effects, Operator, device_text, known_time, operator
+from tests.support.commanding import Effects, Operator, acknowledged, device_text, known_time, operator
 from tests.support.tokens import Key
 
 pytestmark = pytest.mark.broker
@@ -132,12 +132,12 @@ async def test_a_flood_of_bad_commands_costs_neither_memory_nor_heartbeats_nor_a
         claims = {"jti": f"good-{number}", "aud": DEVICE, "exp": exp, "cmd": "append"}
         return key.token(claims) if keys else json.dumps({"id": f"good-{number}"}).encode()
 
-    async with mosquitto(tmp_path, config_lines=("max_queued_messages 0",)) as broker:
+    async with mosquitto(tmp_path, config_lines=("max_queued_messages 0", "max_inflight_messages 1000")) as broker:
         text = device_text(
             broker.url, allow=["append"], commands=section, extra=known_time(tmp_path), every=f"{EVERY_S * 1000:.0f}ms"
         )
         async with agent(tmp_path, text, **effects.environ) as process, operator(broker.url) as one:
-            await one.until(lambda: len(beats(one)) > 12, "heartbeats")
+            await one.until(lambda: len(beats(one)) > 12, "heartbeats", within_s=20)
             begun, rss_before = time.monotonic(), beats(one)[-1][1]["data"]["agent"]["rss_bytes"]
             ids = await flood(one, bad, count, good)
             await one.ended(ids, within_s=300)
@@ -177,3 +177,27 @@ def notes(tmp_path: Path) -> list[str]:
     """Return the names of what a stopped agent remembers of commands."""
     with contextlib.closing(sqlite3.connect(tmp_path / "state" / "outbox.db")) as db:
         return [name for (name,) in db.execute("SELECT name FROM note WHERE name LIKE 'command/%'")]
+
+
+async def test_the_same_command_again_and_again_does_not_grow_while_it_runs(tmp_path: Path) -> None:
+    """300 times, each with much to be sent back: memory and disk have their limits, and not all need be said."""
+    effects = Effects(tmp_path)
+    said: dict[str, Any] = {"id": "same", "args": {"before_ms": 600_000}}
+    async with mosquitto(tmp_path, config_lines=("max_queued_messages 0",)) as broker:
+        text = device_text(broker.url, every="200ms")
+        async with agent(tmp_path, text, **effects.environ) as process, operator(broker.url) as one:
+            await process.logged("health")
+            _ = one.send("append", **said)
+            _ = await one.said("same", "running")
+            before = (await one.until(lambda: beats(one), "a heartbeat"))[-1][1]["data"]["agent"]["rss_bytes"]
+            for number in range(300):
+                _ = one.send("append", mqtt={"CorrelationData": f"{number:<30000}".encode()}, **said)
+            await one.until(lambda: len(acknowledged(broker)) > 300, "all PUBACKs")
+            count = len(beats(one))
+            after = (await one.until(lambda: beats(one)[count:], "a heartbeat"))[-1][1]["data"]["agent"]["rss_bytes"]
+            stored = sum(file.stat().st_size for file in (tmp_path / "state").iterdir())
+            print(f"memory {before / 2**20:.1f} -> {after / 2**20:.1f} MiB, store {stored / 2**20:.1f} MiB")
+            process.signal(signal.SIGKILL)
+            await process.wait()
+            assert after - before < 8 << 20
+            assert stored < 8 << 20

@@ -418,13 +418,13 @@ def device_text(
     return text.replace(f'id = "{DEVICE}"', f'id = "{name}"\ngroups = {toml(list(groups))}')
 
 
-def known_time(folder: Path) -> str:
+def known_time(folder: Path, server: str = "127.0.0.1:1") -> str:
     """Have the device know the time from the start, from what it has saved in this boot; return that section."""
     raw = SystemClock().raw()
     saved = SavedClock(boot_id(), raw, UtcNs(time.time_ns()), 1000, 0.0, 1e-7)
     (folder / "state").mkdir(exist_ok=True)
     (folder / "state" / "clock.json").write_text(json.dumps(saved.document()))
-    return time_servers("127.0.0.1:1")
+    return time_servers(server)
 
 
 def acknowledged(broker: RealBroker, client: str = DEVICE) -> list[str]:
