@@ -95,8 +95,7 @@ class CommandBook:
             kept.set_result(True)
             return kept
         if entry.state.is_final and not entry.deduplicated and not entry.copies:
-            self.journal.forget(entry.id)
-            self.outbox.note(PREFIX + entry.id, None, beside)
+            self.forget(entry.id, beside)
         else:
             text = entry.dump()
             self.journal.keep(entry, len(text))
@@ -140,8 +139,12 @@ class CommandBook:
         """Forget what has outlived its use, also that some of it was lost."""
         self._lost.look_again()
         for command_id in self.journal.outlived(self.moment(), may_repeat=self._may_repeat):
-            self.journal.forget(command_id)
-            self.outbox.note(PREFIX + command_id, None)
+            self.forget(command_id)
+
+    def forget(self, command_id: str, beside: Record | None = None) -> None:
+        """Forget a command."""
+        self.journal.forget(command_id)
+        self.outbox.note(PREFIX + command_id, None, beside)
 
     def _say(self, entry: Entry) -> asyncio.Future[Any]:
         """Say the last state wherever it has yet to go: all of that, and that it was said, in one transaction."""

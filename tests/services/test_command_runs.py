@@ -294,17 +294,23 @@ async def test_while_the_disk_fails_what_may_run_twice_is_obeyed(tmp_path: Path)
 
 
 async def test_what_the_disk_could_not_take_is_not_begun(tmp_path: Path) -> None:
-    """It fails, in so many words, and holds up nobody behind it."""
+    """It is refused, with all that repeat it, is forgotten, and holds up nobody behind it."""
     handlers = Handlers()
     async with life(tmp_path, handlers) as desk:
         desk.keeping.fails = True
         arrived = [desk.take("do", {"id": "now"}), desk.take("see", {"id": "later", "delay": "1h"})]
+        arrived.append(desk.take("do", {"id": "now"}))
+        asked = asyncio.get_running_loop().create_task(desk.dispatcher.command({"command": "do", "id": "local"}))
         await asyncio.sleep(1)
         assert handlers.runs["do"] == []
-        assert desk.states() == ["failed", "failed"]
-        assert not any(one.done() for one in arrived)
-        await desk.mend()
+        assert [(one["state"], one["error"]["code"]) for one in desk.told] == [("rejected", "busy")] * 4
+        assert sorted(one["id"] for one in desk.told) == ["later", "local", "now", "now"]
+        assert (await asked)["state"] == "rejected"  # type: ignore[index]
         assert all(one.done() for one in arrived)
+        assert desk.states() == []
+        await desk.mend()
+        await desk.obey("do", {"id": "now"})
+        assert desk.states() == ["succeeded"]
 
 
 async def test_what_the_disk_knows_waits_for_it(tmp_path: Path) -> None:
