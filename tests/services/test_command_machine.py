@@ -1,4 +1,4 @@
-"""Whatever happens to a device, its disk, its clock and its connection: each command ends once, and no effect comes twice."""
+"""Whatever happens to a device, its disk, its clock and its connection: a command ends once, no effect comes twice."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from edge_agent.ports import Message
 from edge_agent.services.command_door import CommandDoor
 from edge_agent.services.dispatcher import Dispatcher
 from tests.fakes import FakeBroker
-from tests.support.commands import S, StoodClock
+from tests.support.dispatching import S, StoodClock
 from tests.support.flow import Flow, online
 from tests.support.virtual_time import VirtualTimeLoop
 
