@@ -392,6 +392,7 @@ async def test_a_kernel_without_stamps_is_good_enough(monkeypatch: pytest.Monkey
 
 
 # ---------------------------------------------------------------- load
+@pytest.mark.alone
 async def test_a_flood_neither_blocks_the_loop_nor_grows_in_memory() -> None:
     """One datagram per turn of the loop; the rest waits, or is lost, in the kernel."""
     late: list[float] = []

@@ -121,7 +121,7 @@ async def test_it_is_back_within_5_s_of_its_broker(fresh: bool, tmp_path: Path) 
             health = await seen.wait(HEALTH)
             assert health.data["session"] == first.data["session"]
         # of all that were due in between one was kept: after it the next one follows on the grid
-        assert second.data["uptime_s"] - first.data["uptime_s"] <= 1
+        assert second.data["uptime_s"] - first.data["uptime_s"] <= 2
 
 
 @pytest.mark.slow
