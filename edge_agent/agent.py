@@ -132,6 +132,8 @@ class Agent:
         )
         self._time.changed = self._time_changed
         outbox, keeping = self._outbox, self._keeping
+        upkeep = Upkeep(outbox, keeping, clock=clock)
+        upkeep.adopted = self._recall
         self._queue = QueueTools(outbox, keeping, device=loaded.config.device.id)
         self._registry = registry(built_in(self._host(), self._time, self._jobs.commands(), self._queue))
         self._commands = Commanding(loaded.config, self._registry, outbox, clock=clock, new_name=_new_name)
@@ -145,7 +147,7 @@ class Agent:
         self._parts = [
             _Part("watchdog", lambda _: (), self._run_watchdog),
             _Part("outbox", lambda _: (), OutboxWriter(outbox, keeping, clock=clock).run),
-            _Part("upkeep", lambda _: (), Upkeep(outbox, keeping, clock=clock).run),
+            _Part("upkeep", lambda _: (), upkeep.run),
             _Part("time", lambda new: (new.time,), self._run_time),
             _Part("commands", lambda _: (), self._commands.dispatcher.run),
             _Part("link", _connection, lambda *_: self._link.run()),
@@ -163,8 +165,7 @@ class Agent:
         """
         self._asked_to = (stop, reload)
         await self._outbox.open()
-        self._jobs.configure(self._loaded.config)
-        self._commands.dispatcher.recall()
+        self._recall()
         async with asyncio.TaskGroup() as group:
             self._start(group, self._parts)
             self._notifier.ready(f"device {self._loaded.config.device.id}")
@@ -182,6 +183,11 @@ class Agent:
             self._notifier.stopping()
             await self._stop(self._parts)
         log.info("stopped")
+
+    def _recall(self) -> None:
+        """Take up what the store has of jobs and commands."""
+        self._jobs.configure(self._loaded.config)
+        self._commands.dispatcher.recall()
 
     # -- parts
 
@@ -283,7 +289,8 @@ class Agent:
         channels = self._pauses.channels()
         if (more := len(channels) - MAX_CHANNELS_SAID) > 0:
             channels[MAX_CHANNELS_SAID:] = [f"{more} more"]
-        return self._outbox.conditions() + [f"channel_refused: {channel}" for channel in channels]
+        wrong = self._outbox.conditions() + self._commands.dispatcher.conditions()
+        return wrong + [f"channel_refused: {channel}" for channel in channels]
 
     # -- what commands need of it
 

@@ -237,6 +237,12 @@ class StoreFile(Protocol):
     def set_aside(self, fault: StoreFault, *, known: Identity | None) -> None:
         """Move the closed store out of the way."""
 
+    def notes(self) -> Mapping[str, bytes]:
+        """Return the notes of stores that were put aside and that nobody has taken yet."""
+
+    def notes_taken(self) -> None:
+        """Take note that they are safe elsewhere."""
+
     def salvage(self) -> Iterator[Salvaged]:
         """Read what can be read of stores that were put aside."""
 

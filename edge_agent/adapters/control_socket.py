@@ -10,6 +10,7 @@ import asyncio
 import errno
 import logging
 import os
+import select
 import socket
 import stat
 from collections.abc import Awaitable, Callable
@@ -23,7 +24,7 @@ from edge_agent.core.jsonrpc import BUSY, INVALID_REQUEST, Answer, Failure, enco
 from edge_agent.errors import EdgeAgentError
 
 MAX_PATH: Final = 107  # sun_path without its final zero, unix(7)
-MAX_CLIENTS: Final = 64
+MAX_CLIENTS: Final = 128
 MAX_REQUESTS: Final = 128
 MAX_REQUEST_BYTES: Final = 128 * 1024  # one alone may be larger
 MAX_UNREAD: Final = 64 * 1024
@@ -51,7 +52,7 @@ class ControlSocket:
     group: str
     handle: Handle
     max_line: int
-    _clients: set[asyncio.Task[None]] = field(default_factory=set)
+    _clients: set[_Client] = field(default_factory=set)  # that have not gone
     _serving: bool = False
 
     async def run(self) -> None:
@@ -111,27 +112,32 @@ class ControlSocket:
             writer.write(_failure(BUSY, f"{MAX_CLIENTS} programs are connected, which is all there can be; try later"))
             writer.close()
             return
-        task = group.create_task(_Client(reader, writer, self.handle, self.max_line).serve(), name="control-client")
-        self._clients.add(task)
-        task.add_done_callback(self._clients.discard)
+        client = _Client(reader, writer, self.handle, self.max_line, self._clients.discard)
+        self._clients.add(client)
+        group.create_task(client.serve(), name="control-client")
 
 
 class _RefusedError(Exception):
     """The client breaks a rule that the connection cannot survive."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Client:
-    """One connection: takes requests as they come, answers them as they are done."""
+    """One connection: takes requests as they come, answers them as they are done.
+
+    What a client has asked for is finished though it has gone; but it has gone then, however long that takes.
+    """
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     handle: Handle
     max_line: int
+    gone: Callable[[_Client], None]
     _requests: int = 0
     _bytes: int = 0
     _written: int = 0
     _freed: asyncio.Event = field(default_factory=asyncio.Event)
+    _looking: asyncio.TimerHandle | None = None
 
     async def serve(self) -> None:
         """Serve until the client has nothing more to say and has its answers; its requests are always finished."""
@@ -144,14 +150,39 @@ class _Client:
                         if line.strip():
                             await self._room()
                             self._requests += 1
+                            if self._looking is None:
+                                self._look()
                             self._bytes += len(line)
                             group.create_task(self._answer(line), name="control-request")
                 except _RefusedError as error:
                     farewell = _failure(INVALID_REQUEST, str(error))
+                self._look()
             self.writer.transport.set_write_buffer_limits(0)
             await self._write(farewell)
         finally:
+            self._look_no_more()
             self.writer.transport.abort()
+            self.gone(self)
+
+    def _look(self) -> None:
+        """Look, from time to time while it waits, whether the client has closed its end: then it has gone.
+
+        One that only says no more still reads; and of one that has gone, what it has sent is still to be read.
+        """
+        self._look_no_more()
+        poll = select.poll()
+        if not (has_gone := self.writer.transport.is_closing()):
+            poll.register(self.writer.get_extra_info("socket"), 0)
+            has_gone = bool(poll.poll(0))  # both directions are closed, or there was an error
+        if has_gone:
+            self.gone(self)
+        elif self._requests:
+            self._looking = asyncio.get_running_loop().call_later(STALLED_S, self._look)
+
+    def _look_no_more(self) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
 
     async def _line(self) -> bytes | None:
         """Return the next line; ``None`` when the client says no more."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from edge_agent.adapters.store_ledgers import DeadLetters, GapLedger, SeenKeys, intact_notes, write_notes
+from edge_agent.adapters.store_ledgers import DeadLetters, GapLedger, SeenKeys, write_notes
 from edge_agent.adapters.store_reader import StoreReader
 from edge_agent.adapters.store_rows import AGE, COLUMNS, PLACES, WRONG_TYPE, believed, from_row, to_row, translated
 from edge_agent.adapters.store_schema import PAGE_SIZE, connect, largest_size, set_limit
@@ -98,7 +98,7 @@ class Store(StoreReader):
             boot=str(meta.get("boot", "")),
             boot_base=int(meta.get("boot_base", 0)),
             boots=load(meta.get("boots")),
-            notes=intact_notes(self._db.execute("SELECT * FROM note")),
+            notes=self._notes(),
             age=max([int(meta.get("age", 0)), *newest]),
             state=self._state(()),
         )

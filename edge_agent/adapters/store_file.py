@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from edge_agent.adapters.store import Store
-from edge_agent.adapters.store_ledgers import gap_from_row, intact_notes
+from edge_agent.adapters.store_ledgers import gap_from_row, read_notes
 from edge_agent.adapters.store_rows import COLUMNS, WRONG_TYPE, from_row, lenient
 from edge_agent.adapters.store_schema import BALLAST_BYTES, MIGRATIONS
 from edge_agent.core.batch import DeadLetter, Identity, Salvaged
+from edge_agent.core.notes import LOST
 from edge_agent.core.records import SEQ_MASK, Gap, Priority, Record, pack
 from edge_agent.errors import StoreError, StoreFault
 
@@ -27,6 +28,10 @@ MAX_FAILED_READS: Final = 20_000
 
 _FILES: Final = ("outbox.db", "outbox.db-wal", "outbox.db-journal")
 _NAME: Final = "outbox"
+_NOTES: Final = "notes"
+_TAKEN: Final = "taken"
+_KEPT: Final = "kept"
+"""By the store of a newer version: it is known that they cannot be read."""
 
 
 class StoreFile:
@@ -42,6 +47,7 @@ class StoreFile:
         self._quarantine = folder / "quarantine"
         self._newer = folder / "newer"
         self._read: list[Path] = []  # marks of stores that were put aside and read to their end
+        self._notes_read: dict[Path, str] = {}  # what is to be said of their notes, by folder
 
     def open(
         self, *, max_bytes: int, name: str, reserved: Mapping[Priority, int] | None = None, resume: bool = False
@@ -53,7 +59,7 @@ class StoreFile:
         """
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o750)
-            if self.put_aside() and not (self._folder / _FILES[0]).exists():
+            if _is_marked(self._quarantine) and not (self._folder / _FILES[0]).exists():
                 self._move_to(self._quarantine)  # the rest of what a power cut has interrupted
             store = Store(self._folder / _FILES[0], max_bytes=max_bytes, name=name, reserved=reserved, resume=resume)
         except OSError as error:
@@ -128,11 +134,7 @@ class StoreFile:
             target.mkdir(exist_ok=True)
             for old in target.iterdir():
                 old.unlink()
-            new = target / f"{_NAME}.new"
-            new.write_text(json.dumps(_meta(known)))
-            _sync(new)
-            new.rename(target / _NAME)
-            _sync(target)
+            _mark(target, _meta(known))
             self._move_to(target)
         except OSError as error:
             raise StoreError(StoreFault.IO, f"{target}: {error.strerror}; make room there") from None
@@ -143,6 +145,38 @@ class StoreFile:
                 (self._folder / file).rename(target / file)
         for folder in (target, self._folder):
             _sync(folder)
+
+    def notes(self) -> dict[str, bytes]:
+        """Return the notes of stores that were put aside, if nobody has taken them yet.
+
+        ``LOST`` is among them where others may be missing.
+        """
+        found: dict[str, bytes] = {}
+        for folder in (self._newer, self._quarantine):
+            mark = _read_mark(folder)
+            if not _is_marked(folder) or mark.get(_NOTES) == _TAKEN:
+                continue
+            notes, whole = _notes_of(folder)
+            if whole is None and mark.get(_NOTES) == _KEPT:
+                continue
+            found = {**notes, **found} if whole else {**notes, **found, LOST: b""}
+            self._notes_read[folder] = _KEPT if whole is None else _TAKEN
+        return found
+
+    def notes_taken(self) -> None:
+        """Take note that all of them are safe in the store in use, and what it has forgotten since is not to come back.
+
+        Raises:
+            StoreError: that cannot be noted.
+        """
+        for folder, word in ({self._quarantine: _TAKEN} | self._notes_read).items():
+            mark = _read_mark(folder)
+            if _is_marked(folder) and mark.get(_NOTES) != word:
+                try:
+                    _mark(folder, mark | {_NOTES: word})
+                except OSError as error:
+                    raise StoreError(StoreFault.IO, f"{folder}: {error.strerror}; make room there") from None
+        self._notes_read.clear()
 
     def salvage(self) -> Iterator[Salvaged]:
         """Read what can be read of stores that were put aside, in pieces; ends at once if there is none.
@@ -161,7 +195,6 @@ class StoreFile:
                         with contextlib.suppress(sqlite3.Error, *WRONG_TYPE):
                             known = _identity(_read_meta(db)).name
                         rescue = _Rescue(db)
-                        yield Salvaged(known, notes=rescue.notes())  # first: there is little of it, and others wait
                         for records in rescue.records():
                             yield Salvaged(known, records)
                         yield rescue.ledgers(known)  # last: what is broken off before, is not repeated
@@ -182,10 +215,6 @@ class _Rescue:
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
         self._failed_reads = 0
-
-    def notes(self) -> dict[str, bytes]:
-        """Return the notes of other parts as far as they are intact."""
-        return intact_notes(self._table("SELECT * FROM note"))
 
     def ledgers(self, outbox: str) -> Salvaged:
         """Return the small tables as far as they can be read."""
@@ -267,6 +296,28 @@ def _reading(file: Path) -> Iterator[sqlite3.Connection]:
         yield db
     finally:
         db.close()
+
+
+def _notes_of(folder: Path) -> tuple[dict[str, bytes], bool | None]:
+    """Return the notes of a store that was put aside, and whether that is all; ``None`` = a newer version has them."""
+    with contextlib.suppress(sqlite3.Error), _reading(folder / _FILES[0]) as db:
+        if db.execute("PRAGMA user_version").fetchone()[0] > len(MIGRATIONS) + 1:
+            return {}, None
+        return read_notes(db)
+    return {}, False
+
+
+def _is_marked(folder: Path) -> bool:
+    """Return whether there is a store that has not been read to its end."""
+    return (folder / _NAME).exists() and (folder / _FILES[0]).exists()
+
+
+def _mark(folder: Path, what: Mapping[str, object]) -> None:
+    new = folder / f"{_NAME}.new"
+    new.write_text(json.dumps(what))
+    _sync(new)
+    new.rename(folder / _NAME)
+    _sync(folder)
 
 
 def _read_mark(folder: Path) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from edge_agent.core.batch import Batch
@@ -14,6 +15,9 @@ MAX_GAPS: Final = 1000
 MAX_DEAD: Final = 1000
 MAX_DEAD_BYTES: Final = 1 << 20
 MAX_SEEN: Final = 20_000
+
+_ONE: Final = 1 << 32
+"""What a note counts in the account beside its checksum: damage may take away rows without a trace."""
 
 
 def gap_from_row(row: Sequence[Any]) -> Gap:
@@ -136,19 +140,46 @@ class SeenKeys:
 
 
 def write_notes(db: sqlite3.Connection, notes: Mapping[str, bytes | None]) -> None:
-    """Replace notes, or forget them."""
+    """Replace notes, or forget them, and keep the account of them."""
+    change = 0
     for name, text in notes.items():
+        for (crc,) in db.execute("SELECT CAST(crc AS INTEGER) FROM note WHERE name = ?", (name,)):
+            change -= _ONE + crc
         if text is None:
             db.execute("DELETE FROM note WHERE name = ?", (name,))
         else:
-            crc = zlib.crc32(text, zlib.crc32(name.encode()))
+            crc = _checksum(name, text)
             db.execute("INSERT OR REPLACE INTO note VALUES (?,?,?)", (name, text, crc))
+            change += _ONE + crc
+    if change:
+        db.execute("UPDATE meta SET v = v + ? WHERE k = 'notes'", (change,))
 
 
-def intact_notes(rows: Iterable[Sequence[Any]]) -> dict[str, bytes]:
-    """Return those of some rows (name, text, crc) that are as they were written."""
-    return {
+def begin_account(db: sqlite3.Connection) -> None:
+    """Begin to keep account of the notes, for a store in which nobody has."""
+    account = f"SELECT 'notes', coalesce(sum(CAST(crc AS INTEGER) + {_ONE}), 0) FROM note"  # noqa: S608  # a constant
+    db.execute(f"INSERT OR IGNORE INTO meta {account}")
+
+
+def read_notes(db: sqlite3.Connection) -> tuple[dict[str, bytes], bool]:
+    """Return the notes that are as they were written, as far as they can be read, and whether these are all of them."""
+    rows: dict[object, Sequence[Any]] = {}
+    account: object = None
+    for order in ("ASC", "DESC"):  # from both ends up to what cannot be read
+        try:
+            rows.update((row[0], row) for row in db.execute(f"SELECT * FROM note ORDER BY name {order}"))  # noqa: S608
+            break
+        except sqlite3.Error:
+            continue
+    with contextlib.suppress(sqlite3.Error):
+        (account,) = db.execute("SELECT v FROM meta WHERE k = 'notes'").fetchone() or (None,)
+    notes = {
         name: text
-        for name, text, crc in rows
-        if isinstance(name, str) and isinstance(text, bytes) and crc == zlib.crc32(text, zlib.crc32(name.encode()))
+        for name, text, crc in rows.values()
+        if isinstance(name, str) and isinstance(text, bytes) and crc == _checksum(name, text)
     }
+    return notes, account == sum(_ONE + _checksum(name, text) for name, text in notes.items())
+
+
+def _checksum(name: str, text: bytes) -> int:
+    return zlib.crc32(text, zlib.crc32(name.encode(errors="replace")))

@@ -6,9 +6,11 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+from edge_agent.adapters.store_ledgers import begin_account, read_notes
 from edge_agent.adapters.store_rows import COLUMNS, from_row, translated
 from edge_agent.core.batch import DeadLetter
 from edge_agent.core.records import SEQ_BITS, Priority, Record, pack
+from edge_agent.errors import StoreError, StoreFault
 
 
 class StoreReader:
@@ -50,6 +52,13 @@ class StoreReader:
         with translated(self._path):
             rows = self._db.execute(f"SELECT id, reason, {COLUMNS} FROM dead ORDER BY id").fetchall()  # noqa: S608
         return [DeadLetter(row[0], row[1], record) for row in rows if (record := from_row(row[2:])) is not None]
+
+    def _notes(self) -> dict[str, bytes]:
+        begin_account(self._db)
+        notes, whole = read_notes(self._db)
+        if not whole:  # what they are in may be in pieces as well: nothing is written into that any more
+            raise StoreError(StoreFault.DAMAGED, f"{self._path}: some of its notes are damaged or missing")
+        return notes
 
     def _edge(self, priority: Priority, order: str, columns: str, which: str = "") -> tuple[Any, ...] | None:
         found: tuple[Any, ...] | None = self._db.execute(

@@ -151,4 +151,3 @@ class Salvaged:
     gaps: Sequence[Gap] = ()
     seen: Sequence[tuple[bytes, str]] = ()
     dead: Sequence[DeadLetter] = ()
-    notes: Mapping[str, bytes] = field(default_factory=dict)

@@ -58,6 +58,7 @@ TABLE: Final[Mapping[State, Mapping[Happened, State]]] = {
     },
     State.ACCEPTED: {
         Happened.BEGUN: State.RUNNING,
+        Happened.REFUSED: State.REJECTED,  # the disk could not take it
         Happened.CALLED_OFF: State.CANCELLED,
         Happened.LATE: State.EXPIRED,  # while it waited
         Happened.FAULT: State.FAILED,  # what it needs is there no more

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from typing import Final
 
 from edge_agent.core.records import Record
+
+LOST: Final = "lost"
+"""The name of a note that the store itself writes, empty: others may be missing, by damage or in another store."""
 
 
 class Notes:
@@ -34,9 +38,10 @@ class Notes:
             self.kept[name] = text
 
     def recall(self, stored: Mapping[str, bytes]) -> None:
-        """Take up what a store has written down; what is known already is newer, and all of it goes into this one."""
-        self.unwritten = {**stored, **self.kept, **self.unwritten}
-        self.kept = {name: text for name, text in self.unwritten.items() if text is not None}
+        """Take up what a store has; what is known already is newer, and goes into this store as far as it differs."""
+        known = {**stored, **self.kept, **self.unwritten}
+        self.unwritten = {name: text for name, text in known.items() if stored.get(name) != text}
+        self.kept = {name: text for name, text in known.items() if text is not None}
         self.recalled()
 
     def ready(self, chosen: Collection[Record], fresh: Callable[[Record], bool]) -> dict[str, bytes | None]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
@@ -16,17 +17,17 @@ import orjson
 from edge_agent.command_ports import Registry
 from edge_agent.core.command_entry import MAX_COPIES, Entry, Moment, ReplyTo, load
 from edge_agent.core.command_states import Happened
-from edge_agent.core.journal import MAX_AGE, Journal
+from edge_agent.core.journal import Journal
 from edge_agent.core.records import Priority, Record
 from edge_agent.core.submission import Submission
 from edge_agent.errors import OutboxError
 from edge_agent.ports import Clock
+from edge_agent.services.lost_notes import LostNotes
 from edge_agent.services.outbox import Outbox
 
 log = logging.getLogger(__name__)
 
 PREFIX: Final = "command/"
-LOST: Final = "commands-lost"
 LOCAL: Final = ReplyTo("")
 """The answer goes to whoever waits for it, and nowhere else."""
 
@@ -37,14 +38,17 @@ class CommandBook:
     Attributes:
         journal: all of it.
         outbox: takes replies, and notes down what must not be forgotten.
-        owed: what has ended, and has yet to be said somewhere.
+        owed: what has ended, and has yet to be said somewhere; ``owes``: called when there is more of it.
     """
 
     def __init__(self, registry: Registry, outbox: Outbox, clock: Clock) -> None:
         self.journal = Journal()
         self.outbox = outbox
         self.owed: dict[str, Entry] = {}
+        self.owes: Callable[[], None] = lambda: None
         self._saying: dict[str, tuple[Entry, list[tuple[Record, ReplyTo]]]] = {}  # not on the disk yet
+        self._reads = frozenset(name for name, command in registry.items() if command.touches == "nothing")
+        self._lost = LostNotes(outbox)
         self._may_repeat = frozenset(name for name, command in registry.items() if command.idempotent)
         self._clock = clock
         outbox.unnoted = self._take_back
@@ -55,32 +59,30 @@ class CommandBook:
 
     @property
     def can_remember(self) -> bool:
-        """Whether what is noted down now gets on the disk, and all that may be known of a command is known."""
-        return self.outbox.keeping.can_write and self.outbox.keeping.put_aside is None
+        """Whether what is noted down now gets on the disk."""
+        return self.outbox.keeping.can_write
 
     @property
     def is_lost(self) -> bool:
         """Whether commands may have been forgotten that were begun."""
-        lost = self.outbox.notes.get(LOST)
-        return lost is not None and self.outbox.age() < int(lost) + MAX_AGE
+        return bool(self._lost)
 
     def recall(self) -> list[Entry]:
         """Recall what was noted down and is not known yet; return what has not ended, the oldest first."""
-        if self.outbox.keeping.has_lost:
-            self.outbox.keeping.has_lost = False
-            self.outbox.note(LOST, b"%d" % self.outbox.age())
-            log.error("journal_lost", extra={"reason": "the store was damaged: commands may have been forgotten"})
-        found = []
-        for name, text in self.outbox.notes.items():
+        found, unreadable = [], False
+        for name, text in [*self.outbox.notes.items()]:
             if name.startswith(PREFIX) and self.journal.find(name.removeprefix(PREFIX)) is None:
                 try:
                     found.append((load(text), len(text)))
                 except (ValueError, TypeError, KeyError) as error:
                     log.error("command_unreadable", extra={"note": name, "reason": repr(error)})  # noqa: TRY400
+                    self.outbox.note(name, None)
+                    unreadable = True
+        self._lost.look(unreadable=unreadable)
         for entry, size in sorted(found, key=lambda one: one[0].finished_age or one[0].age):
             self.journal.keep(entry, size)
             if entry.state.is_final and entry.copies:
-                self.owed[entry.id] = entry
+                self._owe(entry)
         return [entry for entry, _ in sorted(found, key=lambda one: one[0].age) if not entry.state.is_final]
 
     def keep(self, entry: Entry, beside: Record | None = None) -> asyncio.Future[bool]:
@@ -93,8 +95,7 @@ class CommandBook:
             kept.set_result(True)
             return kept
         if entry.state.is_final and not entry.deduplicated and not entry.copies:
-            self.journal.forget(entry.id)
-            self.outbox.note(PREFIX + entry.id, None, beside)
+            self.forget(entry.id, beside)
         else:
             text = entry.dump()
             self.journal.keep(entry, len(text))
@@ -114,7 +115,9 @@ class CommandBook:
         durable = self._say(entry)
         took_ms = None if entry.started is None else (entry.finished or 0) // 1_000_000 - entry.started // 1_000_000
         said = {"command": entry.command, "id": entry.id, "state": entry.state.value, "took_ms": took_ms}
-        log.info("command", extra=said if error is None else said | {"code": error[0], "reason": error[1]})
+        asked_here = entry.reply == LOCAL and not entry.deduplicated and entry.command in self._reads
+        level = logging.DEBUG if asked_here and error is None else logging.INFO  # screens that look every second
+        log.log(level, "command", extra=said if error is None else said | {"code": error[0], "reason": error[1]})
         if self.journal.is_crowded:
             self.forget_old()
         return durable
@@ -133,10 +136,15 @@ class CommandBook:
             _ = self._say(entry)
 
     def forget_old(self) -> None:
-        """Forget what has outlived its use."""
+        """Forget what has outlived its use, also that some of it was lost."""
+        self._lost.look_again()
         for command_id in self.journal.outlived(self.moment(), may_repeat=self._may_repeat):
-            self.journal.forget(command_id)
-            self.outbox.note(PREFIX + command_id, None)
+            self.forget(command_id)
+
+    def forget(self, command_id: str, beside: Record | None = None) -> None:
+        """Forget a command."""
+        self.journal.forget(command_id)
+        self.outbox.note(PREFIX + command_id, None, beside)
 
     def _say(self, entry: Entry) -> asyncio.Future[Any]:
         """Say the last state wherever it has yet to go: all of that, and that it was said, in one transaction."""
@@ -153,7 +161,7 @@ class CommandBook:
             if entry.id not in self.owed:
                 log.warning("reply_waits", extra={"id": entry.id, "reason": str(error)})
         if entry.copies:
-            self.owed[entry.id] = entry
+            self._owe(entry)
         else:
             self.owed.pop(entry.id, None)
         noted = self.keep(entry, beside=said[-1][0] if said else None)
@@ -170,6 +178,11 @@ class CommandBook:
             if entry is not None and said[-1][0] is last:
                 del self._saying[command_id]
 
+    def _owe(self, entry: Entry) -> None:
+        if entry.id not in self.owed:
+            self.owed[entry.id] = entry
+            self.owes()
+
     def _take_back(self) -> None:
         """The disk has failed: what it should know together with a reply has to wait for it, and so has the reply."""
         for entry, said in list(self._saying.values()):
@@ -177,7 +190,7 @@ class CommandBook:
             if back:
                 del self._saying[entry.id]
                 entry.copies = (*(to for _, to in back), *entry.copies)
-                self.owed[entry.id] = entry
+                self._owe(entry)
                 _ = self.keep(entry)
             for record, _ in back:
                 if record.waiter is not None:

@@ -44,7 +44,6 @@ _GONE: Final = (
 )
 _LATE: Final = (Happened.LATE, None, (Code.EXPIRED.value, "its expiry passed while it waited"))
 NO_DISK: Final = "the device's disk fails, so that it could not be remembered: it was not begun; try again later"
-_NOT_BEGUN: Final = (Happened.FAULT, None, (Code.FAILED.value, NO_DISK))
 
 
 class Tell(Protocol):
@@ -77,6 +76,7 @@ class CommandRuns:
         self._wake = asyncio.Event()
         self._has_news = False
         book.outbox.pending.notes.recalled = self._recalled
+        book.owes = self._wake.set
 
     # ---------------------------------------------------------------- life
     def _recalled(self) -> None:
@@ -175,7 +175,7 @@ class CommandRuns:
                 self._tell_accepted(ready)
         settled = self.stopping or ready.work or ready.entry.stored or ready.entry.state.is_final
         if not (noted.result() or settled or (ready.in_line and ready.may_be_forgotten)):
-            self._end(ready.entry, *_NOT_BEGUN)
+            self._reject(ready)
 
     def _tell_accepted(self, ready: Ready) -> None:
         if not ready.told:
@@ -261,7 +261,18 @@ class CommandRuns:
             _ = self.book.keep(entry)
             self._wake.set()
         else:
-            self._end(entry, *_NOT_BEGUN)
+            self._reject(ready)
+
+    def _reject(self, ready: Ready) -> None:
+        """Refuse what was accepted a moment ago: the disk could not take it, so that nobody would remember it."""
+        entry = ready.entry
+        entry.error = (Code.BUSY.value, NO_DISK)
+        entry.step(Happened.REFUSED, self.book.moment())
+        self.book.forget(entry.id)
+        for to in (entry.reply, *entry.copies):
+            self.tell(to, entry.data())
+        self._leave(ready)
+        ready.arrive()
 
     def _ended(self, ready: Ready, outcome: Outcome) -> None:
         entry = ready.entry
@@ -276,13 +287,16 @@ class CommandRuns:
         self._go_on(name)
 
     def _end(self, entry: Entry, happened: Happened, result: str | None, error: tuple[str, str] | None) -> None:
-        ready = self.open.pop(entry.id, None)
         durable = self.book.end(entry, happened, result, error)
+        ready = self.open.get(entry.id)
         if ready is not None:
-            if ready.work is None:
-                self.lines.leave(ready)
+            self._leave(ready)
             durable.add_done_callback(lambda _: ready.arrive())
-            if ready.answer is not None and not ready.answer.done():
-                ready.answer.set_result(entry)
-        if self.book.owed:
-            self._wake.set()
+
+    def _leave(self, ready: Ready) -> None:
+        """It has ended."""
+        del self.open[ready.entry.id]
+        if ready.work is None:
+            self.lines.leave(ready)
+        if ready.answer is not None and not ready.answer.done():
+            ready.answer.set_result(ready.entry)

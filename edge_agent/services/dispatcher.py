@@ -66,6 +66,10 @@ class Dispatcher:
         self.runs = runs = CommandRuns(registry, self._book, clock)
         self.recall, self.run, self.time_changed, self.cancel = runs.recall, runs.run, runs.time_changed, runs.cancel
 
+    def conditions(self) -> list[str]:
+        """Return what is wrong, as stable words."""
+        return ["journal_lost"] if self._book.is_lost else []
+
     def take(self, incoming: Incoming) -> asyncio.Future[Any]:
         """Decide on a command; return a future that is done when its sender may be told that it has arrived.
 

@@ -18,6 +18,7 @@ from functools import partial
 from typing import Final, TypeVar
 
 from edge_agent.core.batch import Batch, Committed, Dropped, Identity, Salvaged, StoreFacts
+from edge_agent.core.notes import LOST
 from edge_agent.errors import StoreError, StoreFault
 from edge_agent.ports import Store, StoreFile, StoreWorker
 
@@ -35,7 +36,6 @@ class Keeping:
 
     Attributes:
         fault: what is wrong with it now; ``None`` = nothing.
-        has_lost: whether a store was put aside when this one was opened: what it knew may be gone.
         put_aside: what a damaged store said of itself when it was replaced; ``None`` = none was, or it said nothing.
     """
 
@@ -49,7 +49,6 @@ class Keeping:
         self._failed = False  # the last commit did, and nothing was done about it yet
         self._shed: tuple[Dropped, ...] = ()  # dropped, and not told yet, for the commit that it was for has failed
         self.fault: StoreFault | None = None
-        self.has_lost = False
         self.put_aside: Identity | None = None
 
     @property
@@ -65,12 +64,12 @@ class Keeping:
     async def open(self) -> StoreFacts | None:
         """Open the store, replacing one that cannot be used; ``None`` = there is none now, see ``fault``."""
         try:
-            self._store = await self._worker.run(partial(self._open, self._new_name()))
+            self._store, facts = await self._worker.run(partial(self._open, self._new_name()))
         except StoreError as error:
             self._note(error)
             return None
         self.fault, self._failed = None, False
-        return self._store.facts
+        return facts
 
     async def read(self, call: Callable[[Store], T]) -> T | None:
         """Return what a call of the store returns; ``None`` if it cannot be asked now."""
@@ -130,6 +129,13 @@ class Keeping:
         """Return the next piece; ``None`` after the last."""
         return await self._worker.run(lambda: next(pieces, None))
 
+    async def notes_taken(self) -> None:
+        """Take note that the store has all notes of the one that it has replaced."""
+        try:
+            await self._worker.run(self._file.notes_taken)
+        except StoreError as error:
+            self._note(error)
+
     async def salvaged(self) -> None:
         """Take note that all of it is safe in the store."""
         await self._worker.run(self._file.salvaged)
@@ -159,10 +165,17 @@ class Keeping:
 
     # -- on the store's thread
 
-    def _open(self, name: str) -> Store:
+    def _open(self, name: str) -> tuple[Store, StoreFacts]:
+        store = self._usable(name)
+        try:
+            return store, self._with_notes(store)
+        except BaseException:
+            store.close()
+            raise
+
+    def _usable(self, name: str) -> Store:
         try:
             self.put_aside = known = self._file.put_aside()  # a power cut may have come between that and its salvage
-            self.has_lost = known is not None
             return self._fresh(known) if known else self._file.open(max_bytes=self._max_bytes, name=name)
         except StoreError as error:
             if error.fault not in (StoreFault.DAMAGED, StoreFault.NEWER):
@@ -172,8 +185,19 @@ class Keeping:
             )
             known = self._file.identity() if error.fault is StoreFault.DAMAGED else None
             self._file.set_aside(error.fault, known=known)
-            self.put_aside, self.has_lost = known, True
+            self.put_aside = known
             return self._fresh(known) if known else self._file.open(max_bytes=self._max_bytes, name=name)
+
+    def _with_notes(self, store: Store) -> StoreFacts:
+        """Have a store take in the notes of those that were put aside, before anybody goes by what it knows."""
+        there, found = store.facts.notes, self._file.notes()
+        new = {name: text for name, text in found.items() if name == LOST or name not in there}
+        if new:
+            self._commit(store, Batch(notes=new))
+        if found:
+            log.warning("notes_salvaged", extra={"count": len(found.keys() - {LOST}), "whole": LOST not in found})
+        self._file.notes_taken()
+        return replace(store.facts, notes={**there, **new})
 
     def _fresh(self, known: Identity) -> Store:
         """Open the store; if there is none, one that continues another."""

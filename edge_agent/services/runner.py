@@ -126,7 +126,16 @@ class Runner:
             job: its configuration.
             fallback: that of the job that ``job.fallback`` names.
         """
-        self._offer(_Active(run, job, fallback))
+        new, current = _Active(run, job, fallback), self._active.get(run.job)
+        if self._stopping:
+            self._report(new, "interrupted", "the agent stops")
+        elif current is not None:
+            self._overlap(current, new)
+        elif run.job in self._abandoned:  # or each slot would leave one more behind
+            self._report(new, "skipped", "an earlier run of it has not ended yet, and could not be ended")
+        elif job.breaker is None or self._breaker_allows(new, job.breaker):
+            self._active[run.job] = new
+            self._enter(new)
 
     def give_up(self, run: Run, job: Job, status: Status, reason: str) -> None:
         """Report how a run ended that does not begin here."""
@@ -161,18 +170,6 @@ class Runner:
             await self._idle.wait()
 
     # ---------------------------------------------------------------- from the slot to a place
-    def _offer(self, new: _Active) -> None:
-        current = self._active.get(new.run.job)
-        if self._stopping:
-            self._report(new, "interrupted", "the agent stops")
-        elif current is not None:
-            self._overlap(current, new)
-        elif new.run.job in self._abandoned:  # or each slot would leave one more behind
-            self._report(new, "skipped", "an earlier run of it has not ended yet, and could not be ended")
-        elif new.job.breaker is None or self._breaker_allows(new, new.job.breaker):
-            self._active[new.run.job] = new
-            self._enter(new)
-
     def _overlap(self, current: _Active, new: _Active) -> None:
         policy = new.job.overlap
         if policy == "cancel":
@@ -294,6 +291,7 @@ class Runner:
         if active.timer is not None and active.verdict is not None:
             active.timer.cancel()
             (status, reason), result = active.verdict, None
+        active.task = None  # who waits to interrupt it comes too late
         self._at_work -= 1
         self._fill()
         if not self._at_work:
@@ -304,8 +302,7 @@ class Runner:
             self._settle(active, status, reason, None if result is None else summary(result))
 
     def _pause(self, active: _Active, reason: str | None) -> None:
-        active.task = active.verdict = None
-        active.has_begun, active.ends, active.reason = False, math.inf, reason
+        active.verdict, active.has_begun, active.ends, active.reason = None, False, math.inf, reason
         base = active.job.retry.backoff
         cap = max(base, LONGEST_PAUSE)
         pause = full_jitter(active.run.attempt - 1, base=base, cap=cap, uniform=self._uniform)
@@ -340,8 +337,8 @@ class Runner:
             breaker = self.breakers.setdefault(active.run.job, Breaker())
             breaker.ended(active.job.breaker, status, self._clock.now().time)
         self._report(active, status, reason, result)
-        if active.follower is not None:
-            self._offer(active.follower)
+        if (follower := active.follower) is not None:
+            self.submit(follower.run, follower.job, follower.fallback)
         if self._stopping and not self._active:
             self._idle.set()
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import Final, TypeAlias
 
-from edge_agent.core.batch import Identity, Salvaged
+from edge_agent.core.batch import Committed, Identity, Salvaged
 from edge_agent.core.number_ranges import NumberRanges, count, holes
 from edge_agent.core.records import SEQ_BITS, SEQ_MASK, Gap, Priority, Record, pack, runs, stream_name
 from edge_agent.core.timebase import later, seconds
@@ -32,14 +32,20 @@ MAX_GAPS: Final = 100
 
 
 class Upkeep:
-    """Looks after the outbox every few seconds."""
+    """Looks after the outbox every few seconds.
+
+    Attributes:
+        adopted: called when it goes on with a store after it had begun without one: there may be notes in it.
+    """
 
     def __init__(self, outbox: Outbox, keeping: Keeping, *, clock: Clock) -> None:
         self._outbox = outbox
         self._keeping = keeping
         self._clock = clock
+        self.adopted: Callable[[], None] = lambda: None
         # what was in memory when a store was put aside of which not all could be taken over yet
         self._unsalvaged: _Numbers | None = None
+        self._notes_aside = False
         self._stuck = 0  # so many looks in a row have found records that wait for numbers
 
     async def run(self) -> None:
@@ -49,6 +55,7 @@ class Upkeep:
             await self._clock.sleep_until(later(self._clock.monotonic(), LOOK_EVERY))
             if self._keeping.fault is not None or not self._keeping.is_open:
                 await self._mend()
+            await self._let_notes_go()
             if self._unsalvaged is not None and self._keeping.is_open and self._keeping.fault is None:
                 await self._salvage(self._unsalvaged)
             if self._outbox.online:
@@ -77,6 +84,12 @@ class Upkeep:
             self._outbox.pending.doom(await self._keeping.read(lambda store: store.expired(cutoff)) or (), "expired")
             self._outbox.must_write()
 
+    async def _let_notes_go(self) -> None:
+        """Once the store has all notes, have those of the one that it has replaced count no more."""
+        if self._notes_aside and not self._outbox.pending.notes.unwritten:
+            self._notes_aside = False
+            await self._keeping.notes_taken()
+
     # -- faults
 
     async def _mend(self) -> None:
@@ -85,7 +98,10 @@ class Upkeep:
         if not self._keeping.is_open:
             waits = await self._adopt()
         elif await self._keeping.mend(self._outbox.identity):
-            await self._salvage(self._write_anew())
+            there, self._notes_aside = self._write_anew(), True
+            await self._outbox.written()
+            await self._let_notes_go()
+            await self._salvage(there)
         elif fault in (StoreFault.IO, StoreFault.READ_ONLY) and self._keeping.fault is not fault:
             self._forget_announced()  # the store has: it was opened again
         elif self._is_stuck():
@@ -104,6 +120,7 @@ class Upkeep:
         facts = await self._keeping.open()
         if facts is not None:
             self._renumber(partial(self._outbox.take_over, facts))
+            self.adopted()
             await self._salvage({})
         return False
 
@@ -189,10 +206,11 @@ class Upkeep:
         self._unsalvaged = None
         while (piece := await self._keeping.step(pieces)) is not None:
             own = piece.outbox == name
-            self._outbox.pending.notes.recall(piece.notes)
-            if await self._keeping.read(partial(_take_in, piece if own else replace(piece, records=()))) is None:
+            done = await self._keeping.read(partial(_take_in, piece if own else replace(piece, records=())))
+            if done is None:
                 self._unsalvaged = there  # it is done once more when the disk can be written
                 return
+            self._outbox.state = done
             if own:
                 for record in piece.records:
                     found[Priority(record.key >> SEQ_BITS)].add(record.seq, record.seq)
@@ -204,7 +222,7 @@ class Upkeep:
         self._keeping.put_aside = None
         log.log(logging.WARNING if number else logging.DEBUG, "records_salvaged", extra={"count": number})
         await self._outbox.written()
-        if whole and not self._outbox.pending.lost:  # else once more after the next start
+        if whole and not (self._outbox.pending.lost or self._outbox.pending.notes.unwritten):
             await self._keeping.salvaged()
 
     async def _take_in_as_new(self, records: Iterable[Record]) -> bool:
@@ -235,5 +253,5 @@ class Upkeep:
                 lane.behind = True
 
 
-def _take_in(piece: Salvaged, store: Store) -> object:
+def _take_in(piece: Salvaged, store: Store) -> Committed:
     return store.take_in(piece)

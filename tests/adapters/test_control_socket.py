@@ -192,6 +192,34 @@ async def test_what_a_client_asked_for_is_done_after_it_has_gone(path: Path) -> 
             assert await asked(other, b"now") == b"done\n"
 
 
+async def test_who_has_gone_takes_no_place_however_long_it_takes_to_do_what_it_has_asked_for(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when it has closed its two ends one after the other, or has asked for more than may be in progress."""
+    monkeypatch.setattr(control_socket, "MAX_CLIENTS", 3)
+    monkeypatch.setattr(control_socket, "STALLED_S", 0.05)
+    gate = Gate()
+    async with serving(path, gate):
+        async with connected(path), connected(path) as (_, half), connected(path) as (_, many):
+            half.write(b"a\n")
+            half.write_eof()
+            many.write(b"b\n" * (MAX_REQUESTS + 5))
+            await until(lambda: len(gate.begun) == 1 + MAX_REQUESTS)
+            await asyncio.sleep(0.2)
+            async with connected(path) as (reader, _):
+                assert b"try later" in await reader.readline()
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(3):
+                answer = b""
+                while answer != b"done\n":
+                    client = await stack.enter_async_context(connected(path))
+                    with contextlib.suppress(ConnectionError):
+                        answer = await asked(client, b"now")
+        assert not [line for line in gate.finished if line != b"now"]
+        gate.opened.set()
+        await until(lambda: len(gate.finished) >= 3 + 1 + MAX_REQUESTS)
+
+
 async def test_a_client_that_only_stops_talking_gets_its_answers(path: Path) -> None:
     """``shutdown(SHUT_WR)``, then the answers, then the end; the last line may lack its end."""
     gate = Gate()
@@ -248,8 +276,8 @@ async def test_a_client_that_reads_no_answers_is_left_alone_then_closed(
 
 async def test_a_client_that_reads_slowly_is_not_closed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However long it takes, as long as it gets on."""
-    monkeypatch.setattr(control_socket, "STALLED_S", 2.0)  # half of what it takes
-    answer, count = b"x" * 9999 + b"\n", 100
+    monkeypatch.setattr(control_socket, "STALLED_S", 2.0)  # half of what it takes; what the kernel holds, a twelfth
+    answer, count = b"x" * 9999 + b"\n", 400
     gate = Gate(answer)
     gate.opened.set()
     loop = asyncio.get_running_loop()
@@ -264,10 +292,10 @@ async def test_a_client_that_reads_slowly_is_not_closed(path: Path, monkeypatch:
                 chunk = await loop.sock_recv(slow, 10_000)
                 assert chunk, "closed"
                 got += len(chunk)
-                await asyncio.sleep(0.04)
+                await asyncio.sleep(0.01)
 
 
-async def test_64_clients_are_served_and_the_next_is_told_so(path: Path) -> None:
+async def test_128_clients_are_served_and_the_next_is_told_so(path: Path) -> None:
     """As soon as one has gone there is room again."""
     async with contextlib.AsyncExitStack() as stack, serving(path, echo):
         clients = [await stack.enter_async_context(connected(path)) for _ in range(MAX_CLIENTS)]

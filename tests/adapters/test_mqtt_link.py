@@ -6,10 +6,12 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from paho.mqtt.client import MQTTMessage
+from paho.mqtt.packettypes import PacketTypes
 
 from edge_agent.adapters import mqtt_link
 from edge_agent.errors import TooLargeError
-from edge_agent.ports import Message
+from edge_agent.ports import Delivery, Message
 from tests.contracts.test_link import place_of, real_place
 from tests.support.brokers import mosquitto
 from tests.support.scripted_broker import Personality, ScriptedBroker
@@ -114,6 +116,32 @@ async def test_properties_are_sent_on_mqtt_5_and_left_out_on_3_1_1(tmp_path: Pat
             await connection.disconnect()
     async with ScriptedBroker() as broker:
         connection = await real_place(broker.port, 5, broker.stop_listening).connect()
-        await connection.send(Message("t", b"x", expiry_s=7, content_type="text/plain"))
+        await connection.send(Message("t", b"x", expiry_s=7, content_type="text/plain", correlation=b"\0"))
         assert (broker.publishes[0].expiry, broker.publishes[0].content_type) == (7, "text/plain")
+        await connection.disconnect()
+
+
+def test_what_a_packet_has_beside_its_payload_arrives() -> None:
+    """Each where it is; nothing of it on MQTT 3.1.1."""
+    message = MQTTMessage(mid=7, topic=b"t")
+    message.payload, message.qos, message.retain, message.dup = b"x", 1, True, True
+    assert mqtt_link._delivery("t", message) == Delivery("t", b"x", retained=True, qos=1, packet_id=7, again=True)
+    trace = [("other", "1"), ("traceparent", "00-a"), ("traceparent", "00-b")]
+    message.properties = mqtt_link.properties(
+        PacketTypes.PUBLISH, MessageExpiryInterval=9, ResponseTopic="r", CorrelationData=b"\0", UserProperty=trace
+    )
+    found = mqtt_link._delivery("t", message)
+    assert (found.expiry_s, found.response_topic, found.correlation) == (9, "r", b"\0")
+    assert found.traceparent == "00-a"
+
+
+async def test_correlation_data_come_back_as_they_were_sent(tmp_path: Path) -> None:
+    """Through a broker."""
+    async with mosquitto(tmp_path) as broker:
+        connection = await real_place(broker.port, 5, broker.kill).connect()
+        assert await connection.subscribe_to(["t"]) == [1]
+        assert await connection.send(Message("t", b"x", expiry_s=60, correlation=b"\0\xff")) == 0
+        delivery = await connection.receive()
+        assert delivery is not None
+        assert (delivery.correlation, delivery.expiry_s, delivery.again) == (b"\0\xff", 60, False)
         await connection.disconnect()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,12 @@ from edge_agent.adapters.store_ledgers import (
     DeadLetters,
     GapLedger,
     SeenKeys,
-    intact_notes,
+    begin_account,
+    read_notes,
     write_notes,
 )
 from edge_agent.adapters.store_rows import to_row
-from edge_agent.adapters.store_schema import connect
+from edge_agent.adapters.store_schema import PAGE_SIZE, connect
 from edge_agent.core.batch import Batch, DeadLetter
 from edge_agent.core.records import Gap, Record
 from edge_agent.core.timebase import UtcNs
@@ -77,9 +79,43 @@ def test_the_newest_keys_are_remembered(db: sqlite3.Connection) -> None:
 
 
 def test_a_note_is_as_it_was_written_or_not_there(db: sqlite3.Connection) -> None:
-    """Replaced, forgotten, and left out where it is damaged, also under another's name."""
+    """Replaced, forgotten, and left out where it is damaged, also under another's name; that is noticed."""
+    begin_account(db)
     write_notes(db, {"job/a": b"1", "job/b": b"2", "job/c": b"3", "job/d": b"4"})
     write_notes(db, {"job/a": b"one", "job/b": None})
+    assert read_notes(db) == ({"job/a": b"one", "job/c": b"3", "job/d": b"4"}, True)
     db.execute("UPDATE note SET text = x'00' WHERE name = 'job/c'")
     db.execute("UPDATE note SET name = 'job/e' WHERE name = 'job/d'")
-    assert intact_notes(db.execute("SELECT * FROM note")) == {"job/a": b"one"}
+    assert read_notes(db) == ({"job/a": b"one"}, False)
+
+
+def test_a_note_that_is_gone_without_a_trace_is_missed(db: sqlite3.Connection) -> None:
+    """An account is kept of them, from when a store is first opened by a version that does."""
+    write_notes(db, {"job/a": b"1", "job/b": b"2"})  # nobody keeps it yet
+    assert read_notes(db)[1] is False
+    begin_account(db)
+    begin_account(db)
+    write_notes(db, {"job/b": b"two", "job/c": b"3", "job/none": None})
+    notes = {"job/a": b"1", "job/b": b"two", "job/c": b"3"}
+    assert read_notes(db) == (notes, True)
+    db.execute("DELETE FROM note WHERE name = 'job/b'")
+    assert read_notes(db) == ({"job/a": b"1", "job/c": b"3"}, False)
+
+
+def test_notes_are_read_from_both_ends_of_what_cannot_be_read(tmp_path: Path) -> None:
+    """One lost page costs what stood on it."""
+    store = connect(tmp_path / "outbox.db")
+    begin_account(store)
+    write_notes(store, {f"job/{number:03}": bytes(200) for number in range(200)})
+    store.close()
+    with closing(sqlite3.connect(tmp_path / "outbox.db")) as found:
+        leaves = [
+            row[0] for row in found.execute("SELECT pageno FROM dbstat WHERE name = 'note' AND pagetype = 'leaf'")
+        ]
+    damaged = (tmp_path / "outbox.db").read_bytes()
+    at = (leaves[len(leaves) // 2] - 1) * PAGE_SIZE
+    (tmp_path / "outbox.db").write_bytes(damaged[:at] + bytes(PAGE_SIZE) + damaged[at + PAGE_SIZE :])
+    with closing(sqlite3.connect(tmp_path / "outbox.db")) as found:
+        notes, whole = read_notes(found)
+    assert not whole
+    assert 180 <= len(notes) < 200

@@ -58,8 +58,7 @@ async def test_a_job_of_the_configuration_publishes_on_its_channel(tmp_path: Pat
         assert (tmp_path / "jobs" / "greet").is_dir()
         while jobs.measure().ok < 4:  # noqa: ASYNC110  # other tasks' doing
             await asyncio.sleep(0.01)
-        measured = jobs.measure()
-        assert measured == JobsData(ok=measured.ok, skipped=measured.skipped)  # a busy machine is not done in time
+        assert jobs.measure() == JobsData(ok=jobs.measure().ok)
 
 
 async def test_an_edit_counts_from_then_on(tmp_path: Path) -> None:
@@ -104,25 +103,18 @@ async def test_runs_that_fail_are_counted_and_told(tmp_path: Path) -> None:
         assert measured.ok == 0 < measured.failed
 
 
-@pytest.mark.parametrize(
-    ("job", "words"),
-    [
-        (
-            {"kind": "prune", "every": "1h", "options": {"folder": "/var/log", "max_age": "1d"}},
-            r"options\.folder: only",
-        ),
-        ({"kind": "http", "every": "1h", "options": {"endpoint": "https://x/?k=s3cret"}}, r"options\.endpoint: only"),
-    ],
-)
-async def test_from_afar_no_path_and_no_url_is_brought_along(job: dict[str, Any], words: str, tmp_path: Path) -> None:
+PRUNE = {"kind": "prune", "every": "1h", "options": {"folder": "/var/log", "max_age": "1d"}}
+ASK = {"kind": "http", "every": "1h", "options": {"endpoint": "https://x/?k=s3cret"}}
+
+
+@pytest.mark.parametrize(("job", "option"), [(PRUNE, "folder"), (ASK, "endpoint")])
+async def test_from_afar_no_path_and_no_url_is_brought_along(job: dict[str, Any], option: str, tmp_path: Path) -> None:
     """Whoever may use the control socket may say them, as local files do; what is refused is not repeated."""
     flow = Flow(tmp_path)
     async with scheduling(flow, tmp_path, config_of({})) as jobs:
         (put,) = (command for command in jobs.commands() if command.name == "job-put")
         args = put.args.model_validate({"job": "new", "config": job})
-        with pytest.raises(
-            JobError, match=f"jobs.new.{words} local files may say it so; name a table below"
-        ) as refused:
+        with pytest.raises(JobError, match=rf"jobs\.new\.options\.{option}: only local files may say it so") as refused:
             await put.run(Call("c-1"), args)
         assert "s3cret" not in str(refused.value)
         await put.run(Call("c-2", local=True), args)

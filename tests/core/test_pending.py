@@ -5,7 +5,7 @@ from __future__ import annotations
 from edge_agent.core.batch import Committed
 from edge_agent.core.lane import Lane
 from edge_agent.core.notes import Notes
-from edge_agent.core.pending import Pending
+from edge_agent.core.pending import MAX_RECORDS, Pending
 from edge_agent.core.records import Gap, Priority, Record, pack
 from edge_agent.core.timebase import UtcNs
 
@@ -43,3 +43,32 @@ def test_a_key_that_comes_while_the_record_is_written_that_it_replaces_is_writte
     pending.seen[new.key].append(b"new")
     pending.written(batch, Committed())
     assert (b"new", "o-normal.1") in pending.collect(records=True, settled={}, may_drop=True).seen
+
+
+def test_records_that_belong_together_are_in_one_batch() -> None:
+    """However many go before them."""
+    pending = Pending("o", {priority: Lane(priority, used=0, first=None) for priority in Priority}, Notes())
+    lane = pending.lanes[Priority.NORMAL]
+    for seq in range(1, MAX_RECORDS + 5):
+        one = record(seq)
+        one.bound = MAX_RECORDS - 2 < seq < MAX_RECORDS + 2
+        lane.add(one, may_be_ready=False)
+    batch = pending.collect(records=True, settled={}, may_drop=True)
+    assert [one.seq for one in batch.records] == list(range(1, MAX_RECORDS + 3))
+
+
+def test_a_record_is_withdrawn_only_where_nobody_has_it() -> None:
+    """Neither the disk nor a broker; its number is named."""
+    pending = Pending("o", {priority: Lane(priority, used=0, first=None) for priority in Priority}, Notes())
+    lane = pending.lanes[Priority.NORMAL]
+    one, flying, doubtful, stored = (record(seq) for seq in range(1, 5))
+    for each in (one, flying, doubtful):
+        lane.add(each, may_be_ready=True)
+        pending.fresh_bytes += len(each.body)
+    lane.flying[flying.key] = flying
+    lane.doubtful.add(doubtful.key)
+    assert [pending.withdraw(each) for each in (one, flying, doubtful, stored, one)] == [True] + [False] * 4
+    assert pending.lost == [Gap("o-normal", 1, 1, 1, "withdrawn")]
+    assert list(lane.fresh) == [flying.key, doubtful.key]
+    assert one not in lane.ready
+    assert pending.fresh_bytes == 4

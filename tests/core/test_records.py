@@ -113,3 +113,13 @@ def test_runs_are_the_same_numbers_in_as_few_ranges_as_possible(numbers: set[int
 def test_a_stream_is_named_after_the_outbox_and_the_priority() -> None:
     """As consumers know it."""
     assert [stream_name("o1", priority) for priority in Priority] == ["o1-critical", "o1-normal", "o1-bulk"]
+
+
+def test_a_reply_knows_what_it_is_told_by() -> None:
+    """As bytes; what only looks like it is not it."""
+    submission = Submission("reply/c", b"{}", subject='"correlation":', correlation="00ff")
+    record = Record(1, "reply/c", b"{}", 0, UtcNs(0), extra=submission.members())
+    assert record.correlation == b"\x00\xff"
+    plain = Submission("reply/c", b"{}", subject='"correlation":').members()
+    assert Record(1, "reply/c", b"{}", 0, UtcNs(0), extra=plain).correlation is None
+    assert Record(1, "reply/c", b"{}", 0, UtcNs(0)).correlation is None

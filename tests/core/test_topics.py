@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.core.topics import Topics, fleet_filters, is_filter, parse_up
+from edge_agent.core.topics import Topics, fleet_filters, is_filter, matches, parse_up
 
 TOPICS = Topics("acme/edge", "gw-1")
 
@@ -57,3 +57,76 @@ def test_the_tree_of_another_prefix_is_not_ours() -> None:
     """A prefix is a whole level."""
     assert parse_up("edge2/a/up/status", "edge") is None
     assert parse_up("edge/a/down/cmd", "edge") is None
+
+
+OURS = Topics("edge", "dev-1")
+
+
+def test_a_command_is_addressed_to_a_device_a_group_or_all() -> None:
+    """And its name is what follows, whatever that is."""
+    assert OURS.command("edge/dev-1/down/cmd/ping") == ("dev-1", "ping")
+    assert OURS.command("edge/_all/down/cmd/ping") == ("_all", "ping")
+    assert OURS.command("edge/_group/a/down/cmd/a/b") == ("_group/a", "a/b")
+    for topic in ("edge/dev-1/down/config", "dev-1/down/cmd/ping", "edge/dev-1/up/status", "edgy/dev-1/down/cmd/x"):
+        assert OURS.command(topic) is None
+
+
+@pytest.mark.parametrize(
+    ("topic", "goes_to"),
+    [
+        ("edge/dev-1/up/reply/x/y", "edge/dev-1/up/reply/x/y"),
+        ("edge/dev-1/up/mine/x", "edge/dev-1/up/mine/x"),
+        ("edge/dev-1/up/reply", "edge/dev-1/up/reply"),
+        ("fleet/a/answers", "fleet/a/answers"),
+        ("edge/dev-1/up/reply//fleet/x", "edge/dev-1/up/reply//fleet/x"),
+    ],
+)
+def test_a_reply_goes_below_up_or_where_that_is_allowed(topic: str, goes_to: str) -> None:
+    """And nowhere else, however the topic is spelt: what it is kept as leads back to it."""
+    channel = OURS.channel(topic, ("fleet/+/answers",))
+    assert channel is not None
+    assert channel.startswith("reply/")
+    assert OURS.up(channel) == goes_to
+
+
+@pytest.mark.parametrize(
+    "topic",
+    [
+        *(f"edge/dev-1/up/{taken}" for taken in ("status", "data/x", "event/x", "config", "heartbeat", "", "/x")),
+        "edge/dev-1/down/cmd/restart",
+        "edge/dev-2/up/reply/x",
+        "fleet/a/b/answers",
+        "edge/dev-1/up/reply/+",
+        "edge/dev-1/up/reply/#",
+        "edge/dev-1/up/reply/" + "x" * 1024,
+        "",
+        "a\0b",
+    ],
+)
+def test_a_reply_goes_nowhere_else(topic: str) -> None:
+    """Least of all where consumers take it for something that it is not."""
+    assert OURS.channel(topic, ("fleet/+/answers",)) is None
+
+
+@pytest.mark.parametrize(
+    ("pattern", "topic", "fits"),
+    [
+        ("#", "a/b", True),
+        ("a/#", "a", True),
+        ("a/#", "a/b/c", True),
+        ("a/#", "b", False),
+        ("a/+", "a/b", True),
+        ("a/+", "a", False),
+        ("a/+", "a/", True),
+        ("+", "a/b", False),
+        ("+/b", "/b", True),
+        ("a/b", "a/b", True),
+        ("a/b", "a/c", False),
+        ("#", "$SYS/x", False),
+        ("+/x", "$SYS/x", False),
+        ("$SYS/#", "$SYS/x", True),
+    ],
+)
+def test_a_filter_stands_for_topics(pattern: str, topic: str, *, fits: bool) -> None:
+    """MQTT 5 §4.7."""
+    assert matches(pattern, topic) is fits

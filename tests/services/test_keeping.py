@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
+from typing import Final
 
 import pytest
 
 from edge_agent.adapters.store import Store
+from edge_agent.adapters.store_schema import MIGRATIONS
+from edge_agent.core.batch import Batch
+from edge_agent.core.notes import LOST
 from edge_agent.core.records import Gap, Priority
 from edge_agent.core.timebase import seconds
 from edge_agent.errors import StoreError, StoreFault
@@ -17,7 +24,7 @@ from edge_agent.services import upkeep
 from tests.fakes import FakeBroker
 from tests.support import bit_rot
 from tests.support.flow import Flow, online
-from tests.support.outbox_worker import Past, TellingBroker, reopened, running
+from tests.support.outbox_worker import Past, TellingBroker, prepared, reopened, running
 
 
 @pytest.fixture
@@ -219,3 +226,118 @@ async def test_notes_are_in_the_fresh_store_that_replaces_a_damaged_one(tmp_path
     assert (tmp_path / "quarantine" / "outbox.db").exists()
     async with running(tmp_path, broker=FakeBroker(up=False)) as one:
         assert one.outbox.notes == {"job/old": b"1", "job/new": b"2"}
+
+
+# ---------------------------------------------------------------- notes, before anybody goes by them
+NOTES: Final = {f"command/c-{number}": b"x" * 100 for number in range(200)}
+
+
+async def _noted(folder: Path) -> None:
+    """Leave a store with notes and records."""
+    async with running(folder, broker=FakeBroker(up=False)) as one:
+        await one.put(range(50))
+        for name, text in NOTES.items():
+            one.outbox.note(name, text)
+        await one.outbox.written()
+
+
+def _damage(store: Path, sql: str) -> None:
+    with closing(sqlite3.connect(store)) as db:
+        db.execute(sql)
+        db.commit()
+
+
+async def test_notes_of_a_store_that_is_replaced_at_the_start_are_there_when_it_is_open(tmp_path: Path) -> None:
+    """And on the disk: what is forgotten then does not come back, though its records are not salvaged yet."""
+    await _noted(tmp_path)
+    _damage(tmp_path / "outbox.db", "UPDATE meta SET v = 'x' WHERE k = 'base'")
+    one = prepared(tmp_path)
+    await one.outbox.open()
+    assert one.outbox.notes == NOTES
+    await one.keeping.close(None)
+    one = prepared(tmp_path)
+    await one.outbox.open()
+    assert one.outbox.notes == NOTES
+    assert await one.keeping.commit(Batch(notes={"command/c-7": None}))
+    await one.keeping.close(None)
+    async with running(tmp_path) as again:
+        assert again.outbox.notes == {name: text for name, text in NOTES.items() if name != "command/c-7"}
+        await again.until(lambda: not (tmp_path / "quarantine" / "outbox").exists())
+        assert again.outbox.state.records == 50
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "UPDATE note SET text = x'00' WHERE name = 'command/c-7'",
+        "DELETE FROM note WHERE name = 'command/c-7'",
+        "UPDATE meta SET v = v + 1 WHERE k = 'notes'",
+    ],
+)
+async def test_a_store_that_has_lost_a_note_is_replaced_and_says_so(sql: str, tmp_path: Path) -> None:
+    """By damage that SQLite does not notice; its records are taken over, and it is said once."""
+    await _noted(tmp_path)
+    _damage(tmp_path / "outbox.db", sql)
+    async with running(tmp_path) as one:
+        assert one.outbox.notes[LOST] == b""
+        assert len(one.outbox.notes) >= 200
+        await one.until(lambda: not (tmp_path / "quarantine" / "outbox").exists())
+        assert one.outbox.state.records == 50
+        one.outbox.note(LOST, None)
+    async with running(tmp_path) as one:
+        assert LOST not in one.outbox.notes
+
+
+async def test_a_file_that_is_no_database_has_lost_its_notes(tmp_path: Path) -> None:
+    """All of them."""
+    (tmp_path / "outbox.db").write_bytes(b"no database" * 1000)
+    async with running(tmp_path) as one:
+        assert one.outbox.notes == {LOST: b""}
+
+
+async def test_notes_in_the_store_of_a_newer_version_count_as_lost_until_that_runs(tmp_path: Path) -> None:
+    """That is said once; then they come back under what was noted down since."""
+    await _noted(tmp_path)
+    known = len(MIGRATIONS)
+    _damage(tmp_path / "outbox.db", f"PRAGMA user_version = {known + 2}")
+    async with running(tmp_path) as one:
+        assert one.outbox.notes == {LOST: b""}
+        one.outbox.note(LOST, None)
+        one.outbox.note("command/c-7", b"new")
+    async with running(tmp_path) as one:
+        assert one.outbox.notes == {"command/c-7": b"new"}
+    _damage(tmp_path / "newer" / "outbox.db", f"PRAGMA user_version = {known}")
+    async with running(tmp_path) as one:
+        assert one.outbox.notes == NOTES | {"command/c-7": b"new"}
+
+
+async def test_a_store_that_cannot_take_over_the_notes_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody goes by half of them: the outbox goes on without a store until it can."""
+    await _noted(tmp_path)
+    _damage(tmp_path / "outbox.db", "UPDATE meta SET v = 'x' WHERE k = 'base'")
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "commit", _broken)
+        one = prepared(tmp_path)
+        await one.outbox.open()
+        assert not one.keeping.is_open
+        assert one.outbox.notes == {}
+        await one.keeping.close(None)
+    async with running(tmp_path) as one:
+        assert one.outbox.notes == NOTES
+
+
+@pytest.mark.usefixtures("looked_after_often")
+async def test_notes_that_are_forgotten_after_their_store_was_replaced_stay_so(tmp_path: Path) -> None:
+    """Also when not all of the old one could be salvaged before the next start."""
+    flow = Flow(tmp_path, FakeBroker(up=False))
+    async with flow.running():
+        flow.outbox.note("command/x-1", b"1")
+        flow.outbox.note("job/a", b"1")
+        await flow.outbox.written()
+        flow.keeping.fault = StoreFault.DAMAGED
+        await asyncio.sleep(1)
+        mark = json.dumps({"notes": "taken"})
+        flow.outbox.note("command/x-1", None)
+    (tmp_path / "quarantine" / "outbox").write_text(mark)  # as if salvage had not come to its end
+    async with running(tmp_path, broker=FakeBroker(up=False)) as one:
+        assert one.outbox.notes == {"job/a": b"1"}

@@ -11,7 +11,7 @@ from edge_agent.core.config_types import BrokerUrl
 from edge_agent.core.connection import Attempt, ClosedBy, Closing, ConnectionPolicy, Suspect, SuspectKind
 from edge_agent.core.timebase import UtcNs, seconds
 from edge_agent.core.topics import Topics
-from edge_agent.ports import Limits, Message
+from edge_agent.ports import Delivery, Limits, Message
 from edge_agent.services.session import Session
 from tests.fakes import FakeBroker, FakeClock, FakeConnection, FakeConnector
 
@@ -113,3 +113,71 @@ async def test_who_stops_waiting_for_an_acknowledgement_leaves_no_suspicion_behi
     waiting.cancel()
     await asyncio.sleep(1)
     assert session.suspects() == frozenset()
+
+
+@pytest.mark.virtual
+async def test_an_offer_is_sent_at_once_or_never() -> None:
+    """Where there is room, and the broker may be asked."""
+    broker = FakeBroker(puback=lambda _topic: None, limits=Limits(receive_maximum=2, maximum_packet_size=10))
+    session = await session_on(broker)
+    session.offer(Message("a", b"x" * 11))
+    session.offer(Message("a", b"1"))
+    assert session.connection.has_room()
+    session.offer(Message("b", b"2"))
+    assert not session.connection.has_room()
+    session.offer(Message("c", b"3"))
+    assert session.suspects() == {Suspect(SuspectKind.TOPIC, "a"), Suspect(SuspectKind.TOPIC, "b")}
+
+
+@pytest.mark.virtual
+async def test_an_offer_that_was_answered_is_suspected_no_more() -> None:
+    """Whatever the answer: it is not worth a word of the health."""
+    session = await session_on(FakeBroker(puback=lambda _topic: 0x87))
+    session.offer(Message("a", b"1"))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert session.suspects() == frozenset()
+    assert session.refused == {}
+
+
+@pytest.mark.virtual
+async def test_what_a_broker_closes_connections_over_is_not_offered_again() -> None:
+    """Else a sender of commands could keep the device from being connected."""
+    broker = FakeBroker(closes_on=lambda message: message.topic == "bad")
+    session = await session_on(broker)
+    policy, now = session.policy, session.clock.monotonic()
+    for _ in range(2):
+        session.offer(Message("bad", b"1"))
+        policy.closed(await session.connection.closed(), session.suspects(), now)
+        policy.connected(now, will_retained=True)
+        again = await session_on(broker)
+        session.connection = again.connection
+    session.offer(Message("bad", b"1"))
+    assert session.connection.has_room()
+    assert not policy.may_publish("bad", now)
+    assert policy.may_publish("good", now)
+
+
+@pytest.mark.virtual
+async def test_deliveries_are_acknowledged_in_the_order_in_which_they_came() -> None:
+    """What is done sooner waits for what came before it (MQTT 5 §4.6)."""
+    session = await session_on(FakeBroker())
+    seen: list[int] = []
+    session.connection.acknowledge = lambda delivery: seen.append(delivery.packet_id)  # type: ignore[method-assign]
+    first, second = (asyncio.get_running_loop().create_future() for _ in range(2))
+    for packet, once in ((1, first), (2, None), (3, second), (4, None)):
+        session.acknowledge(Delivery("t", b"", retained=False, qos=1, packet_id=packet), once)
+    second.set_result(None)
+    await asyncio.sleep(0)
+    assert seen == []
+    first.cancel()
+    await asyncio.sleep(0)
+    assert seen == [1, 2, 3, 4]
+
+
+@pytest.mark.virtual
+async def test_an_event_may_have_a_subject_and_a_trace() -> None:
+    """As a reply has."""
+    session = await session_on(FakeBroker())
+    event = json.loads(session.event("edge.reply.v1", {}, subject="ping", traceparent="00-a-b-01"))
+    assert (event["subject"], event["traceparent"]) == ("ping", "00-a-b-01")

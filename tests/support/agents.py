@@ -26,7 +26,7 @@ from edge_agent.ports import Connection
 DEVICE = "dev-1"
 STATUS, HEALTH, HEARTBEAT = (f"edge/{DEVICE}/up/{kind}" for kind in ("status", "health", "heartbeat"))
 POLL_S = 0.01
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 """How long is waited for what comes at once on a quiet machine; it finds what never comes."""
 
 

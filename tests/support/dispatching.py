@@ -15,18 +15,20 @@ from pydantic import Field
 from typing_extensions import override
 
 from edge_agent.adapters.store_file import StoreFile
-from edge_agent.command_ports import Call, Command, CutOff, NoArgs
+from edge_agent.command_ports import Call, Command, CutOff
 from edge_agent.core.authority import Authority
+from edge_agent.core.batch import Batch, Committed
 from edge_agent.core.command_entry import Entry, Moment, ReplyTo
 from edge_agent.core.command_request import Incoming
 from edge_agent.core.command_states import State
 from edge_agent.core.config_models import Commands
 from edge_agent.core.config_models import Outbox as OutboxConfig
 from edge_agent.core.config_types import Section
-from edge_agent.core.events import Stamp
+from edge_agent.core.events import Stamp, TimeState
 from edge_agent.core.records import Priority
-from edge_agent.core.timebase import NANOSECONDS_PER_SECOND, DurationNs, RawNs, UtcNs
+from edge_agent.core.timebase import NANOSECONDS_PER_SECOND, RawNs, UtcNs
 from edge_agent.errors import StoreError, StoreFault
+from edge_agent.ports import Store
 from edge_agent.services.dispatcher import Dispatcher
 from edge_agent.services.keeping import Keeping
 from edge_agent.services.outbox import Outbox
@@ -65,13 +67,13 @@ def incoming(command: str, said: object = None, **more: Any) -> Incoming:  # noq
 class StoodClock(FakeClock):
     """A clock that can be stepped, and knows how well it goes."""
 
-    state: str = "synced"
+    state: TimeState = "synced"
     raw_base: int = 0
 
     @override
     def now(self) -> Stamp:
         """Return the loop's time."""
-        return Stamp(UtcNs(self.wall()), self.state)  # type: ignore[arg-type]
+        return Stamp(UtcNs(self.wall()), self.state)
 
     @override
     def raw(self) -> RawNs:
@@ -86,7 +88,7 @@ class FailingKeeping(Keeping):
     commits = 0
 
     @override
-    def _commit(self, store: Any, batch: Any) -> Any:
+    def _commit(self, store: Store, batch: Batch) -> Committed:
         if self.fails:
             raise StoreError(StoreFault.IO, "the disk fails")
         self.commits += 1
@@ -172,7 +174,7 @@ class Desk:
             new_name=lambda: "memory",
         )
         ids = itertools.count(1)
-        authority = Authority(Commands(allow=allow), "dev-1", (), None)
+        authority = Authority(Commands(allow=allow), "dev-1", ("plant",), None)
         life = next(_boots)
         self.dispatcher = Dispatcher(
             registry, authority, self.outbox, clock=self.clock, new_name=lambda: f"{life}-{next(ids)}"
@@ -233,18 +235,8 @@ class Desk:
         for record in self.outbox.lanes[0].fresh.values():
             found[record.key] = record.body
         said = [orjson.loads(body) for _, body in sorted(found.items())]
-        return [one for one in said if "command" in one and command_id in (None, one["id"])]
+        return [one for one in said if isinstance(one, dict) and "command" in one and command_id in (None, one["id"])]
 
     def states(self, command_id: str | None = None) -> list[str]:
         """Return the states that the durable replies tell."""
         return [one["state"] for one in self.replies(command_id)]
-
-
-def nothing() -> Section:
-    """Return the arguments of a command without any."""
-    return NoArgs()
-
-
-def duration(s: float) -> DurationNs:
-    """Return seconds as a duration."""
-    return DurationNs(int(s * S))

@@ -20,7 +20,8 @@ from edge_agent.core.pace import Pace
 from edge_agent.core.records import Priority, Record
 from edge_agent.core.refusals import Pauses
 from edge_agent.core.submission import Submission
-from edge_agent.ports import Message
+from edge_agent.errors import StoreError, StoreFault
+from edge_agent.ports import Message, Store
 from edge_agent.services.drain import Drain
 from edge_agent.services.keeping import Keeping
 from edge_agent.services.outbox import Outbox
@@ -36,11 +37,18 @@ class CountingKeeping(Keeping):
     """Remembers what was written."""
 
     batches: list[Batch]
+    fails = False
 
     @override
     async def commit(self, batch: Batch) -> Committed | None:
         self.batches.append(batch)
         return await super().commit(batch)
+
+    @override
+    def _commit(self, store: Store, batch: Batch) -> Committed:
+        if self.fails:
+            raise StoreError(StoreFault.IO, "the disk fails")
+        return super()._commit(store, batch)
 
 
 class Flow:
@@ -61,10 +69,11 @@ class Flow:
         rate: int = 0,
         uniform: float = 0.0,
         boot: str | None = None,
+        clock: FakeClock | None = None,
         **config: Any,  # noqa: ANN401  # as the model takes it
     ) -> None:
         self.broker = broker or FakeBroker()
-        self.clock = FakeClock()
+        self.clock = clock or FakeClock()
         self.worker = InlineWorker()
         self.config = OutboxConfig(rate=rate, **config)
         names = itertools.count(1)
