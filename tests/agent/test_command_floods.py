@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import itertools
 import json
+import math
 import signal
 import sqlite3
 import time
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -23,7 +25,7 @@ from tests.support.tokens import Key
 
 pytestmark = pytest.mark.broker
 EVERY_S: Final = 0.2
-GOOD: Final = 25
+BATCH: Final = 100
 Bad = tuple[str, bytes, dict[str, Any]]
 """A command, its payload, and how it is sent."""
 
@@ -85,17 +87,20 @@ def signed(key: Key) -> Iterator[Bad]:
 
 
 async def flood(one: Operator, bad: Iterator[Bad], count: int, good: Callable[[int], bytes]) -> list[str]:
-    """Send so many bad commands, and good ones spread among them; return the ids of those."""
-    ids = []
-    for number in range(count):
-        if number % (count // GOOD) == 0:
-            ids.append(f"good-{number}")
-            _ = one.send("append", good(number))
-        command, payload, how = next(bad)
-        _ = one.send(command, payload, **how)
-        if number % 50 == 0:
-            await asyncio.sleep(0)
-    await one.delivered(within_s=300)
+    """Send so many bad commands, and a good one after each hundred of them; return the ids of those.
+
+    No more is sent than the device can take: a broker that does not mind the device's Receive Maximum (mosquitto
+    2.0.11) would send it all at once, and whatever it then answers, also to heartbeats, stands in line behind that.
+    """
+    ids: list[str] = []
+    for number in range(0, count, BATCH):
+        for command, payload, how in itertools.islice(bad, BATCH):
+            _ = one.send(command, payload, **how)
+        ids.append(f"good-{number}")
+        _ = one.send("append", good(number))
+        if len(ids) > 1:
+            _ = await one.final(ids[-2], within_s=60)
+    _ = await one.final(ids[-1], within_s=60)
     return ids
 
 
@@ -104,18 +109,20 @@ def beats(one: Operator) -> list[tuple[float, dict[str, Any]]]:
     return [(at, json.loads(payload)) for at, topic, payload in one.other if topic == HEARTBEAT]
 
 
-def lateness(begun: float, ended: float, came: list[tuple[float, dict[str, Any]]]) -> list[float]:
-    """Return by how many seconds each heartbeat of a span is later than the grid of the punctual ones before it."""
-    before = [at for at, _ in came if at < begun]
+def lateness(begun: float, ended: float, came: list[float]) -> list[float]:
+    """Return by how many seconds each heartbeat of a span is late; one that never came, until the next one."""
+    before = [at for at in came if at < begun]
     phase = min(at - number * EVERY_S for number, at in enumerate(before))
-    return [at - phase - round((at - phase) / EVERY_S - 0.5) * EVERY_S for at, _ in came if begun <= at <= ended]
+    grid = [phase + number * EVERY_S for number in range(math.ceil((ended - phase) / EVERY_S))]
+    due = [at for at in grid if at >= begun]
+    return [max(came[bisect_left(came, at - EVERY_S / 4)] - at, 0) for at in due if at <= came[-1]]
 
 
 @pytest.mark.parametrize("keys", [False, True])
 @pytest.mark.parametrize(
     "count",
     [
-        pytest.param(2_000, marks=pytest.mark.timeout_s(60)),
+        pytest.param(1_500, marks=pytest.mark.timeout_s(120)),
         pytest.param(50_000, marks=[pytest.mark.slow, pytest.mark.timeout_s(900)]),
     ],
 )
@@ -140,20 +147,20 @@ async def test_a_flood_of_bad_commands_costs_neither_memory_nor_heartbeats_nor_a
             await one.until(lambda: len(beats(one)) > 12, "heartbeats", within_s=20)
             begun, rss_before = time.monotonic(), beats(one)[-1][1]["data"]["agent"]["rss_bytes"]
             ids = await flood(one, bad, count, good)
-            await one.ended(ids, within_s=300)
             ended = time.monotonic()
             assert sorted(effects()) == sorted(ids)
             refused = [reply for reply in one.replies if reply.state in ("rejected", "expired")]
             assert len(one.finals(ids[-1])) == 1
             rss = max(beat["data"]["agent"]["rss_bytes"] for at, beat in beats(one) if at >= begun)
+            _ = await one.until(lambda: beats(one)[-1][0] > ended, "a heartbeat after it")
             process.signal(signal.SIGTERM)
-            assert await process.wait() == 0
+            assert await process.wait(30) == 0
             assert not process.events("disconnected")
-            late = sorted(lateness(begun, ended, beats(one)))
+            late = sorted(lateness(begun, ended, [at for at, _ in beats(one)]))
             codes = Counter(reply.code for reply in refused)
             print(
                 f"{count} in {ended - begun:.1f} s; answered {len(refused)} {dict(codes)}; memory "
-                f"{rss_before / 2**20:.1f} -> {rss / 2**20:.1f} MiB; heartbeats {len(late)}, late by "
+                f"{rss_before / 2**20:.1f} -> {rss / 2**20:.1f} MiB; heartbeats due {len(late)}, late by "
                 f"{late[len(late) // 2] * 1000:.0f} ms, 99 %: {late[len(late) * 99 // 100] * 1000:.0f} ms"
             )
             check_refusals(refused, ended - begun)
@@ -179,6 +186,7 @@ def notes(tmp_path: Path) -> list[str]:
         return [name for (name,) in db.execute("SELECT name FROM note WHERE name LIKE 'command/%'")]
 
 
+@pytest.mark.timeout_s(60)
 async def test_the_same_command_again_and_again_does_not_grow_while_it_runs(tmp_path: Path) -> None:
     """300 times, each with much to be sent back: memory and disk have their limits, and not all need be said."""
     effects = Effects(tmp_path)
@@ -192,7 +200,7 @@ async def test_the_same_command_again_and_again_does_not_grow_while_it_runs(tmp_
             before = (await one.until(lambda: beats(one), "a heartbeat"))[-1][1]["data"]["agent"]["rss_bytes"]
             for number in range(300):
                 _ = one.send("append", mqtt={"CorrelationData": f"{number:<30000}".encode()}, **said)
-            await one.until(lambda: len(acknowledged(broker)) > 300, "all PUBACKs")
+            await one.until(lambda: len(acknowledged(broker)) > 300, "all PUBACKs", within_s=40)
             count = len(beats(one))
             after = (await one.until(lambda: beats(one)[count:], "a heartbeat"))[-1][1]["data"]["agent"]["rss_bytes"]
             stored = sum(file.stat().st_size for file in (tmp_path / "state").iterdir())
