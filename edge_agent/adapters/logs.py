@@ -17,7 +17,6 @@ from typing_extensions import override
 
 from edge_agent.core.timebase import UtcNs, rfc3339, seconds
 
-_STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime"}
 _OWN: Final = len(logging.makeLogRecord({}).__dict__)
 _PLAIN: Final = (str, int, float, bool, type(None))
 _COLOURS: Final = {"WARNING": "\033[33m", "ERROR": "\033[31m", "CRITICAL": "\033[1;31m", "DEBUG": "\033[2m"}
@@ -40,8 +39,10 @@ class _Handler(logging.StreamHandler[TextIO]):
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    added = islice(record.__dict__.items(), _OWN, None)  # what a record has of itself comes first
-    return {key: value for key, value in added if key not in _STANDARD}
+    added = dict(islice(record.__dict__.items(), _OWN, None))  # what a record has of itself comes first
+    for key in ("message", "asctime"):  # of other formatters
+        added.pop(key, None)
+    return added
 
 
 def _time(record: logging.LogRecord) -> str:

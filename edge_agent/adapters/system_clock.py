@@ -22,7 +22,11 @@ class SystemClock:
 
     def raw(self) -> RawNs:
         """Return CLOCK_MONOTONIC_RAW + (CLOCK_BOOTTIME - CLOCK_MONOTONIC): undisciplined, and counting suspend."""
-        return RawNs(clock_gettime_ns(CLOCK_MONOTONIC_RAW) + self.slept())
+        # other programs may run between the two readings: that makes the difference too small, never too large
+        slept = clock_gettime_ns(CLOCK_BOOTTIME) - clock_gettime_ns(CLOCK_MONOTONIC)
+        if slept > self._slept:
+            self._slept = DurationNs(slept)
+        return RawNs(clock_gettime_ns(CLOCK_MONOTONIC_RAW) + self._slept)
 
     def wall(self) -> WallNs:
         """Return CLOCK_REALTIME; it may be wrong and may step."""
@@ -40,10 +44,7 @@ class SystemClock:
 
     def slept(self) -> DurationNs:
         """Return how long the device has been suspended since its boot; it never goes back."""
-        # other programs may run between the two readings: that makes the difference too small, never too large
-        slept = clock_gettime_ns(CLOCK_BOOTTIME) - clock_gettime_ns(CLOCK_MONOTONIC)
-        if slept > self._slept:
-            self._slept = DurationNs(slept)
+        self.raw()
         return self._slept
 
     def now(self) -> Stamp:

@@ -49,6 +49,7 @@ jobs.disk = {{ kind = "system", cron = "0 6 * * *", options = {{ what = ["disk"]
 _HINTS: Final = """\
 now try, in another terminal:
   edge-agent watch --broker {broker} --prefix {prefix}
+  edge-agent send {device} job-run '{{"job": "disk"}}' --broker {broker} --prefix {prefix}
   mosquitto_sub -V 5 -p {port} -t '{prefix}/#' -v
   echo '{{"c": 21.5}}' | edge-agent publish data/t --socket {folder}/control.sock
   edge-agent jobs list --socket {folder}/control.sock
@@ -162,7 +163,7 @@ class Demo:
         whole, rest = (to_seconds(elapsed(instant, self._clock.monotonic())) for instant in (begun, back))
         self.say(f"recovered after {whole:.1f} s, {rest:.1f} s after the broker was back")
         self._finished = True
-        for line in _HINTS.format(pid=pid, **self._facts).splitlines():
+        for line in _HINTS.format(device=DEVICE, pid=pid, **self._facts).splitlines():
             self.say(line)
 
     async def _start_broker(self) -> None:

@@ -16,6 +16,7 @@ from edge_agent.core.command_request import Code, CommandError
 from edge_agent.core.config_jobs import Job
 from edge_agent.core.config_types import Name, Section
 from edge_agent.core.job_entry import Entry
+from edge_agent.core.redaction import redact
 from edge_agent.core.runs import Outcome, Run
 from edge_agent.core.timebase import DurationNs, UtcNs, rfc3339, seconds
 from edge_agent.core.units import format_duration
@@ -176,13 +177,14 @@ class JobCommands:
             "hidden": self._scheduler.book.hidden(),
         }
 
-    async def _get(self, _call: Call, args: OneJob) -> Story:
+    async def _get(self, call: Call, args: OneJob) -> Story:
         entry = self._scheduler.find(args.job)
+        config = entry.job.model_dump(mode="json", exclude_unset=True)
         past = self._runner.history.jobs.get(entry.name)
         return {
             **self._face(entry),
             "time": rfc3339(self._clock.now().time),
-            "config": entry.job.model_dump(mode="json", exclude_unset=True),
+            "config": config if call.local else redact({"jobs": {entry.name: config}})[0]["jobs"][entry.name],
             "owed": [rfc3339(slot) for slot in entry.memory.owed],
             "counts": {} if past is None else past.counts,
             "history": [] if past is None else [_told(*one) for one in past.last],

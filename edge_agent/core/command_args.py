@@ -22,7 +22,11 @@ def parse_args(model: type[M], given: object) -> M:
     """
     if not (given is None or isinstance(given, dict)):
         raise CommandError(Code.INVALID_ARGS, 'args: an object like {"job": "sync"} is needed')
-    args, wrong = validated(model, given or {})
+    try:
+        args, wrong = validated(model, given or {})
+    except Exception as error:  # a package's own model
+        text = f"args: {type(error).__name__} in the model {model.__name__}; this is a bug of the package it is from"
+        raise CommandError(Code.INVALID_ARGS, text) from error
     if args is None:
         said = [f"{dotted(('args', *path))}: {reason}" for path, reason in wrong[:_MAX_SAID]]
         said += [f"{len(wrong) - _MAX_SAID} more like it"] if len(wrong) > _MAX_SAID else []

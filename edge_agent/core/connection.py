@@ -203,7 +203,7 @@ class ConnectionPolicy:
             closing: how it ended.
             suspects: what was outstanding then.
             now: when it ended.
-            unanswered: whether records were sent and none was answered: then one of them may be why.
+            unanswered: whether records were sent, and none or not the suspected one was answered: that may be why.
         """
         assert self._connected_at is not None, "a connection was made"
         life, known = elapsed(self._connected_at, now), self.taken_over(now)

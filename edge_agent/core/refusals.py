@@ -126,6 +126,11 @@ class Isolation:
         """Whether no two records may be in flight at once."""
         return self._strikes >= STRIKES
 
+    @property
+    def suspects(self) -> bool:
+        """Whether a record was outstanding when a connection ended, and has not been answered since."""
+        return self._suspect is not None
+
     def answered(self, key: int, channel: str) -> None:
         """Take note of an answer: neither this record nor one that goes before it ends connections."""
         if self._suspect is not None and key >= self._suspect:

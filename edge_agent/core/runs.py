@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict, deque
 from collections.abc import Mapping
 from typing import Any, Final, Literal, NamedTuple
 
 import orjson
 
-from edge_agent.core.timebase import UtcNs
+from edge_agent.core.timebase import NANOSECONDS_PER_MILLISECOND, UtcNs
 
 Cause = Literal["schedule", "catch_up", "manual", "fallback"]
 Status = Literal["succeeded", "failed", "timed_out", "cancelled", "interrupted", "skipped"]
@@ -45,7 +46,6 @@ class Outcome(NamedTuple):
         status: ``interrupted`` if the agent stopped, ``skipped`` if it never began.
         started: when its first attempt began, in true time; ``None`` = it never did.
         finished: when it ended, in true time.
-        duration_ms: from the first attempt to the end, pauses between attempts and suspend included.
         lateness_ms: from the slot to the first attempt; ``None`` = it never began.
         reason: why it did not succeed, in one line.
         result: what the job says of a run that succeeded.
@@ -54,14 +54,17 @@ class Outcome(NamedTuple):
     status: Status
     started: UtcNs | None
     finished: UtcNs
-    duration_ms: float = 0.0
     lateness_ms: float | None = None
     reason: str | None = None
     result: Mapping[str, Any] | None = None
 
+    @property
+    def duration_ms(self) -> float:
+        """From the first attempt to the end, pauses between attempts and suspend included."""
+        return 0.0 if self.started is None else (self.finished - self.started) / NANOSECONDS_PER_MILLISECOND
+
 
 _RUN: Final = len(Run._fields)
-_FIELDS: Final = _RUN + len(Outcome._fields)
 
 
 class Past:
@@ -72,32 +75,27 @@ class Past:
         streak: successes in a row, or failures in a row as a negative number; no other end changes it.
     """
 
-    __slots__ = ("_last", "_noted", "counts", "streak")
+    __slots__ = ("_last", "counts", "streak")
 
     def __init__(self) -> None:
-        self._last: list[Any] = []  # a ring of bare fields, which cost the garbage collector nothing
-        self._noted = 0
-        self.counts: dict[Status, int] = {}
+        self._last: deque[tuple[Any, ...]] = deque(maxlen=KEPT)  # bare tuples cost the garbage collector least
+        self.counts: defaultdict[Status, int] = defaultdict(int)
         self.streak = 0
 
     @property
     def last(self) -> list[tuple[Run, Outcome]]:
         """The last runs and their outcomes, the oldest first."""
-        places = (number % KEPT * _FIELDS for number in range(max(self._noted - KEPT, 0), self._noted))
-        each = (self._last[place : place + _FIELDS] for place in places)
-        return [(Run(*fields[:_RUN]), Outcome(*fields[_RUN:])) for fields in each]
+        return [(Run(*fields[:_RUN]), Outcome(*fields[_RUN:])) for fields in self._last]
 
     def note(self, run: Run, outcome: Outcome) -> None:
         """Remember how a run ended."""
         status = outcome.status
-        place = self._noted % KEPT * _FIELDS
-        self._last[place : place + _FIELDS] = run + outcome
-        self._noted += 1
-        self.counts[status] = self.counts.get(status, 0) + 1
+        self._last.append(run + outcome)
+        self.counts[status] += 1
         if status == "succeeded":
-            self.streak = max(self.streak, 0) + 1
+            self.streak = self.streak + 1 if self.streak > 0 else 1
         elif status in FAILURES:
-            self.streak = min(self.streak, 0) - 1
+            self.streak = self.streak - 1 if self.streak < 0 else -1
 
 
 class History:
@@ -109,16 +107,13 @@ class History:
     """
 
     def __init__(self) -> None:
-        self.jobs: dict[str, Past] = {}
-        self.counts: dict[Status, int] = {}
+        self.jobs: defaultdict[str, Past] = defaultdict(Past)
+        self.counts: defaultdict[Status, int] = defaultdict(int)
 
     def note(self, run: Run, outcome: Outcome) -> None:
         """Remember how a run ended."""
-        past = self.jobs.get(run.job)
-        if past is None:
-            past = self.jobs[run.job] = Past()
-        past.note(run, outcome)
-        self.counts[outcome.status] = self.counts.get(outcome.status, 0) + 1
+        self.jobs[run.job].note(run, outcome)
+        self.counts[outcome.status] += 1
 
 
 def summary(result: object) -> Mapping[str, Any]:

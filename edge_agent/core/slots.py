@@ -82,8 +82,8 @@ def _newest(trigger: Trigger, since: UtcNs, until: UtcNs, wanted: int) -> tuple[
 
 def _up_to(trigger: Trigger, slot: UtcNs | None, until: UtcNs) -> tuple[tuple[UtcNs, ...], UtcNs | None]:
     """Return the slots from ``slot`` on that are not later than ``until``, and the one that follows them."""
-    slots = []
+    slots: tuple[UtcNs, ...] = ()
     while slot is not None and slot <= until:
-        slots.append(slot)
+        slots += (slot,)  # mostly the only one
         slot = trigger.after(slot)
-    return tuple(slots), slot
+    return slots, slot

@@ -27,10 +27,11 @@ class TimerQueue(Generic[T]):
 
     def put(self, name: str, deadline: int, payload: T) -> None:
         """Add a timer, in place of the one of that name."""
+        if name in self._pending:
+            self.cancel(name)
         self._entered += 1  # it decides between equal deadlines, so that payloads are never compared
         entry = self._pending[name] = (deadline, self._entered, name, payload)
         heapq.heappush(self._heap, entry)
-        self._compact()
 
     def cancel(self, name: str) -> bool:
         """Remove a timer; return whether there was one."""
@@ -49,7 +50,7 @@ class TimerQueue(Generic[T]):
 
     def next_deadline(self) -> int | None:
         """Return the soonest deadline; ``None`` = there is no timer."""
-        while self._heap and not self._counts(self._heap[0]):
+        while self._heap and self._pending.get(self._heap[0][2]) is not self._heap[0]:
             heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else None
 
@@ -62,12 +63,10 @@ class TimerQueue(Generic[T]):
         while self._heap and self._heap[0][0] <= now:
             due.append(heapq.heappop(self._heap))
         for entry in due:
-            if self._counts(entry):
+            if self._pending.get(entry[2]) is entry:
                 del self._pending[entry[2]]
                 yield entry[3]
-
-    def _counts(self, entry: tuple[int, int, str, T]) -> bool:
-        return self._pending.get(entry[2]) is entry
+        self._compact()
 
     def _compact(self) -> None:
         if len(self._heap) > 2 * len(self._pending) + _SLACK:

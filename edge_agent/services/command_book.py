@@ -47,6 +47,7 @@ class CommandBook:
         self.owed: dict[str, Entry] = {}
         self.owes: Callable[[], None] = lambda: None
         self._saying: dict[str, tuple[Entry, list[tuple[Record, ReplyTo]]]] = {}  # not on the disk yet
+        self._reads = frozenset(name for name, command in registry.items() if command.touches == "nothing")
         self._lost = LostNotes(outbox)
         self._may_repeat = frozenset(name for name, command in registry.items() if command.idempotent)
         self._clock = clock
@@ -114,7 +115,9 @@ class CommandBook:
         durable = self._say(entry)
         took_ms = None if entry.started is None else (entry.finished or 0) // 1_000_000 - entry.started // 1_000_000
         said = {"command": entry.command, "id": entry.id, "state": entry.state.value, "took_ms": took_ms}
-        log.info("command", extra=said if error is None else said | {"code": error[0], "reason": error[1]})
+        asked_here = entry.reply == LOCAL and not entry.deduplicated and entry.command in self._reads
+        level = logging.DEBUG if asked_here and error is None else logging.INFO  # screens that look every second
+        log.log(level, "command", extra=said if error is None else said | {"code": error[0], "reason": error[1]})
         if self.journal.is_crowded:
             self.forget_old()
         return durable

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from edge_agent.command_ports import Command, CutOff
 from edge_agent.core.command_entry import Entry
-from edge_agent.core.config import dotted
-from edge_agent.core.config_findings import validated
 from edge_agent.core.config_types import Section
 from edge_agent.services.command_book import LOCAL
-from edge_agent.services.command_work import MAX_MESSAGE, CommandWork
+from edge_agent.services.command_work import CommandWork
 
 
 @dataclass(slots=True, eq=False)
@@ -101,12 +97,3 @@ class Lines:
     def free(self, name: str) -> None:
         """Take a place back."""
         self._running[name] -= 1
-
-
-def read_args(command: Command, given: Mapping[str, Any]) -> tuple[Section | None, str]:
-    """Return a command's arguments, or ``None`` and what is wrong with them."""
-    try:
-        args, wrong = validated(command.args, given)
-    except Exception as error:  # noqa: BLE001  # a package's own model
-        return None, f"args: {type(error).__name__} in the model of {command.name}; this is a bug of its package"
-    return args, "; ".join(f"{dotted(('args', *path))}: {why}" for path, why in wrong)[:MAX_MESSAGE]

@@ -16,13 +16,14 @@ from functools import partial
 from typing import Final, Protocol
 
 from edge_agent.command_ports import Call, CutOff, Registry
+from edge_agent.core.command_args import parse_args
 from edge_agent.core.command_entry import STARTS, Entry, ReplyTo
-from edge_agent.core.command_request import Code
+from edge_agent.core.command_request import Code, CommandError
 from edge_agent.core.command_states import Happened, State
 from edge_agent.core.timebase import NANOSECONDS_PER_SECOND, DurationNs, later, seconds
 from edge_agent.ports import Clock
 from edge_agent.services.command_book import LOCAL, CommandBook
-from edge_agent.services.command_line import Lines, Ready, read_args
+from edge_agent.services.command_line import Lines, Ready
 from edge_agent.services.command_work import CommandWork, Outcome
 
 MAX_RESULT: Final = 112 << 10
@@ -90,11 +91,13 @@ class CommandRuns:
 
     def _take_up(self, entry: Entry) -> None:
         command = self._registry.get(entry.command)
-        args = None if command is None else read_args(command, entry.args or {})[0]
-        if command is None or args is None:
+        try:
+            ready = None if command is None else Ready(entry, command, parse_args(command.args, entry.args), told=True)
+        except CommandError:
+            ready = None
+        if ready is None:
             self._end(entry, *(CUT_OFF if entry.state is State.RUNNING else _GONE))
             return
-        ready = Ready(entry, command, args, told=True)
         if entry.state is State.RUNNING:
             cut_off = ready.cut_off
             if cut_off is CutOff.DONE:

@@ -12,6 +12,7 @@ import orjson
 
 from edge_agent.command_ports import Command, Registry
 from edge_agent.core.authority import Authority, Grant
+from edge_agent.core.command_args import parse_args
 from edge_agent.core.command_entry import Entry, ReplyTo, entry_of
 from edge_agent.core.command_request import (
     Code,
@@ -26,7 +27,7 @@ from edge_agent.core.config_findings import nearest
 from edge_agent.core.units import quoted
 from edge_agent.ports import Clock
 from edge_agent.services.command_book import LOCAL, CommandBook
-from edge_agent.services.command_line import Ready, read_args
+from edge_agent.services.command_line import Ready
 from edge_agent.services.command_runs import CUT_OFF, NO_DISK, CommandRuns
 from edge_agent.services.outbox import Outbox
 
@@ -116,10 +117,7 @@ class Dispatcher:
         """Return what may wait or be run; raise ``CommandError`` if it may not."""
         at = self._book.moment()
         entry = entry_of(request, request.digest(), command_id, reply, at, expiry_s=expiry_s)
-        args, reason = read_args(command, request.args)
-        if args is None:
-            raise CommandError(Code.INVALID_ARGS, reason)
-        ready = Ready(entry, command, args)
+        ready = Ready(entry, command, parse_args(command.args, request.args))
         is_due, waiting = entry.is_due(at), self.runs.lines.waiting[command.name]
         if not (self._book.can_remember or (ready.may_be_forgotten and is_due)):
             raise CommandError(Code.BUSY, NO_DISK)

@@ -241,9 +241,9 @@ class Drain:
         self._wake.set()
         if reason is None or session is not self._session:
             return  # the session is over, and the outbox takes them back
-        session.unanswered = False
         channel = self._in_flight.pop(records[0].key).channel
         self._isolation.answered(records[0].key, channel)
+        session.unanswered = self._isolation.suspects
         if reason < REFUSED_FROM:
             self._outbox.delivered(records)
             self._wait = FIRST_WAIT

@@ -20,7 +20,9 @@ class Kinds:
     def __init__(self, kinds: Mapping[str, Kind], context: Callable[[Run, Job], Context]) -> None:
         self._kinds = kinds
         self._context = context
-        self._options: dict[str, tuple[Job, Section]] = {}  # by job, as long as its configuration is the same object
+        self._known: dict[
+            str, tuple[Job, Kind, Section]
+        ] = {}  # by job, as long as its configuration is the same object
 
     def begin(self, run: Run, job: Job) -> Awaitable[Mapping[str, object] | None]:
         """Return the work of a run, to be awaited.
@@ -28,13 +30,18 @@ class Kinds:
         Raises:
             JobError: there is no such kind.
         """
-        kind = self._kinds.get(job.kind)
+        known = self._known.get(run.job)
+        if known is None or known[0] is not job:
+            if len(self._known) >= MAX_KNOWN:  # jobs come and go
+                self._known.clear()
+            kind = self._kind(job.kind)
+            known = self._known[run.job] = job, kind, kind.options.model_validate(job.options)
+        _, kind, options = known
+        return kind.run(self._context(run, job), options)
+
+    def _kind(self, name: str) -> Kind:
+        kind = self._kinds.get(name)
         if kind is None:
             names = ", ".join(sorted(self._kinds)) or "none"
-            raise JobError(f"no kind {job.kind!r} (known: {names}); install the package that brings it")
-        known = self._options.get(run.job)
-        if known is None or known[0] is not job:
-            if len(self._options) >= MAX_KNOWN:  # jobs come and go
-                self._options.clear()
-            known = self._options[run.job] = job, kind.options.model_validate(job.options)
-        return kind.run(self._context(run, job), known[1])
+            raise JobError(f"no kind {name!r} (known: {names}); install the package that brings it")
+        return kind

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from edge_agent.core.backoff import Uniform, full_jitter
 from edge_agent.core.breaker import Breaker
+from edge_agent.core.config_jobs import Breaker as BreakerSettings
 from edge_agent.core.config_jobs import Job
 from edge_agent.core.config_jobs import Runner as Limits
 from edge_agent.core.runs import FAILURES, History, Outcome, Run, Status, one_line, summary
@@ -111,7 +112,7 @@ class Runner:
         self._at_work = 0
         self._abandoned: dict[str, _Active] = {}
         self._asked_at = RawNs(-NANOSECONDS_PER_MILLISECOND)
-        self._answer = UtcNs(0)
+        self._ahead = 0  # true time of the counter, then
         self._stopping = False
         self._idle = asyncio.Event()
         self._watch: asyncio.TimerHandle | None = None  # one for all, as most end before
@@ -130,7 +131,16 @@ class Runner:
             job: its configuration.
             fallback: that of the job that ``job.fallback`` names.
         """
-        self._offer(_Active(run, job, fallback))
+        new, current = _Active(run, job, fallback), self._active.get(run.job)
+        if self._stopping:
+            self._report(new, "interrupted", "the agent stops")
+        elif current is not None:
+            self._overlap(current, new)
+        elif run.job in self._abandoned:  # or each slot would leave one more behind
+            self._report(new, "skipped", "an earlier run of it has not ended yet, and could not be ended")
+        elif job.breaker is None or self._breaker_allows(new, job.breaker):
+            self._active[run.job] = new
+            self._enter(new)
 
     def give_up(self, run: Run, job: Job, status: Status, reason: str) -> None:
         """Report how a run ended that does not begin here."""
@@ -165,18 +175,6 @@ class Runner:
             await self._idle.wait()
 
     # ---------------------------------------------------------------- from the slot to a place
-    def _offer(self, new: _Active) -> None:
-        current = self._active.get(new.run.job)
-        if self._stopping:
-            self._report(new, "interrupted", "the agent stops")
-        elif current is not None:
-            self._overlap(current, new)
-        elif new.run.job in self._abandoned:  # or each slot would leave one more behind
-            self._report(new, "skipped", "an earlier run of it has not ended yet, and could not be ended")
-        elif self._breaker_allows(new):
-            self._active[new.run.job] = new
-            self._enter(new)
-
     def _overlap(self, current: _Active, new: _Active) -> None:
         policy = new.job.overlap
         if policy == "cancel":
@@ -186,12 +184,12 @@ class Runner:
         else:
             self._report(new, "skipped", "the run before it has not ended" if policy == "skip" else "one waits already")
 
-    def _breaker_allows(self, new: _Active) -> bool:
+    def _breaker_allows(self, new: _Active, settings: BreakerSettings) -> bool:
         run, job = new.run, new.job
-        if job.breaker is None or run.cause == "manual":  # who runs it by hand wants to see
+        if run.cause == "manual":  # who runs it by hand wants to see
             return True
         breaker = self.breakers.setdefault(run.job, Breaker())
-        advice = breaker.advise(job.breaker, self._clock.now().time, fallback=new.fallback is not None)
+        advice = breaker.advise(settings, self._clock.now().time, fallback=new.fallback is not None)
         if advice == "run":
             return True
         if new.fallback is None or job.fallback is None:
@@ -224,7 +222,9 @@ class Runner:
         self._at_work += 1
         if active.started is None:
             active.begun = raw = self._clock.raw()
-            active.started = self._time(raw)
+            if raw - self._asked_at >= NANOSECONDS_PER_MILLISECOND:  # within it, true time has the counter's rate
+                self._asked_at, self._ahead = raw, self._clock.now().time - raw
+            active.started = UtcNs(raw + self._ahead)
         else:
             active.run = active.run._replace(attempt=active.run.attempt + 1)
         active.task = loop.create_task(self._attempt(active), name=active.run.job)
@@ -232,12 +232,6 @@ class Runner:
             active.ends = loop.time() + to_seconds(active.job.timeout)
             if self._watch is None or active.ends < self._watch.when():
                 self._watch_until(active.ends)
-
-    def _time(self, raw: RawNs) -> UtcNs:
-        """Return true time at the counter's reading of now; within a millisecond its rate is the counter's."""
-        if raw - self._asked_at >= NANOSECONDS_PER_MILLISECOND:
-            self._asked_at, self._answer = raw, self._clock.now().time
-        return UtcNs(self._answer + raw - self._asked_at)
 
     async def _attempt(self, active: _Active) -> None:
         """Make an attempt; nothing that it raises gets any further."""
@@ -299,13 +293,10 @@ class Runner:
             del self._abandoned[active.run.job]
             log.warning("job_ended_late", extra=self._who(active.run))
             return
-        if active.timer is not None:
+        if active.timer is not None and active.verdict is not None:
             active.timer.cancel()
-        if active.verdict is not None:
             (status, reason), result = active.verdict, None
-        active.task = active.timer = active.verdict = None
-        active.has_begun = False
-        active.ends = math.inf
+        active.task = None  # who waits to interrupt it comes too late
         self._at_work -= 1
         self._fill()
         if not self._at_work:
@@ -316,7 +307,7 @@ class Runner:
             self._settle(active, status, reason, None if result is None else summary(result))
 
     def _pause(self, active: _Active, reason: str | None) -> None:
-        active.reason = reason
+        active.verdict, active.has_begun, active.ends, active.reason = None, False, math.inf, reason
         base = active.job.retry.backoff
         cap = max(base, LONGEST_PAUSE)
         pause = full_jitter(active.run.attempt - 1, base=base, cap=cap, uniform=self._uniform)
@@ -349,8 +340,8 @@ class Runner:
             breaker = self.breakers.setdefault(active.run.job, Breaker())
             breaker.ended(active.job.breaker, status, self._clock.now().time)
         self._report(active, status, reason, result)
-        if active.follower is not None:
-            self._offer(active.follower)
+        if (follower := active.follower) is not None:
+            self.submit(follower.run, follower.job, follower.fallback)
         if self._stopping and not self._active:
             self._idle.set()
 
@@ -359,15 +350,9 @@ class Runner:
         if started is None:
             outcome = Outcome(status, None, self._clock.now().time, reason=reason)
         else:
-            lasted, late = self._clock.raw() - active.begun, started - run.slot
+            finished = UtcNs(started + self._clock.raw() - active.begun)
             outcome = Outcome(
-                status,
-                started,
-                UtcNs(started + lasted),
-                lasted / NANOSECONDS_PER_MILLISECOND,
-                late / NANOSECONDS_PER_MILLISECOND,
-                reason,
-                result,
+                status, started, finished, (started - run.slot) / NANOSECONDS_PER_MILLISECOND, reason, result
             )
         self.history.note(run, outcome)
         if (awaited := self.awaited.get(run.trace)) is not None and not awaited.done():
@@ -389,7 +374,9 @@ class Runner:
         }
         if outcome.reason is not None:
             fields["reason"] = outcome.reason
-        runs_log.log(level, "job_run", extra=fields)
+        record = logging.LogRecord(runs_log.name, level, "", 0, "job_run", None, None)
+        record.__dict__.update(fields)  # ``log`` would do the same at twice the cost
+        runs_log.handle(record)
 
     def _who(self, run: Run) -> dict[str, Any]:
         return {"task_name": run.job, "trace_id": run.trace, "attempt": run.attempt}

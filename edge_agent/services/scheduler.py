@@ -216,7 +216,8 @@ class Scheduler:
         memory, now, last = entry.memory, self._now(), entry.last
         if entry.is_booked and memory.last is not None and (entry.is_done or memory.last <= now + FAR):
             entry.last = memory.last
-            self._decide(entry, now, until=UtcNs(now - (self._clock.raw() - entry.seen)))
+            if not entry.rests:
+                self._decide(entry, now, until=UtcNs(now - (self._clock.raw() - entry.seen)))
             if not entry.is_once:
                 entry.last = max(entry.last, last)
         if self._is_known or entry.job.after is None:
@@ -245,8 +246,6 @@ class Scheduler:
 
     def _decide(self, entry: Entry, now: UtcNs, *, until: UtcNs) -> None:
         """Decide about the slots that had come by an instant."""
-        if entry.rests:
-            return
         memory, misfire = entry.memory, entry.misfire
         is_booked = entry.is_booked and (self._has_time or entry.is_once)
         if not is_booked and misfire.rule != "skip":  # what is owed must be written down
@@ -277,12 +276,12 @@ class Scheduler:
     def _catch_up(self, entry: Entry) -> None:
         """Begin the oldest run that is owed; those after it follow when it has ended."""
         memory = entry.memory
+        if self.entries.get(entry.name) is not entry:  # deleted or replaced meanwhile
+            return
         if memory.owed and not (memory.begun or entry.rests) and self._runner.state(entry.name) == "idle":
             self._begin(entry, memory.owed[0], "catch_up")
 
     def _begin(self, entry: Entry, slot: UtcNs, cause: Cause) -> None:
-        if self.entries.get(entry.name) is not entry:  # deleted or replaced meanwhile
-            return
         run = Run(entry.name, slot, self._new_trace(), cause)
         if slot in entry.memory.owed:
             entry.memory.begin(slot, at_least_once=entry.job.guarantee == "at_least_once")

@@ -39,7 +39,8 @@ class Session:
         since: when it was made.
         refused: topics and filters that the broker refuses, with its reason code.
         changed: set when that changes.
-        unanswered: whether records were sent on it and none was answered; ``None`` = none was sent.
+        unanswered: whether records were sent on it and none was answered, or at least not the one over which the last
+            connection may have ended; ``None`` = none was sent.
         closing: how it ended.
         over: set once the link has let go of it and will hand it out no more.
     """

@@ -224,7 +224,7 @@ def test_a_close_with_a_full_pipe_or_without_a_peer_neither_waits_nor_raises() -
         both.ours.send(b"x" * (4 << 20))
         begun = time.monotonic()
         both.ours.close()
-        assert time.monotonic() - begun < 1
+        assert time.monotonic() - begun < 10
     with pair() as both:
         both.peer.close()
         both.ours.send(b"x")

@@ -126,11 +126,11 @@ async def test_large_requests_are_fewer(path: Path) -> None:
             assert await reader.readline() == b"done\n"
 
 
-async def test_ten_thousand_requests_of_one_client_share_the_commits(path: Path) -> None:
-    """At 5 ms a commit, one at a time would take 50 s."""
+async def test_two_thousand_requests_of_one_client_share_the_commits(path: Path) -> None:
+    """At 5 ms a commit, one at a time would need 2,000 of them."""
     accept = GroupCommit(period_s=0.005)
     control = Control({"publish": publish_method(accept, max_record=MAX_RECORD)})
-    count = 10_000
+    count = 2_000
     async with serving(path, control.answer), connected(path) as (reader, writer):
         for number in range(count):
             params = {"channel": "data/t", "data": {"n": number}}
@@ -276,8 +276,8 @@ async def test_a_client_that_reads_no_answers_is_left_alone_then_closed(
 
 async def test_a_client_that_reads_slowly_is_not_closed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However long it takes, as long as it gets on."""
-    monkeypatch.setattr(control_socket, "STALLED_S", 2.0)  # half of what it takes
-    answer, count = b"x" * 9999 + b"\n", 100
+    monkeypatch.setattr(control_socket, "STALLED_S", 2.0)  # less than it takes, and far more than the kernel holds
+    answer, count = b"x" * 9999 + b"\n", 400
     gate = Gate(answer)
     gate.opened.set()
     loop = asyncio.get_running_loop()
@@ -289,10 +289,10 @@ async def test_a_client_that_reads_slowly_is_not_closed(path: Path, monkeypatch:
             await loop.sock_sendall(slow, b"a\n" * count)
             got = 0
             while got < len(answer) * count:
-                chunk = await loop.sock_recv(slow, 10_000)
+                chunk = await loop.sock_recv(slow, 40_000)
                 assert chunk, "closed"
                 got += len(chunk)
-                await asyncio.sleep(0.04)
+                await asyncio.sleep(0.03)
 
 
 async def test_128_clients_are_served_and_the_next_is_told_so(path: Path) -> None:

@@ -7,6 +7,7 @@ import grp
 import os
 import socket
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -229,31 +230,26 @@ def read_as_nobody(report: Report, path: str) -> None:
 
 
 @contextmanager
-def everybodys(path: Path) -> Iterator[Path]:
-    """Let every user reach a folder while the block runs."""
-    above = [parent for parent in path.parents if parent.stat().st_uid == os.geteuid() and parent != Path("/")]
-    modes = [(parent, permissions(parent)) for parent in above]
-    for parent, mode in modes:
-        parent.chmod(mode | 0o001)
-    path.chmod(0o777)
-    try:
-        yield path
-    finally:
-        for parent, mode in modes:
-            parent.chmod(mode)
+def everybodys() -> Iterator[Path]:
+    """Make an inbox that every user reaches; not where pytest's folders are, which each run shuts to others anew."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        inbox = Path(folder, "inbox")
+        inbox.mkdir()
+        inbox.chmod(0o777)
+        yield inbox
 
 
 @pytest.mark.root
-def test_a_file_that_the_agent_may_not_read_is_put_aside(tmp_path: Path) -> None:
+def test_a_file_that_the_agent_may_not_read_is_put_aside() -> None:
     """The reason says what to do."""
     if os.geteuid() != 0:
         missing("being two users needs root")
-    (tmp_path / "inbox").mkdir()
-    drop(tmp_path / "inbox", "private", b"{}").chmod(0o600)
-    with everybodys(tmp_path / "inbox") as inbox:
+    with everybodys() as inbox:
+        drop(inbox, "private", b"{}").chmod(0o600)
         assert finished(read_as_nobody, inbox) == [b"cannot be read: Permission denied; let the agent's group read it"]
-    assert (inbox / "rejected/private").exists()
-    assert "let the agent's group read it" in (inbox / "rejected/private.reason.txt").read_text()
+        assert (inbox / "rejected/private").exists()
+        assert "let the agent's group read it" in (inbox / "rejected/private.reason.txt").read_text()
 
 
 async def test_a_key_names_one_file_also_after_a_restart(tmp_path: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,8 @@ def test_a_change_is_noticed_and_what_changes_nothing_is_not(what: str) -> None:
         net.run("ip", "link", "set", "lo", "up")
         advertised = ("2001:db8::1/64", "dev", "lo", "preferred_lft", "4000", "valid_lft")
         net.run("ip", "address", "add", *advertised, "5000")
+        while net.run("ip", "-6", "address", "show", "tentative"):  # the card's own, which come by themselves
+            time.sleep(0.05)
         command = [*net.prefix, sys.executable, "-c", SCRIPT]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as process:
             try:
@@ -62,9 +66,12 @@ def test_a_change_is_noticed_and_what_changes_nothing_is_not(what: str) -> None:
 async def test_the_wait_can_be_given_up() -> None:
     """No descriptor is left behind."""
     before = len(list(Path("/proc/self/fd").iterdir()))
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.05):
-            await wait_for_network_change()
+    given_up = False
+    while not given_up:  # others may change this machine's network just now
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.05) as deadline:
+                await wait_for_network_change()
+        given_up = deadline.expired()
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 

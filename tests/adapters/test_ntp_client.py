@@ -157,7 +157,7 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0)
 
 
-async def timed(asker: NtpClient, server: str) -> tuple[Sample | Rejection, float]:
+async def timed(asker: NtpClient, server: str, most_s: float) -> tuple[Sample | Rejection, float]:
     """Ask, and measure how long it took; again when the machine stalled, up to ten times."""
     answer: Sample | Rejection = Rejection.NO_ANSWER
     took = 0.0
@@ -165,7 +165,7 @@ async def timed(asker: NtpClient, server: str) -> tuple[Sample | Rejection, floa
         began = time.monotonic()
         answer = await asker.ask(server, within=WITHIN)
         took = time.monotonic() - began
-        if took <= WITHIN / 1e9 + GRACE_S:
+        if took <= most_s:
             break
     return answer, took
 
@@ -174,10 +174,11 @@ async def timed(asker: NtpClient, server: str) -> tuple[Sample | Rejection, floa
 async def test_a_bad_answer_gives_no_sample_and_no_delay(name: str) -> None:
     """It gives its reason, within the deadline + 50 ms; what is final is not waited on."""
     behaviour, why = BAD[name]
+    most_s = (WITHIN / 1e9 if why is Rejection.NO_ANSWER else 0.0) + GRACE_S
     with NtpServer(behaviour) as server:
-        answer, took = await timed(client(), server.name)
+        answer, took = await timed(client(), server.name, most_s)
     assert answer is why
-    assert took <= (WITHIN / 1e9 if why is Rejection.NO_ANSWER else 0.0) + GRACE_S
+    assert took <= most_s
 
 
 async def test_the_true_answer_is_still_taken_after_strays() -> None:
@@ -233,14 +234,14 @@ async def test_no_datagram_whatever_makes_it_fail(data: bytes) -> None:
 # ---------------------------------------------------------------- nobody there
 async def test_a_server_that_is_not_there_is_noticed_at_once() -> None:
     """By the ICMP message that nothing listens on the port."""
-    answer, took = await timed(client(), f"{LOOPBACK}:{free_udp_port()}")
+    answer, took = await timed(client(), f"{LOOPBACK}:{free_udp_port()}", GRACE_S)
     assert answer is Rejection.REFUSED
     assert took <= GRACE_S
 
 
 async def test_where_nothing_can_be_sent_is_noticed_at_once() -> None:
     """Broadcast is not permitted on any host."""
-    answer, took = await timed(client(), "255.255.255.255")
+    answer, took = await timed(client(), "255.255.255.255", GRACE_S)
     assert answer is Rejection.UNREACHABLE
     assert took <= GRACE_S
 
@@ -391,6 +392,7 @@ async def test_a_kernel_without_stamps_is_good_enough(monkeypatch: pytest.Monkey
 
 
 # ---------------------------------------------------------------- load
+@pytest.mark.alone
 async def test_a_flood_neither_blocks_the_loop_nor_grows_in_memory() -> None:
     """One datagram per turn of the loop; the rest waits, or is lost, in the kernel."""
     late: list[float] = []

@@ -89,18 +89,18 @@ async def test_a_kill_is_seen_within_the_will_delay_and_2_s(protocol: int, bound
 
 
 async def test_a_quick_restart_is_not_seen_as_an_outage(tmp_path: Path) -> None:
-    """With MQTT 5 the Will waits for will_delay, and a new connection discards it."""
+    """With MQTT 5 the Will waits for will_delay, and a new connection discards it: it does not come later either."""
     async with (
         mosquitto(tmp_path) as broker,
         observer(broker.url) as seen,
-        agent(tmp_path, config_text(broker.url, will_delay="3s")) as process,
+        agent(tmp_path, config_text(broker.url, will_delay="8s")) as process,
     ):
         await seen.wait(HEARTBEAT)
         process.signal(signal.SIGKILL)
         await process.wait()
+        killed = time.monotonic()
         process.start()
-        restarted = time.monotonic()
-        await seen.wait(HEARTBEAT, after=restarted, count=4)
+        await seen.wait(HEARTBEAT, after=killed + 9)
         assert seen.on(STATUS, b"offline") == []
 
 
@@ -121,7 +121,7 @@ async def test_it_is_back_within_5_s_of_its_broker(fresh: bool, tmp_path: Path) 
             health = await seen.wait(HEALTH)
             assert health.data["session"] == first.data["session"]
         # of all that were due in between one was kept: after it the next one follows on the grid
-        assert second.data["uptime_s"] - first.data["uptime_s"] <= 1
+        assert second.data["uptime_s"] - first.data["uptime_s"] <= 2
 
 
 @pytest.mark.slow

@@ -342,7 +342,7 @@ WRONG: dict[str, Attack] = {
 AT_ONCE = 9
 
 
-@pytest.mark.timeout_s(120)
+@pytest.mark.timeout_s(300)
 async def test_packets_that_are_wrong_neither_kill_nor_fatten_nor_hurry_it(tmp_path: Path) -> None:
     """Each of many against an agent of its own: what is wrong is named, all at once."""
     free = asyncio.Semaphore(AT_ONCE)
@@ -450,5 +450,5 @@ async def test_a_broker_without_qos_1_is_used_with_what_it_has(tmp_path: Path) -
         ScriptedBroker(Personality(maximum_qos=0)) as broker,
         agent(tmp_path, config_text(broker.url, reconnect_max="1s")) as process,
     ):
-        await process.logged("connected", within_s=30)
+        await process.logged("connected")
         await broker.wait_for(lambda: bool(broker.published(STATUS)))

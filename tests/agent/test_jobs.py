@@ -236,7 +236,7 @@ async def test_a_stop_gives_a_program_its_grace(tmp_path: Path) -> None:
     """It is asked to end, and has the time to do so."""
     note = tmp_path / "note"
     program = f"trap 'sleep 0.3; echo ended >> {note}; exit 0' TERM; echo begun >> {note}; sleep 600 & wait"
-    long = {"kind": "exec", "after": "0s", "timeout": "10m", "options": {"program": "long"}}
+    long = {"kind": "exec", "after": "0s", "timeout": "10m", "grace": "30s", "options": {"program": "long"}}
     async with agent(tmp_path, text(programs={"long": program}, jobs={"long": long})) as process:
         await until(note.exists)
         process.signal(signal.SIGTERM)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import pickle
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
+
+import pytest
 
 from edge_agent.adapters.ntp_client import NtpClient
 from edge_agent.adapters.system_clock import SystemClock
 from edge_agent.core.discipline import Discipline, Policy
+from edge_agent.core.ntp import Rejection
 from edge_agent.core.sample import Sample
 from edge_agent.core.timebase import BUILD_EPOCH, seconds
 from tests.adapters.test_ntp_client import BAD
@@ -24,9 +29,9 @@ from tests.support.ntp_server import AHEAD, Address, NtpServer, reply_to, replyi
 SYNC_S: Final = 40
 
 
-async def heard(discipline: Discipline, client: NtpClient, server: NtpServer) -> str:
+async def heard(discipline: Discipline, client: NtpClient, server: NtpServer, *, within_s: float = 10) -> str:
     """Ask a server as the agent does; return its standing."""
-    answer = await client.ask(server.name, within=seconds(0.3))
+    answer = await client.ask(server.name, within=seconds(within_s))
     if isinstance(answer, Sample):
         return discipline.take(answer)
     discipline.missed(server.name, answer.value)
@@ -62,7 +67,8 @@ async def test_no_bad_packet_changes_a_bit_of_what_is_known() -> None:
         cases = {name: (behaviour, why.value) for name, (behaviour, why) in BAD.items()}
         for name, (behaviour, standing) in {**cases, "an hour off": (off_by_an_hour, "outvoted")}.items():
             with NtpServer(behaviour, port=port) as bad:
-                assert await heard(discipline, client, bad) == standing, name
+                within_s = 0.3 if standing == Rejection.NO_ANSWER.value else 10
+                assert await heard(discipline, client, bad, within_s=within_s) == standing, name
             assert known(discipline) == before, name
         with NtpServer(port=port) as sound:
             assert await heard(discipline, client, sound) == "selected"
@@ -78,6 +84,11 @@ async def report(process: AgentProcess, *options: str) -> dict[str, Any]:
     """Return what the verb clock shows, with the sources by name."""
     shown: dict[str, Any] = json.loads((await edge_agent(process, "clock", "--json", *options))[1])
     return shown | {"sources": {source["name"]: source for source in shown["sources"]}}
+
+
+def heard_at(report: dict[str, Any], server: str) -> float:
+    """Return when a server was heard last, in seconds of the time that is reported."""
+    return datetime.fromisoformat(report["time"]).timestamp() - float(report["sources"][server]["age_s"])
 
 
 async def test_a_kiss_of_death_is_obeyed_and_the_others_are_not_kept_waiting_by_it(tmp_path: Path) -> None:
@@ -98,6 +109,7 @@ async def test_a_kiss_of_death_is_obeyed_and_the_others_are_not_kept_waiting_by_
             assert (len(rate.requests), len(deny.requests)) == (1, 1)
 
 
+@pytest.mark.timeout_s(120)
 async def test_one_liar_of_four_is_outvoted_and_two_freeze_the_clock(tmp_path: Path) -> None:
     """The second one turns when time is known: an alarm, a bound that grows, and a time that stays right."""
     raw, wall = SystemClock().pair()
@@ -116,13 +128,15 @@ async def test_one_liar_of_four_is_outvoted_and_two_freeze_the_clock(tmp_path: P
             shown = await report(process)
             assert abs(shown["offset_ms"]) <= shown["error_ms"] < 250
             assert shown["sources"][liar.name]["standing"] == "outvoted"
+            before = len(process.events("clock_event", what="sources_disagree"))  # on a busy machine also at the start
             turncoat.behaviour = replying({"ahead": lie})
-            await process.logged("clock_event", what="sources_disagree", within_s=SYNC_S)
+            await process.logged("clock_event", before + 1, what="sources_disagree", within_s=SYNC_S)
             frozen = await report(process)
             while {source["standing"] for source in frozen["sources"].values()} != {"no_majority"}:
                 frozen = await report(process, "--sync")
             later = await report(process, "--sync")
-            while later["sources"][honest[0]]["age_s"] >= frozen["sources"][honest[0]]["age_s"]:
+            while heard_at(later, honest[0]) < heard_at(frozen, honest[0]) + 1:
+                await asyncio.sleep(0.5)  # to ask is a process each time
                 later = await report(process)
             assert later["frequency_ppm"] == frozen["frequency_ppm"], "nothing is learned from another sample"
             assert abs(later["offset_ms"]) <= later["error_ms"]

@@ -207,7 +207,7 @@ async def test_a_record_that_is_too_large_for_the_broker_is_put_aside_and_the_ot
 ) -> None:
     """With MQTT 5 the broker has said so before; with 3.1.1 it just closes the connection, each time."""
     async with mosquitto(tmp_path, config_lines=["max_packet_size 4000"]) as broker, consumer(broker.url) as seen:
-        text = config_text(broker.url, protocol=str(protocol) if protocol == 5 else "4", extra=UNLIMITED)
+        text = config_text(broker.url, protocol=protocol, reconnect_max="2s", extra=UNLIMITED)
         async with agent(tmp_path, text.replace(f'protocol = "{protocol}"', f"protocol = {protocol}")) as process:
             feeder = Feeder(socket_of(tmp_path))
             await feeder.put(10)
@@ -218,7 +218,7 @@ async def test_a_record_that_is_too_large_for_the_broker_is_put_aside_and_the_ot
             took = seen.seen[-1][0] - begun
             others = max(at for at, topic, _ in seen.seen if topic.endswith("data/n")) - begun
             print(f"MQTT {protocol}: the others after {others:.1f} s, all settled after {took:.1f} s")
-            assert others <= 30
+            assert others <= 60
             assert report.ok
             assert [gap["reason"] for gap in seen.gaps()] == ["dead_letter"]
             await stop(process)
@@ -227,8 +227,8 @@ async def test_a_record_that_is_too_large_for_the_broker_is_put_aside_and_the_ot
 
 @pytest.mark.parametrize(("maximum", "most"), [(1, 1), (5, 5), (65535, 100)])
 async def test_a_broker_s_receive_maximum_is_used_and_never_exceeded(maximum: int, most: int, tmp_path: Path) -> None:
-    """A backlog presses against it."""
-    knobs = Personality(receive_maximum=maximum, enforce_receive_maximum=True, puback_delay_s=0.01)
+    """A backlog presses against it, for a broker takes its time with each answer."""
+    knobs = Personality(receive_maximum=maximum, enforce_receive_maximum=True, puback_delay_s=0.01 * most)
     async with ScriptedBroker(knobs) as broker:
         await broker.stop_listening()
         async with agent(tmp_path, config_text(broker.url, extra=UNLIMITED)):

@@ -245,6 +245,7 @@ async def test_a_login_that_is_refused_is_retried_with_patience(tmp_path: Path) 
         ScriptedBroker(Personality(connack_v5=0x86)) as broker,
         agent(tmp_path, config_text(broker.url)) as process,
     ):
+        await process.logged("connect_failed")
         await asyncio.sleep(5)
         assert 2 <= broker.accepted <= 12
         assert len(process.events("connect_failed")) == 1

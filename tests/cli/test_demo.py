@@ -9,6 +9,7 @@ import re
 import signal
 import socket
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -21,13 +22,18 @@ from tests.support.brokers import free_port
 
 @contextlib.asynccontextmanager
 async def demo(tmp_path: Path, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run the verb on a free port, with its temporary files below ``tmp_path``; in the end it is gone."""
+    """Run the verb on a free port, with ``tmp_path / "tmp"`` for its temporary files; in the end it is gone.
+
+    Its socket is there, and the address of one has at most 107 bytes (unix(7)): a link makes it short.
+    """
     (tmp_path / "cwd").mkdir()
     (tmp_path / "tmp").mkdir()
+    short = Path(tempfile.mkdtemp())
+    (short / "t").symlink_to(tmp_path / "tmp")
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "edge_agent", "demo", "--port", str(free_port()), *arguments),
         cwd=tmp_path / "cwd",
-        env={**os.environ, "TMPDIR": str(tmp_path / "tmp")},
+        env={**os.environ, "TMPDIR": str(short / "t")},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -37,6 +43,8 @@ async def demo(tmp_path: Path, *arguments: str) -> AsyncIterator[asyncio.subproc
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.wait()
+        (short / "t").unlink()
+        short.rmdir()
 
 
 def children_of(process: asyncio.subprocess.Process) -> dict[str, int]:

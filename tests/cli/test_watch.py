@@ -38,13 +38,14 @@ HOSTILE = orjson.dumps({"type": HEALTH, "data": {"reasons": ["\x1b]0;x\x07[bold]
 
 
 async def start(*arguments: str, tty: int | None = None) -> asyncio.subprocess.Process:
-    """Start the verb; ``tty`` is its terminal."""
+    """Start the verb; ``tty`` is its terminal, and no variable says otherwise."""
+    misleading = {"NO_COLOR", "COLUMNS", "LINES"}  # the last two are readline's, which pytest loads
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "edge_agent", "watch", *arguments),
         stdin=tty or asyncio.subprocess.DEVNULL,
         stdout=tty or asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env={name: value for name, value in os.environ.items() if name != "NO_COLOR"} | {"TERM": "xterm-256color"},
+        env={name: value for name, value in os.environ.items() if name not in misleading} | {"TERM": "xterm-256color"},
     )
 
 
@@ -146,11 +147,13 @@ class Screen:
         self.master, self.slave = pty.openpty()
         fcntl.ioctl(self.slave, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 120, 0, 0))
         self.text = ""
+        self.waits_for: list[str] = []
         self._decoder = codecs.getincrementaldecoder("utf-8")()  # a read may end within a character
 
     async def until(self, *words: str) -> str:
         """Read until all of the words were written; return all since the start without escapes."""
-        while not all(word in self.plain for word in words):
+        while missing := [word for word in words if word not in self.plain]:
+            self.waits_for = missing
             self.text += self._decoder.decode(await asyncio.to_thread(os.read, self.master, 65536))
         return self.plain
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -95,6 +96,19 @@ async def test_each_state_has_its_word() -> None:
         device.scheduler.time_changed()
         await ask(device, "job-resume", "paused")
         assert {(await states(device))[name] for name in ("dated", "paused")} == {"idle"}
+
+
+async def test_from_afar_a_job_is_shown_without_what_may_be_a_secret() -> None:
+    """Whoever may use the control socket may read the files, too."""
+    device = Device(
+        a={**MINUTELY, "options": {"token": "s3cret-1", "url": "https://u:s3cret-2@h/x?k=s3cret-3", "n": 7}}
+    )
+    async with device.up():
+        (get,) = (command for command in family(device) if command.name == "job-get")
+        for local in (False, True):
+            found = json.dumps(await get.run(Call("c-1", local=local), get.args.model_validate({"job": "a"})))
+            assert found.count("s3cret") == (3 if local else 0)
+            assert '"n": 7' in found
 
 
 async def test_one_job_is_shown_with_its_settings_and_its_last_runs() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from edge_agent.core.command_args import parse_args
 from edge_agent.core.command_request import Code, CommandError
@@ -42,3 +42,20 @@ def test_what_is_wrong_is_said_and_not_too_much_of_it(given: object, words: str)
     assert invalid.value.code is Code.INVALID_ARGS
     assert words in str(invalid.value)
     assert len(str(invalid.value)) < 500
+
+
+def test_a_bug_of_a_package_is_not_ours() -> None:
+    """A model that raises anything fails its command alone."""
+
+    class Bad(Section):
+        """Never valid."""
+
+        n: int = 0
+
+        @field_validator("n")
+        @classmethod
+        def _never(cls, _value: int) -> int:
+            raise KeyError("n")
+
+    with pytest.raises(CommandError, match=r"^args: KeyError in the model Bad; this is a bug"):
+        parse_args(Bad, {"n": 1})

@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from pydantic import field_validator
 
 from edge_agent.command_ports import CutOff
-from edge_agent.core.config_types import Section
 from edge_agent.services.command_book import LOCAL
-from edge_agent.services.command_line import Lines, Ready, read_args
+from edge_agent.services.command_line import Lines, Ready
 from tests.support.dispatching import Handlers, NArgs, an_entry
 
 DO = Handlers().command("do", CutOff.INTERRUPTED, at_once=2)
@@ -68,34 +66,6 @@ def test_a_command_may_decide_by_its_arguments_what_becomes_of_it() -> None:
     assert Ready(an_entry(), command, NArgs(n=1)).cut_off is CutOff.AGAIN
     assert Ready(an_entry(), command, NArgs(n=0)).cut_off is CutOff.DONE
     assert ready("a").cut_off is CutOff.INTERRUPTED
-
-
-def test_arguments_are_read_or_it_is_said_what_is_wrong() -> None:
-    """In words that are not too many."""
-    assert read_args(DO, {"n": 3}) == (NArgs(n=3), "")
-    args, reason = read_args(DO, {"n": "3", "m": 1})
-    assert args is None
-    assert "args.n: " in reason
-    assert "args.m: unknown key" in reason
-    assert len(read_args(DO, {f"{n}" * 100: 1 for n in range(100)})[1]) == 500
-
-
-def test_a_bug_of_a_package_is_not_ours() -> None:
-    """A model that raises anything fails its command alone."""
-
-    class Bad(Section):
-        n: int = 0
-
-        @field_validator("n")
-        @classmethod
-        def _never(cls, _value: int) -> int:
-            raise KeyError("n")
-
-    command = Handlers().command("do", CutOff.AGAIN)
-    bad = type(command)("do", "Try.", Bad, object, command.run)
-    args, reason = read_args(bad, {"n": 1})
-    assert args is None
-    assert reason == "args: KeyError in the model of do; this is a bug of its package"
 
 
 @pytest.mark.virtual

@@ -1,4 +1,4 @@
-"""Whatever happens to a device, its disk, its clock and its connection: each command ends once, and no effect comes twice."""
+"""Whatever happens to a device, its disk, its clock and its connection: a command ends once, no effect comes twice."""
 
 from __future__ import annotations
 

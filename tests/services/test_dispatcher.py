@@ -13,7 +13,8 @@ import pytest
 
 from edge_agent.core.command_request import Code, CommandError
 from edge_agent.core.journal import MAX_OPEN_BYTES
-from edge_agent.services.command_book import LOST, PREFIX
+from edge_agent.core.notes import LOST
+from edge_agent.services.command_book import PREFIX
 from tests.support.dispatching import Desk, Handlers, StoodClock
 
 pytestmark = pytest.mark.virtual
@@ -191,7 +192,8 @@ async def test_where_the_journal_was_lost_what_may_have_run_is_not_run_again(tmp
     """What comes again, or is retained, and may not run twice."""
     handlers = Handlers()
     async with life(tmp_path, handlers) as desk:
-        desk.outbox.note(LOST, b"0")
+        desk.outbox.note(LOST, b"")
+        desk.dispatcher.recall()
         await desk.obey("do", {"id": "c-1"}, again=True)
         await desk.obey("do", {"id": "c-2", "expires": "2028-01-01T00:00:00Z"}, retained=True)
         await desk.obey("do", {"id": "c-3"})

@@ -294,9 +294,9 @@ def closing_over(word: bytes) -> Callable[[Any], bool]:
 
 @pytest.mark.parametrize("urgent_every_s", [None, 0.5])
 async def test_a_record_over_which_the_broker_closes_the_connection_is_found_and_the_others_flow(
-    tmp_path: Path, urgent_every_s: float | None
+    tmp_path: Path, urgent_every_s: float | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Also while something more urgent is accepted on every connection before."""
+    """Also while something more urgent is accepted on every connection before; no other client is suspected for it."""
     flow = Flow(tmp_path, FakeBroker(closes_on=closing_over(b'"n": 66,')))
     async with flow.running():
         await online(flow)
@@ -310,6 +310,7 @@ async def test_a_record_over_which_the_broker_closes_the_connection_is_found_and
                 flow.put(n, "data/urgent", priority=Priority.CRITICAL)
             await asyncio.sleep(0.5)
         assert flow.numbers("data/n") == [1, 2, 3, 4, 5]
+        assert "client_id_taken_over" not in caplog.messages
         letters = await flow.keeping.read(lambda store: store.dead_letters())
         assert letters is not None
         assert [(letter.reason, letter.record.seq) for letter in letters] == [(0, 3)]

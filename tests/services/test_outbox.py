@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import hypothesis
 import orjson
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from typing_extensions import override
@@ -253,7 +254,12 @@ def _message(payload: bytes) -> Message:
     return Message("edge/dev-1/up/heartbeat", payload)
 
 
+def _histories(count: int) -> hypothesis.settings:
+    return hypothesis.settings(
+        stateful_step_count=30, deadline=None, max_examples=count, phases=[hypothesis.Phase.generate]
+    )
+
+
 TestHistory = History.TestCase
-TestHistory.settings = hypothesis.settings(
-    stateful_step_count=30, deadline=None, max_examples=150, phases=[hypothesis.Phase.generate]
-)
+TestHistory.settings = _histories(75)
+TestManyHistories = pytest.mark.slow(type("TestManyHistories", (TestHistory,), {"settings": _histories(2000)}))

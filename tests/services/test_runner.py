@@ -162,7 +162,6 @@ async def test_a_run_that_succeeds_is_told_with_its_times_and_its_result() -> No
                     "succeeded",
                     started=UtcNs(EPOCH + seconds(2)),
                     finished=UtcNs(EPOCH + seconds(12)),
-                    duration_ms=10_000.0,
                     lateness_ms=2_000.0,
                     result={"worked_s": 10},
                 ),
@@ -248,7 +247,7 @@ async def test_a_bug_of_whoever_is_told_is_not_the_runs_and_is_not_swallowed() -
 
     async with open_shop() as shop:
         shop.runner._ended = ended
-        shop.does["quick"] = works(0)
+        shop.does["quick"] = raises(JobError(""), times=0)
         shop.submit("quick")
         await asyncio.sleep(1)
         assert bugs == [bug]
@@ -459,6 +458,18 @@ async def test_what_does_not_run_cannot_be_cancelled() -> None:
     """And whoever asks is told."""
     async with open_shop() as shop:
         assert shop.runner.cancel("nothing") is False
+
+
+@pytest.mark.virtual
+async def test_a_run_that_is_cancelled_before_it_begins_and_ends_at_once_has_ended() -> None:
+    """Nobody gives it a grace after that, and its place is free once."""
+    async with open_shop(places=1) as shop:
+        shop.does["quick"] = raises(JobError(""), times=0)
+        shop.submit("quick")
+        assert shop.runner.cancel("quick")
+        await asyncio.sleep(30)
+        assert shop.said() == [("quick", "succeeded")]
+        assert (shop.runner.state("quick"), shop.runner._at_work) == ("idle", 0)
 
 
 @pytest.mark.virtual

@@ -404,8 +404,8 @@ def live_through(examples: int, caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_whatever_happens_exactly_the_slots_run_that_the_settings_promise(caplog: pytest.LogCaptureFixture) -> None:
-    """Steps, suspends, crashes, restarts, reboots, edits, runs that take long; 300 random histories."""
-    live_through(300, caplog)
+    """Steps, suspends, crashes, restarts, reboots, edits, runs that take long; 150 random histories."""
+    live_through(150, caplog)
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from edge_agent.core.config_jobs import Runner as Limits
 from edge_agent.core.runs import Run
 from edge_agent.core.timebase import seconds
 from edge_agent.services.scheduler import CATCH_UP_WITHIN
-from tests.support.schedules import Device
+from tests.support.schedules import MIDNIGHT, Device
 
 pytestmark = pytest.mark.virtual
 
@@ -551,6 +551,31 @@ async def test_a_suspend_costs_one_run_that_is_caught_up_with() -> None:
         assert device.runs == {"often": [10 * 3600 + 1800.0, 10 * 3600 + 1860.0], "rarely": [36_000.0], "skips": []}
         missed = {one["job"]: one["count"] for one in device.notebook.said}
         assert missed == {"often": 629, "rarely": 9, "skips": 11}
+
+
+@pytest.mark.parametrize("error_s", [-1, 0, 1])
+@pytest.mark.parametrize("slept_s", [300, 36_000])
+async def test_after_a_suspend_each_job_catches_up_once_and_at_its_own_instant(slept_s: int, error_s: int) -> None:
+    """Though what counted the sleep was a second off, and that is put right meanwhile; a job that skips does not."""
+    names = [f"job-{number}" for number in range(20)]
+    device = Device(**{name: {**HOURLY, "misfire": "run_once"} for name in names}, skips=HOURLY)
+    async with device.up():
+        await asyncio.sleep(3540)
+        device.clock.sleep(slept_s)
+        device.clock.step(error_s)
+        device.scheduler.time_changed()
+        woke = device.clock.raw()
+        await asyncio.sleep(2)
+        device.clock.step(-error_s)
+        device.scheduler.time_changed(stepped=True)
+        await asyncio.sleep(CATCH_UP_S + 1)
+    newest = (3540 + slept_s) // 3600 * 3600.0
+    assert device.runs == {"skips": [], **{name: [newest] for name in names}}
+    assert [run.cause for run, _ in device.outcomes] == ["catch_up"] * len(names)
+    begun = [when - MIDNIGHT - woke for when, _, _, what in device.journal if what == "begun"]
+    assert len(set(begun)) == len(names), "each at an instant of its own"
+    assert max(begun) - min(begun) > CATCH_UP_WITHIN / 2
+    assert max(begun) < CATCH_UP_WITHIN + seconds(2)
 
 
 async def test_of_a_frequent_expression_only_the_newest_slot_runs_after_a_suspend() -> None:

@@ -26,6 +26,18 @@ def wall_clock_at(moment: str) -> dict[str, str]:
     return _preloaded(FAKETIME=f"@{moment}", FAKETIME_DONT_FAKE_MONOTONIC="1", TZ="UTC")
 
 
+def wall_clock_off_by(ahead_s: int) -> dict[str, str]:
+    """Return an environment in which the wall clock is so many seconds ahead, at no cost: not by libfaketime.
+
+    Each look at one of its clocks takes a lock, and threads that write to a disk stand in line for that.
+    """
+    before = os.environ.get("LD_PRELOAD", "")
+    return {
+        "LD_PRELOAD": f"{shim(Path(__file__).with_name('wrong_wall.c'))} {before}".strip(),
+        "WRONG_WALL_S": str(ahead_s),
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class WallClock:
     """A wall clock that can be set while processes run; the counters are left alone.
