@@ -376,6 +376,7 @@ async def test_two_of_a_group_each_obey_once_and_one_that_has_left_does_not(tmp_
         assert await answered("left", 1) == ["left"]
         assert await answered("_group/both", 2) == ["left", "right"]
         assert one.of(unheard) == one.of(unknown) == []
+        assert not [reply for reply in one.replies if reply.state == "rejected"], "nor under an id of the device's own"
         assert (await one.final(under_way)).state == "succeeded"  # another connection is no reason to end it
         assert set(acknowledged(broker, "left")) == {"0"}
     assert unheard not in effects["left"]() + effects["right"]()
