@@ -322,12 +322,15 @@ class Histories(RuleBasedStateMachine):
 
     # -- what happens
 
-    def publish(self, command: str, payload: bytes, *, retained: bool = False) -> None:
-        """Publish a command."""
+    def publish(self, command: str, payload: bytes, *, retained: bool = False, turns: int | None = None) -> None:
+        """Publish a command, and wait a moment, or for so many turns of the loop."""
 
         async def route() -> None:
             self.broker.route(Message(DOWN + command, payload, retain=retained))
-            await asyncio.sleep(0.01)
+            if turns is None:
+                await asyncio.sleep(0.01)
+            for _ in range(turns or 0):
+                await asyncio.sleep(0)
 
         self.within(route())
         self.look()
@@ -341,6 +344,74 @@ class Histories(RuleBasedStateMachine):
     )
     def receive(self, command: str, how: str, times: dict[str, int], *, retained: bool, anonymous: bool) -> None:
         """A new command arrives."""
+        self.send(command, how, times, retained=retained, anonymous=anonymous)
+
+    @rule(
+        command=st.sampled_from(["do", "see", "end"]),
+        how=st.sampled_from(["at once", "slowly"]),
+        again=st.integers(0, 2),
+        stalls=st.booleans(),
+        turns=st.integers(0, 12),
+    )
+    def killed_on_arrival(self, command: str, how: str, again: int, turns: int, *, stalls: bool) -> None:
+        """A command arrives, and a moment later the agent is killed; the disk is slow perhaps."""
+        self.stall(stalls=stalls)
+        one = self.send(command, how, {}, turns=turns)
+        for _ in range(again):
+            self.publish(command, one.payload, turns=1)
+        self.kill(0, None, reboots=False)
+
+    @rule(
+        command=st.sampled_from(["do", "see", "end"]),
+        stalls=st.booleans(),
+        fails=st.booleans(),
+        again=st.integers(0, 2),
+        ends=st.sampled_from(["mend", "kill", "late kill"]),
+        turns=st.integers(0, 12),
+    )
+    def killed_at_the_end(self, command: str, again: int, ends: str, turns: int, *, stalls: bool, fails: bool) -> None:
+        """A command ends while the disk is slow or fails; then that passes, or the agent is killed."""
+        one = self.send(command, "slowly", {})
+        self.run(8.9)
+        for _ in range(again):
+            self.publish(command, one.payload)
+        self.disk(fails=True) if fails else self.stall(stalls=stalls)
+        self.run(0.1 if turns % 2 else 0.0999)
+        for _ in range(turns):
+            self.within(asyncio.sleep(0))
+        if ends == "late kill":
+            self.run(30)
+        if ends == "mend":
+            self.stall(stalls=False)
+            self.disk(fails=False)
+        else:
+            self.kill(0, None, reboots=False)
+
+    @rule(stalls=st.booleans())
+    def stall(self, *, stalls: bool) -> None:
+        """The disk takes its time, until it goes on."""
+        self.within(self.go_on())
+        self.life.worker._stalled = [] if stalls else None
+        self.look()
+
+    async def go_on(self) -> None:
+        """Let the disk do what it was asked to."""
+        calls, self.life.worker._stalled = self.life.worker._stalled or [], None
+        for call in calls:
+            call()
+        await asyncio.sleep(0.01)
+
+    def send(
+        self,
+        command: str,
+        how: str,
+        times: dict[str, int],
+        *,
+        retained: bool = False,
+        anonymous: bool = False,
+        turns: int | None = None,
+    ) -> Sent:
+        """Send a new command."""
         name = f"c-{len(self.sent)}"
         payload: dict[str, Any] = {"args": {"how": how}} | ({} if anonymous else {"id": name})
         said: dict[str, Any] = {}
@@ -357,7 +428,8 @@ class Histories(RuleBasedStateMachine):
         self.sent.append(one)
         if not anonymous:
             self.by_name[name].append(one)
-        self.publish(command, one.payload, retained=retained and not anonymous)
+        self.publish(command, one.payload, retained=retained and not anonymous, turns=turns)
+        return one
 
     @precondition(lambda self: self.by_name)
     @rule(data=st.data(), times=st.integers(1, 3))
@@ -460,6 +532,7 @@ class Histories(RuleBasedStateMachine):
         """The agent stops gracefully, and starts again, with other commands perhaps."""
         if self.has_failed:
             self.doubt()
+        self.stall(stalls=False)
         self.within(self.life.stop())
         self.broker.mark()
         self.look()
@@ -494,6 +567,7 @@ class Histories(RuleBasedStateMachine):
         self.broker.crash()
         for task in self.life.tasks:
             task.cancel()
+        await self.go_on()
         await asyncio.wait(self.life.tasks)
         del self.broker.log[said:]
         self.broker.up = up
@@ -516,12 +590,14 @@ class Histories(RuleBasedStateMachine):
                 self.come_to_rest()
         finally:
             self.closing = True
+            self.within(self.go_on())
             self.within(self.life.stop())
             self.loop.close()
             shutil.rmtree(self.root)
 
     def come_to_rest(self) -> None:
         """Give the device a good time."""
+        self.stall(stalls=False)
         self.life.keeping.fails = False
         self.clock.state = "synced"
         self.release.set()
