@@ -279,7 +279,8 @@ class Agent:
         channels = self._pauses.channels()
         if (more := len(channels) - MAX_CHANNELS_SAID) > 0:
             channels[MAX_CHANNELS_SAID:] = [f"{more} more"]
-        return self._outbox.conditions() + [f"channel_refused: {channel}" for channel in channels]
+        conditions = self._outbox.conditions() + self._commands.conditions()
+        return conditions + [f"channel_refused: {channel}" for channel in channels]
 
     # -- reload
 

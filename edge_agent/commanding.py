@@ -40,6 +40,10 @@ class Commanding:
         self._config, self._said = config, None
         self.dispatcher.authority = _authority(config)
 
+    def conditions(self) -> list[str]:
+        """Return what is wrong with them, as stable words."""
+        return ["commands: journal_lost"] if self.dispatcher.runs.book.is_lost else []
+
     def door(self, config: Config) -> CommandDoor:
         """Return the door of MQTT."""
         topics, groups = Topics(config.mqtt.prefix, config.device.id), config.device.groups

@@ -10,6 +10,7 @@ import pytest
 from edge_agent.commanding import Commanding
 from edge_agent.core.authority import Authority
 from edge_agent.core.config_models import Config
+from edge_agent.services.command_book import LOST
 from tests.support.commands import Desk, Handlers, StoodClock, incoming
 
 pytestmark = pytest.mark.virtual
@@ -53,6 +54,17 @@ async def test_an_edit_changes_whom_is_obeyed(tmp_path: Path) -> None:
     part.configure(config(allow=["do"], keys={"a": {"public": KEY}}))
     with pytest.raises(Exception, match="signed"):
         part.dispatcher.authority.read("do", "dev-1", b"{}")
+
+
+async def test_a_journal_that_was_lost_is_a_condition(tmp_path: Path) -> None:
+    """For as long as it matters."""
+    desk = Desk(tmp_path, {})
+    part = Commanding(config(), {}, desk.outbox, clock=desk.clock, new_name=lambda: "1")
+    await desk.outbox.open()
+    assert part.conditions() == []
+    desk.outbox.note(LOST, b"0")
+    assert part.conditions() == ["commands: journal_lost"]
+    await desk.keeping.close(None)
 
 
 async def test_the_door_is_the_devices_and_goes_by_the_newest_configuration(tmp_path: Path) -> None:
