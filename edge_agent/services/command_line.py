@@ -13,7 +13,6 @@ from edge_agent.core.command_entry import Entry
 from edge_agent.core.config import dotted
 from edge_agent.core.config_findings import validated
 from edge_agent.core.config_types import Section
-from edge_agent.services.command_book import LOCAL
 from edge_agent.services.command_work import MAX_MESSAGE, CommandWork
 
 
@@ -41,7 +40,7 @@ class Ready:
     @property
     def may_be_forgotten(self) -> bool:
         """Whether it may begin although the disk does not know of that."""
-        return self.command.idempotent or (self.entry.reply == LOCAL and not self.entry.deduplicated)
+        return self.command.idempotent or self.entry.is_passing
 
     @property
     def cut_off(self) -> CutOff:
