@@ -105,6 +105,11 @@ class Entry:
     copies: tuple[ReplyTo, ...] = ()
     stored: bool = False
 
+    @property
+    def is_passing(self) -> bool:
+        """Whether it is not written down: whoever waits for it here has no id to ask for it again."""
+        return not (self.reply.channel or self.deduplicated)
+
     def step(self, happened: Happened, at: Moment) -> None:
         """Go on to the next state; that ``happened`` cannot happen now is a bug of ours."""
         self.state = after(self.state, happened)

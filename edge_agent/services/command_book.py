@@ -90,7 +90,7 @@ class CommandBook:
 
         What nobody can ask for again is forgotten at its end.
         """
-        if entry.reply == LOCAL and not entry.deduplicated:
+        if entry.is_passing:
             kept: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
             kept.set_result(True)
             return kept

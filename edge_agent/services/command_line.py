@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from edge_agent.command_ports import Command, CutOff
 from edge_agent.core.command_entry import Entry
 from edge_agent.core.config_types import Section
-from edge_agent.services.command_book import LOCAL
 from edge_agent.services.command_work import CommandWork
 
 
@@ -37,7 +36,7 @@ class Ready:
     @property
     def may_be_forgotten(self) -> bool:
         """Whether it may begin although the disk does not know of that."""
-        return self.command.idempotent or (self.entry.reply == LOCAL and not self.entry.deduplicated)
+        return self.command.idempotent or self.entry.is_passing
 
     @property
     def cut_off(self) -> CutOff:

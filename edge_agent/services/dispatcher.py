@@ -122,7 +122,9 @@ class Dispatcher:
         if not (self._book.can_remember or (ready.may_be_forgotten and is_due)):
             raise CommandError(Code.BUSY, NO_DISK)
         begins = is_due and self.runs.lines.has_place(command)
-        if (waiting >= command.waiting and not begins) or self._book.journal.is_full:
+        if self._book.journal.is_full and not entry.is_passing:
+            raise CommandError(Code.BUSY, "too many commands wait or were not answered yet; try again later")
+        if waiting >= command.waiting and not begins:
             raise CommandError(Code.BUSY, f"{waiting} {command.name} commands wait already; try again later")
         entry.step(Happened.TAKEN, at)
         return ready

@@ -622,20 +622,20 @@ class Histories(RuleBasedStateMachine):
             assert answered >= one.settled, f"{name} was answered {answered} times of {one.settled}"
 
 
-def live_through(examples: int, caplog: pytest.LogCaptureFixture) -> None:
-    """Live through so many histories."""
+def live_through(examples: int, steps: int, caplog: pytest.LogCaptureFixture) -> None:
+    """Live through so many histories of so many steps."""
     slow = [HealthCheck.too_slow, HealthCheck.data_too_large]
-    limits = settings(max_examples=examples, stateful_step_count=25, deadline=None, suppress_health_check=slow)
+    limits = settings(max_examples=examples, stateful_step_count=steps, deadline=None, suppress_health_check=slow)
     with caplog.at_level(logging.CRITICAL):
         run_state_machine_as_test(Histories, settings=limits)
 
 
 def test_whatever_happens_each_command_ends_once(caplog: pytest.LogCaptureFixture) -> None:
     """Crashes, stops, faults of the disk, steps, suspends, connections that end; 100 random histories."""
-    live_through(100, caplog)
+    live_through(100, 12, caplog)
 
 
 @pytest.mark.slow
 def test_in_five_thousand_histories_each_command_ends_once(caplog: pytest.LogCaptureFixture) -> None:
     """The same for long."""
-    live_through(5000, caplog)
+    live_through(5000, 25, caplog)

@@ -13,7 +13,7 @@ import pytest
 
 from edge_agent.core.records import Priority
 from edge_agent.core.submission import Submission
-from edge_agent.errors import OutboxError
+from edge_agent.errors import OutboxError, StoreFault
 from edge_agent.ports import Limits
 from edge_agent.services.drain import BATCH_BYTES, BATCH_CONTENT_TYPE
 from tests.fakes import FakeBroker
@@ -527,6 +527,26 @@ async def test_always_is_on_the_disk_before_it_is_sent(tmp_path: Path) -> None:
         await asyncio.sleep(0.1)
         assert flow.numbers() == [0, 1]
         assert any(record.always for batch in flow.keeping.batches for record in batch.records)
+
+
+async def test_always_waits_for_a_disk_that_was_full_and_can_be_written_again(tmp_path: Path) -> None:
+    """What is wrong with it may still be told while it works; when it does not, nothing waits for it."""
+    flow = Flow(tmp_path)
+    async with flow.running():
+        await online(flow)
+        flow.put(0)
+        await asyncio.sleep(3)
+        flow.keeping.fault = StoreFault.FULL
+        with flow.worker.stalled():
+            flow.put(1, always=True)
+            await asyncio.sleep(1)
+            assert flow.numbers() == [0]
+        await asyncio.sleep(0.1)
+        assert flow.numbers() == [0, 1]
+        flow.keeping.fails = True
+        flow.put(2, always=True)
+        await asyncio.sleep(0.1)
+        assert flow.numbers() == [0, 1, 2]
 
 
 async def test_online_a_receipt_comes_with_the_puback_and_nothing_is_written(tmp_path: Path) -> None:
