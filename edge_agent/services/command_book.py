@@ -85,6 +85,10 @@ class CommandBook:
                 self._owe(entry)
         return [entry for entry, _ in sorted(found, key=lambda one: one[0].age) if not entry.state.is_final]
 
+    def hold(self, entry: Entry) -> None:
+        """Remember a command in memory alone, for now."""
+        self.journal.keep(entry, len(entry.dump()))
+
     def keep(self, entry: Entry, beside: Record | None = None) -> asyncio.Future[bool]:
         """Note down how far a command has come; return a future that is done once that is durable, or cannot be.
 

@@ -20,6 +20,7 @@ class Ready:
         work: once it is begun, or is being written down as begun.
         arrived: done when its sender may be told that it has arrived; ``None`` = nobody waits for that.
         answer: for those on this device who wait for its end.
+        is_new: whether nobody can have begun it before: it was delivered for the first time.
         in_line: whether it waits only for those before it.
         told: whether it was said that it was accepted.
     """
@@ -30,6 +31,7 @@ class Ready:
     work: CommandWork | None = None
     arrived: asyncio.Future[None] | None = None
     answer: asyncio.Future[Entry] | None = None
+    is_new: bool = False
     in_line: bool = False
     told: bool = False
 
@@ -37,6 +39,11 @@ class Ready:
     def may_be_forgotten(self) -> bool:
         """Whether it may begin although the disk does not know of that."""
         return self.command.idempotent or self.entry.is_passing
+
+    @property
+    def may_begin_at_once(self) -> bool:
+        """Whether it may begin before the disk knows: if that is the agent's end, it is delivered again and counted."""
+        return self.command.idempotent and self.is_new and not self.entry.stored
 
     @property
     def cut_off(self) -> CutOff:

@@ -1,7 +1,8 @@
 """Has commands run, at most once, each to exactly one final state, and takes up again what the last life has left.
 
 A command is on the disk before its door is told so, and again before its handler begins; its end goes there in one
-transaction with the replies. What has to wait, for its time or for those before it, waits in the journal.
+transaction with the replies. What has to wait, for its time or for those before it, waits in the journal. What may run
+twice and was never delivered before begins at once; if it is quick its end is all that is written.
 
 While the disk cannot be written, what may run twice is obeyed all the same, and its door is told so at its end;
 anything else waits for the disk, or is refused if the disk does not know of it yet.
@@ -32,6 +33,9 @@ MAX_LOCAL: Final = 8 << 20
 
 ROOM: Final = 1024
 """What the other members of a reply take, of ``outbox.max_record``."""
+
+QUICK_S: Final = 0.02
+"""What takes no longer, and may run twice, is written down once: at its end."""
 
 LOOK_AGAIN: Final = seconds(3600)
 TRY_AGAIN: Final = seconds(10)
@@ -235,7 +239,17 @@ class CommandRuns:
         limit = min(MAX_RESULT, self.book.outbox.config.max_record - ROOM)
         limit = MAX_LOCAL if call.local and not entry.deduplicated else limit
         ready.work = CommandWork(ready.command, call, ready.args, max_result=limit)
-        self.book.keep(entry).add_done_callback(partial(self._start, ready, ready.work))
+        if ready.may_begin_at_once and not entry.is_passing:
+            self.book.hold(entry)
+            self._go(ready, ready.work)
+            asyncio.get_running_loop().call_later(QUICK_S, self._is_slow, ready)
+        else:
+            self.book.keep(entry).add_done_callback(partial(self._start, ready, ready.work))
+
+    def _is_slow(self, ready: Ready) -> None:
+        """Write down after all that a command has begun which was taken to be quick: its door waits for that."""
+        if ready.entry.id in self.open and ready.entry.state is State.RUNNING:
+            self.book.keep(ready.entry).add_done_callback(lambda noted: ready.arrive() if noted.result() else None)
 
     def _start(self, ready: Ready, work: CommandWork, noted: asyncio.Future[bool]) -> None:
         if noted.result():
@@ -243,7 +257,10 @@ class CommandRuns:
         may_begin = (noted.result() or ready.may_be_forgotten) and not self.stopping
         if not may_begin and work.stopped_by is None:
             self._put_back(ready)
-            return
+        else:
+            self._go(ready, work)
+
+    def _go(self, ready: Ready, work: CommandWork) -> None:
         self._tell_accepted(ready)
         self.tell(ready.entry.reply, ready.entry.data())
         work.begin(partial(self._ended, ready), partial(self._freed, ready.command.name))

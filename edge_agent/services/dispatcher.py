@@ -109,6 +109,7 @@ class Dispatcher:
         if self._book.is_lost and (incoming.again or incoming.retained) and not command.idempotent:
             ready.entry.step(Happened.BEGUN, self._book.moment())
             return self._book.end(ready.entry, *_FORGOTTEN)
+        ready.is_new = not (incoming.again or incoming.retained)
         return self.runs.admit(ready)
 
     def _accept(
