@@ -107,14 +107,16 @@ async def test_no_kill_makes_an_effect_come_twice_or_leaves_a_command_without_it
                     _ = one.send("append", id=old, args=sent[old])
 
         for number in range(kills):
-            send_some(commands * (number + 1) // kills - len(ids))
+            send_some(max(commands * (number + 1) // kills - len(ids), 0))
             if rng.random() < 0.2:  # while it starts
                 await asyncio.sleep(rng.uniform(0, 1))
             else:
                 ended = len(one.replies)
                 with contextlib.suppress(AssertionError):  # what was to be done was done before
                     _ = await one.until(lambda count=ended: one.replies[count:], "a reply", within_s=8)  # type: ignore[misc]
-                await asyncio.sleep(rng.uniform(0, 0.15))
+                if rng.random() < 0.5:  # while some arrive
+                    send_some(rng.randrange(10))
+                await asyncio.sleep(rng.uniform(0, rng.choice((0.02, 0.15))))
             await again(process)
         await one.delivered()
         await one.ended(ids, within_s=60)
