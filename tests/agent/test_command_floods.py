@@ -168,7 +168,7 @@ async def test_a_flood_of_bad_commands_costs_neither_memory_nor_heartbeats_nor_a
             assert set(codes) >= own | {"expired", "invalid_args", "unknown_command"}
             assert max(rss) - rss_before < 12 << 20
             if count > 10_000:
-                assert max(rss[len(rss) // 2 :]) - max(rss[: len(rss) // 2]) < 2 << 20, "it grows on"
+                assert max(rss[len(rss) // 2 :]) - max(rss[: len(rss) // 2]) < 4 << 20, "it grows on"
                 assert late[len(late) * 99 // 100] < 0.25
         assert len(notes(tmp_path)) == len(ids)
 
