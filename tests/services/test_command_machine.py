@@ -182,7 +182,7 @@ class Histories(RuleBasedStateMachine):
         self.by_name: dict[str, list[Sent]] = defaultdict(list)
         self.retained: dict[str, bytes] = {}
         self.off = 0.0  # so long the device slept or was off
-        self.stepped = 0  # by so much in all was true time set forward
+        self.stepped = self.set_back = 0  # by so many seconds in all was true time set forward, and back
         self.heard = 0
         self.kinds = dict(KINDS)
         self.has_failed = False  # the disk has, in this life
@@ -472,6 +472,7 @@ class Histories(RuleBasedStateMachine):
         """True time is corrected."""
         self.clock.utc_offset = UtcNs(self.clock.utc_offset + by_s * S)
         self.stepped += max(by_s, 0)
+        self.set_back += max(-by_s, 0)
         self.life.dispatcher.time_changed()
         self.run(0.1)
 
@@ -606,7 +607,7 @@ class Histories(RuleBasedStateMachine):
         self.run(400)
         self.within(online(self.life, 1000))
         self.life.dispatcher.time_changed()
-        self.run(2000)
+        self.run(2000 + self.set_back)
         runs = self.life.dispatcher.runs
         assert runs.open == {}, "nothing stays open"
         assert runs.book.journal.open == {}

@@ -59,6 +59,49 @@ async def test_it_is_on_the_disk_before_it_begins_and_when_its_sender_is_told(tm
         assert desk.states() == ["succeeded"]
 
 
+async def test_what_may_run_twice_and_is_quick_is_written_down_once(tmp_path: Path) -> None:
+    """It begins at once, and its door is told when its end is on the disk."""
+    handlers = Handlers()
+    async with life(tmp_path, handlers) as desk:
+        commits = desk.keeping.commits
+        with desk.keeping._worker.stalled():  # type: ignore[attr-defined]
+            arrived = desk.take("see", {"id": "c-1"})
+            await asyncio.sleep(0.01)
+            assert handlers.runs["see"] == ["c-1"]
+            await asyncio.sleep(1)
+            assert not arrived.done()
+        await asyncio.sleep(0.1)
+        assert arrived.done()
+        assert desk.keeping.commits == commits + 1
+        assert desk.states() == ["succeeded"]
+
+
+async def test_what_turns_out_to_be_slow_is_written_down_after_all(tmp_path: Path) -> None:
+    """So that nobody behind it waits for its end to be told that he has arrived."""
+    handlers = Handlers(lasts=60)
+    async with life(tmp_path, handlers) as desk:
+        arrived = desk.take("see", {"id": "c-1"})
+        await asyncio.sleep(0.01)
+        assert not arrived.done()
+        assert desk.outbox.notes == {}
+        await asyncio.sleep(0.1)
+        assert arrived.done()
+        assert PREFIX + "c-1" in desk.outbox.notes
+
+
+async def test_what_may_have_been_begun_before_is_counted_before_it_begins(tmp_path: Path) -> None:
+    """What comes again may be what has ended the agent."""
+    handlers = Handlers()
+    async with life(tmp_path, handlers) as desk:
+        with desk.keeping._worker.stalled():  # type: ignore[attr-defined]
+            _ = desk.take("see", {"id": "c-1"}, again=True)
+            _ = desk.take("see", {"id": "c-2", "ttl": "9s"}, retained=True, expiry_s=99)
+            await asyncio.sleep(1)
+            assert handlers.runs["see"] == []
+        await asyncio.sleep(0.1)
+        assert handlers.runs["see"] == ["c-1", "c-2"]
+
+
 async def test_as_many_run_at_once_as_may_and_the_others_in_their_order(tmp_path: Path) -> None:
     """One command's line does not hold up another's."""
     handlers = Handlers(lasts=10)
