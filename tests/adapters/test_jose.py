@@ -59,6 +59,7 @@ def test_a_new_key_signs_and_has_a_name_of_its_own() -> None:
         json.dumps({"kty": "OKP", "crv": "X25519", "x": KEY.public, "d": KEY.public, "kid": "k"}).encode(),
         KEY.jwk.replace(b'"d": "', b'"d": "hunter2'),
     ],
+    ids=[str(number) for number in range(12)],  # the key is another one in each worker
 )
 def test_what_is_no_private_key_is_refused_without_a_word_of_it(held: bytes) -> None:
     """One sentence that says what is needed."""
