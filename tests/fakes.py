@@ -334,6 +334,9 @@ class ClosedDoor:
         """See ``services.link.Door``."""
         return True
 
+    async def say_no(self, session: Session) -> None:
+        """See ``services.link.Door``."""
+
     def hear(self, _delivery: Delivery) -> bool:
         """See ``services.link.Door``."""
         return False

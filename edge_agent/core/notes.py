@@ -28,6 +28,8 @@ class Notes:
 
     def put(self, name: str, text: bytes | None, beside: Record | None = None) -> None:
         """Write something down, or forget it; ``beside`` a record: neither is in the store without the other."""
+        if text is not None:
+            text = bytes(memoryview(text))  # what orjson returns keeps the room that it was made in: kilobytes
         self.unwritten[name] = text
         self._beside.pop(name, None)
         if beside is not None:

@@ -24,6 +24,10 @@ GIVEN: Final = 4
 _TYPES: Final = {"data": "edge.data.v1", "event": "edge.event.v1", "reply": "edge.reply.v1"}
 
 
+AND_CORRELATION: Final = "\n"
+"""Stands in no JSON as we write it."""
+
+
 class Priority(IntEnum):
     """Who goes first, and who is dropped last; each is a stream of its own."""
 
@@ -60,7 +64,8 @@ class Record:
         time_state: index into ``TIME_STATES``: how well ``time`` is known.
         error_ms: bound of the error of ``time``; ``None`` when unsynced.
         latest: whether a newer one of its channel replaces it while it is unsent.
-        extra: further attributes of the event as JSON members (``"subject":"x"``), ``None`` = the usual subject alone.
+        extra: further attributes of the event as JSON members (``"subject":"x"``), ``None`` = the usual subject alone;
+            and after ``AND_CORRELATION`` what the message, not the event, has as correlation data, in hex.
         always: whether it must be on the disk before it is sent; not stored, for what is stored is.
         bound: whether it must be in the store at the same moment as the next one of its lane.
         waiter: whoever waits for it to be durable; the service's business.
@@ -87,9 +92,8 @@ class Record:
     @property
     def correlation(self) -> bytes | None:
         """What a reply is told by (MQTT 5 §3.3.2.3.6)."""
-        if self.extra is None or '"correlation":' not in self.extra:
-            return None
-        return bytes.fromhex(orjson.loads(f"{{{self.extra}}}")["correlation"])
+        found = None if self.extra is None else self.extra.partition(AND_CORRELATION)[2]
+        return bytes.fromhex(found) if found else None
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -139,7 +143,7 @@ class Encoder:
             frame = self._frame(record)
         head, tail = frame
         if record.extra is not None:
-            tail = f",{record.extra}".encode()
+            tail = f",{record.extra.partition(AND_CORRELATION)[0]}".encode()
         if record.error_ms is not None:
             tail = b',"timeerrorms":%d%s' % (record.error_ms, tail)
         seq = record.key & SEQ_MASK

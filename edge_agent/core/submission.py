@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from edge_agent.core.config_types import NAME_PATTERN
-from edge_agent.core.records import Priority
+from edge_agent.core.records import AND_CORRELATION, Priority
 from edge_agent.core.timebase import UtcNs
 from edge_agent.core.units import parse_instant
 from edge_agent.errors import SubmissionError
@@ -57,8 +57,9 @@ class Submission(NamedTuple):
         if self.subject is self.traceparent is self.correlation is None:
             return None
         subject = self.channel.partition("/")[2] if self.subject is None else self.subject
-        members = {"subject": subject, "traceparent": self.traceparent, "correlation": self.correlation}
-        return orjson.dumps({name: value for name, value in members.items() if value is not None})[1:-1].decode()
+        members = {"subject": subject} | ({} if self.traceparent is None else {"traceparent": self.traceparent})
+        correlation = "" if self.correlation is None else AND_CORRELATION + self.correlation
+        return orjson.dumps(members)[1:-1].decode() + correlation
 
 
 def parse_submission(params: object, *, max_record: int) -> Submission:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
+from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from edge_agent.core.command_entry import REPLY, ReplyTo, refused
 from edge_agent.core.command_request import CommandError, Incoming
 from edge_agent.core.events import CONTENT_TYPE
-from edge_agent.core.timebase import NANOSECONDS_PER_SECOND
+from edge_agent.core.timebase import later, seconds
 from edge_agent.core.topics import Topics
 from edge_agent.ports import Clock, Delivery, Message
 from edge_agent.services.dispatcher import Dispatcher
@@ -20,7 +22,10 @@ from edge_agent.services.session import Session
 log = logging.getLogger(__name__)
 
 COMMANDS: Final = "edge.commands.v1"
-REFUSALS_A_SECOND: Final = 100
+REFUSAL_EVERY: Final = seconds(0.01)
+MAX_UNSAID: Final = 1000
+"""Refusals that wait to be told; beyond them a flood of bad commands gets none."""
+
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context §3.2
 
 
@@ -45,8 +50,8 @@ class CommandDoor:
     clock: Clock
     _session: Session | None = None
     _said: tuple[str, Mapping[str, Any]] | None = None
-    _second: int = 0
-    _refused: int = 0
+    _unsaid: deque[tuple[ReplyTo, str, CommandError]] = field(default_factory=deque)
+    _more: asyncio.Event = field(default_factory=asyncio.Event)
 
     def begin(self, session: Session) -> None:
         """Take commands from a session from now on; what an earlier one has not acknowledged comes again."""
@@ -67,8 +72,8 @@ class CommandDoor:
         addresses = {self.topics.device, "_all", *(f"_group/{group}" for group in self.groups)}
         if self._session is None or found is None or found[0] not in addresses:
             return False
-        if delivery.retained and not delivery.payload:
-            self._session.acknowledge(delivery)  # somebody has cleared what was retained there
+        if not delivery.payload and (delivery.retained or self._session.connection.protocol == 4):
+            self._session.acknowledge(delivery)  # somebody has cleared what was retained; MQTT 3.1.1 does not say that
             return True
         address, command = found
         incoming = Incoming(
@@ -90,20 +95,29 @@ class CommandDoor:
         return True
 
     def _refuse(self, incoming: Incoming, error: CommandError) -> None:
-        """Say no, so many times a second."""
-        second = self.clock.monotonic() // NANOSECONDS_PER_SECOND
-        self._refused = self._refused + 1 if second == self._second else 1
-        self._second = second
-        if self._refused > REFUSALS_A_SECOND:
-            return
+        """Have it said that a command is not obeyed, unless there is too much of that already."""
         assert error.id is not None, "the dispatcher names every command"
-        command, reason = incoming.command[:64], str(error)
-        log.warning(
-            "command_refused", extra={"command": command, "id": error.id, "code": error.code.value, "reason": reason}
-        )
         correlation = incoming.correlation.hex() if incoming.correlation else None
         reply = ReplyTo(incoming.channel or f"reply/{error.id}", correlation, incoming.traceparent)
-        self._tell(reply, refused(command, error.id, error.code, reason, self.clock.now().time))
+        if len(self._unsaid) < MAX_UNSAID:
+            self._unsaid.append((reply, incoming.command[:64], error))
+            self._more.set()
+
+    async def say_no(self, session: Session) -> None:
+        """Tell refusals, so many a second, for as long as a session lasts."""
+        while True:
+            await self._more.wait()
+            self._more.clear()
+            begun, count = self.clock.monotonic(), len(self._unsaid)
+            for _ in range(count):
+                if not await session.connection.room():
+                    return
+                reply, command, error = self._unsaid.popleft()
+                said = {"command": command, "id": error.id, "code": error.code.value, "reason": str(error)}
+                log.warning("command_refused", extra=said)
+                self._tell(reply, refused(command, str(error.id), error.code, str(error), self.clock.now().time))
+                begun = later(begun, REFUSAL_EVERY)
+                await self.clock.sleep_until(begun)
 
     def _tell(self, reply: ReplyTo, data: Mapping[str, object]) -> None:
         """Say something now, if there is a session that has room for it."""

@@ -204,10 +204,18 @@ class Drain:
     def _next_message(self, lane: Lane) -> list[Record]:
         records = [lane.pop()]
         size, most = len(records[0].body), self._outbox.config.batch
-        while len(records) < most and lane.ready and not self._singly and not self._isolation.alone:
+        while (
+            len(records) < most
+            and not records[0].correlation
+            and lane.ready
+            and not self._singly
+            and not self._isolation.alone
+        ):
             record = lane.ready[0]
             size += len(record.body)
-            another = record.channel != records[0].channel or record.key & SEQ_MASK > lane.reserved
+            another = (
+                record.channel != records[0].channel or record.correlation or record.key & SEQ_MASK > lane.reserved
+            )
             if another or size > BATCH_BYTES or not self._may_take(lane, self._clock.monotonic()):
                 break
             records.append(lane.pop())
@@ -215,13 +223,13 @@ class Drain:
         return records
 
     def _send(self, session: Session, records: list[Record]) -> None:
-        topic = self._topics.up(records[0].channel)
+        topic, correlation = self._topics.up(records[0].channel), records[0].correlation
         for record in records:
             self._outbox.past.correct(record)
-        if self._outbox.config.batch > 1:
+        if self._outbox.config.batch > 1 and correlation is None:
             message = Message(topic, self._encoder.encode_many(records), content_type=BATCH_CONTENT_TYPE)
         else:
-            payload, correlation = self._encoder.encode(records[0]), records[0].correlation
+            payload = self._encoder.encode(records[0])
             message = Message(topic, payload, content_type=CONTENT_TYPE, correlation=correlation)
         try:
             answered = session.connection.send(message)

@@ -34,6 +34,9 @@ class Door(Protocol):
     async def advertise(self, session: Session) -> bool:
         """Say what is obeyed, if that is news; return ``False`` when the connection ended first."""
 
+    async def say_no(self, session: Session) -> None:
+        """Tell which ones are not obeyed, for as long as a session lasts."""
+
     def hear(self, delivery: Delivery) -> bool:
         """Take a delivery, and acknowledge it in time, if it is a command for this device; return whether it was."""
 
@@ -121,7 +124,7 @@ class Link:
 
     async def _serve(self, session: Session) -> Closing:
         """Run all that belongs to a session until the connection ends."""
-        work = [self._receive(session), self._begin(session), self.presence.heal(session)]
+        work = [self._receive(session), self._begin(session), self.presence.heal(session), self.door.say_no(session)]
         if not self.policy.on_first_broker:
             work.append(self._return_to_first(session))
         return await until_closed(session.connection, *work)

