@@ -531,12 +531,12 @@ class Histories(RuleBasedStateMachine):
     @rule(gone=st.sampled_from([None, None, "do", "see"]), reboots=st.booleans())
     def restart(self, gone: str | None, *, reboots: bool) -> None:
         """The agent stops gracefully, and starts again, with other commands perhaps."""
-        if self.has_failed:
-            self.doubt()
         self.stall(stalls=False)
         self.within(self.life.stop())
         self.broker.mark()
         self.look()
+        if self.has_failed:
+            self.doubt()
         self.upgrade(gone, reboots=reboots)
 
     @rule(turns=st.integers(0, 4), gone=st.sampled_from([None, None, None, "see"]), reboots=st.booleans())
