@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,6 +21,8 @@ async def remove_folder(folder: Path) -> None:
 
 
 def _remove(folder: Path, gone: Path) -> None:
+    import shutil  # noqa: PLC0415  # 0.3 MiB that few need
+
     try:
         with suppress(FileNotFoundError):
             shutil.rmtree(gone)  # what a crash has left

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from edge_agent.core.command_entry import REPLY, ReplyTo, refused
-from edge_agent.core.command_request import CommandError, Incoming
+from edge_agent.core.command_request import MAX_CORRELATION, Code, CommandError, Incoming
 from edge_agent.core.events import CONTENT_TYPE
 from edge_agent.core.timebase import later, seconds
 from edge_agent.core.topics import Topics
@@ -50,7 +50,7 @@ class CommandDoor:
     clock: Clock
     _session: Session | None = None
     _said: tuple[str, Mapping[str, Any]] | None = None
-    _unsaid: deque[tuple[ReplyTo, str, CommandError]] = field(default_factory=deque)
+    _unsaid: deque[tuple[ReplyTo, str, str, Code, str]] = field(default_factory=deque)
     _more: asyncio.Event = field(default_factory=asyncio.Event)
 
     def begin(self, session: Session) -> None:
@@ -97,10 +97,12 @@ class CommandDoor:
     def _refuse(self, incoming: Incoming, error: CommandError) -> None:
         """Have it said that a command is not obeyed, unless there is too much of that already."""
         assert error.id is not None, "the dispatcher names every command"
-        correlation = incoming.correlation.hex() if incoming.correlation else None
+        small = incoming.correlation and len(incoming.correlation) <= MAX_CORRELATION
+        correlation = incoming.correlation.hex() if incoming.correlation and small else None
         reply = ReplyTo(incoming.channel or f"reply/{error.id}", correlation, incoming.traceparent)
         if len(self._unsaid) < MAX_UNSAID:
-            self._unsaid.append((reply, incoming.command[:64], error))
+            # and not the error itself: with it would stay all that was read
+            self._unsaid.append((reply, incoming.command[:64], error.id, error.code, str(error)))
             self._more.set()
 
     async def say_no(self, session: Session) -> None:
@@ -112,10 +114,10 @@ class CommandDoor:
             for _ in range(count):
                 if not await session.connection.room():
                     return
-                reply, command, error = self._unsaid.popleft()
-                said = {"command": command, "id": error.id, "code": error.code.value, "reason": str(error)}
+                reply, command, command_id, code, reason = self._unsaid.popleft()
+                said = {"command": command, "id": command_id, "code": code.value, "reason": reason}
                 log.warning("command_refused", extra=said)
-                self._tell(reply, refused(command, str(error.id), error.code, str(error), self.clock.now().time))
+                self._tell(reply, refused(command, command_id, code, reason, self.clock.now().time))
                 begun = later(begun, REFUSAL_EVERY)
                 await self.clock.sleep_until(begun)
 

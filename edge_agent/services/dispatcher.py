@@ -110,6 +110,8 @@ class Dispatcher:
             ready.entry.step(Happened.BEGUN, self._book.moment())
             return self._book.end(ready.entry, *_FORGOTTEN)
         ready.is_new = not (incoming.again or incoming.retained)
+        if incoming.again and command.idempotent:
+            ready.entry.starts = 1  # it may have begun, and ended the agent, before anything was written
         return self.runs.admit(ready)
 
     def _accept(

@@ -464,7 +464,7 @@ async def test_what_was_sent_to_a_device_that_was_away_is_answered_by_true_time(
                 await one.delivered()
                 await asyncio.sleep(1.1)
                 process.start()
-                await one.ended(lasting + endless)
+                await one.ended(lasting + endless + gone)
                 assert {(reply.state, reply.code) for name in lasting + endless for reply in one.finals(name)} == {
                     ("succeeded", None)
                 }

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.agents import HEALTH, HEARTBEAT, STATUS, AgentProcess, agent, config_text
+from tests.support.agents import DEVICE, HEALTH, HEARTBEAT, STATUS, AgentProcess, agent, config_text
 from tests.support.scripted_broker import (
     Connection,
     Personality,
@@ -57,11 +57,11 @@ async def test_an_accepting_broker_sees_one_connection(tmp_path: Path) -> None:
         (subscribe,) = connection.subscribes
         assert set(subscribe.filters) == {DOWN, STATUS, ALL}
         topics = [publish.topic for publish in connection.publishes]
-        assert topics[:2] == [STATUS, HEALTH]
-        assert set(topics[2:]) == {HEARTBEAT}
+        assert topics[:3] == [STATUS, HEALTH, f"edge/{DEVICE}/up/commands"]
+        assert set(topics[3:]) == {HEARTBEAT}
         assert all(publish.qos == 1 for publish in connection.publishes)
-        assert [publish.retain for publish in connection.publishes[:3]] == [True, True, False]
-        beat = connection.publishes[2]
+        assert [publish.retain for publish in connection.publishes[:4]] == [True, True, True, False]
+        beat = connection.publishes[3]
         assert (beat.expiry, beat.content_type) == (1, "application/cloudevents+json")
         assert reasons(process) == []
 

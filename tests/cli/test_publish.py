@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from edge_agent.adapters.control_socket import MAX_CLIENTS
 from edge_agent.cli.publish import describe
 from edge_agent.core.submission import parse_submission
 from tests.support.control_server import MAX_RECORD, published, server_process
@@ -205,7 +206,7 @@ def test_with_a_key_it_is_handed_in_again(place: Place) -> None:
 def test_a_daemon_with_no_room_for_one_more_client_has_not_read_it(running: Place) -> None:
     """So that it can go into the inbox without a key."""
     running.inbox.mkdir(parents=True)
-    clients = [socket.socket(socket.AF_UNIX) for _ in range(64)]
+    clients = [socket.socket(socket.AF_UNIX) for _ in range(MAX_CLIENTS)]
     try:
         for client in clients:
             client.connect(str(running.socket))
