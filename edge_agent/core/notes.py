@@ -42,7 +42,8 @@ class Notes:
     def recall(self, stored: Mapping[str, bytes]) -> None:
         """Take up what a store has; what is known already is newer, and goes into this store as far as it differs."""
         known = {**stored, **self.kept, **self.unwritten}
-        self.unwritten = {name: text for name, text in known.items() if stored.get(name) != text}
+        # what is forgotten stays so: a store that is not there now may have it
+        self.unwritten = {name: text for name, text in known.items() if text is None or stored.get(name) != text}
         self.kept = {name: text for name, text in known.items() if text is not None}
         self.recalled()
 
