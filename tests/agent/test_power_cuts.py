@@ -21,17 +21,24 @@ from tests.support.power_cut import PowerCut
 OPENED_WITHIN_S: Final = 1.0
 
 
+def _a_life(folder: Path, group: int) -> tuple[PowerCut, Past]:
+    """Return a traced life of an outbox, and what it had promised at its end."""
+    folder.mkdir()
+    log = folder.with_suffix(".log")
+    finished(cutting, folder, str(group), environ=Iotrace(folder).environ(log=log), within_s=120)
+    cut, past = PowerCut.load(log), Past()
+    past.add(cut.marks_before(len(cut.ops)))
+    return cut, past
+
+
 def _wrong_after_cuts(tmp_path: Path, *, group: int, states: int, seed: int) -> list[str]:
     """Return all that is wrong after power cuts at random moments of one life."""
-    folder, state, log = tmp_path / "traced", tmp_path / "state", tmp_path / "log"
-    folder.mkdir()
-    finished(cutting, folder, str(group), environ=Iotrace(folder).environ(log=log), within_s=120)
-    cut = PowerCut.load(log)
-    at_the_end = Past()
-    at_the_end.add(cut.marks_before(len(cut.ops)))
-    reasons = {reason for *_, reason in at_the_end.named}
+    state, needed = tmp_path / "state", {"full", "damaged"} if group > 1 else {"damaged"}
+    cut, at_the_end = _a_life(tmp_path / "traced", group)
+    if not {reason for *_, reason in at_the_end.named} >= needed:  # a busy machine has not let everything happen
+        cut, at_the_end = _a_life(tmp_path / "again", group)
     assert len(at_the_end.delivered) > 100
-    assert reasons >= ({"full", "damaged"} if group > 1 else {"damaged"})
+    assert {reason for *_, reason in at_the_end.named} >= needed
     rng = random.Random(seed)  # noqa: S311  # reproducible
     wrong: list[str] = []
     for at in cut.cuts(states, rng):
