@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from fnmatch import fnmatchcase
 from functools import partial
 from importlib import import_module
 from typing import Any
 
 from edge_agent.command_ports import Registry
 from edge_agent.commands import advertised
-from edge_agent.core.authority import Authority
+from edge_agent.core.authority import Authority, Grant
 from edge_agent.core.config_models import Commands, Config
 from edge_agent.core.topics import Topics
 from edge_agent.ports import Clock
@@ -61,5 +60,5 @@ def _authority(config: Config) -> Authority:
 
 def _is_allowed(commands: Commands, name: str) -> bool:
     """Return whether anybody may give a command from afar."""
-    keys = [key.allow for key in commands.keys.values()] or [None]
-    return any(fnmatchcase(name, glob) for allow in keys for glob in (commands.allow if allow is None else allow))
+    allowed = [commands.allow if key.allow is None else key.allow for key in commands.keys.values()] or [commands.allow]
+    return any(Grant(allow, "").allows(name) for allow in allowed)

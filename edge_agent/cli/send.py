@@ -34,7 +34,7 @@ from edge_agent.services.watcher import Happening, Link
 GIVE_UP_AFTER: Final = 3  # attempts, without a first connection
 MAX_KEY_FILE: Final = 64 * 1024
 _LISTED: Final = "it lists what it has in its topic up/commands"
-_TODO: Final = {
+_REMEDIES: Final = {
     Code.UNKNOWN_COMMAND: f"the device has no such command; {_LISTED}",
     Code.INVALID_ARGS: f"{_LISTED}, each with the schema of its arguments",
     Code.NOT_ALLOWED: "the device's own configuration has to allow it, in [commands] or in the key's table there",
@@ -226,8 +226,8 @@ def _lines(reply: Reply, *, single: bool) -> Iterator[str]:
     if reply.error is not None:
         code, message = reply.error
         yield f"{head} {code}: {message}"
-        if single and code in _TODO:
-            yield f"note: {_TODO[Code(code)]}"
+        if single and code in _REMEDIES:
+            yield f"note: {_REMEDIES[Code(code)]}"
     elif not single:
         yield head.rstrip() if result is None else f"{head} {orjson.dumps(result).decode()}"
     else:

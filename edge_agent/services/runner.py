@@ -355,7 +355,7 @@ class Runner:
                 status, started, finished, (started - run.slot) / NANOSECONDS_PER_MILLISECOND, reason, result
             )
         self.history.note(run, outcome)
-        if (awaited := self.awaited.get(run.trace)) is not None and not awaited.done():
+        if self.awaited and (awaited := self.awaited.get(run.trace)) is not None and not awaited.done():
             awaited.set_result(outcome)
         level = logging.WARNING if status in FAILURES else logging.INFO
         if runs_log.isEnabledFor(level):

@@ -20,6 +20,7 @@ import pytest
 from edge_agent.adapters.control_socket import MAX_CLIENTS
 from tests.agent.test_jobs import killed, text, until
 from tests.support.agents import AgentProcess, agent
+from tests.support.brokers import missing
 
 NOBODY: Final = 65534
 PROBE: Final = """
@@ -104,7 +105,7 @@ def _asked_as(user: int, group: int, path: Path) -> subprocess.CompletedProcess[
 async def test_another_user_gets_nothing_and_one_of_the_group_all(open_folder: Path) -> None:
     """The file's mode says so: the group alone."""
     if os.geteuid() != 0:
-        pytest.skip("only root can be another user")
+        missing("only root can be another user")
     path = open_folder / "control.sock"
     async with agent(open_folder, config(open_folder)):
         async with connected(path) as client:
