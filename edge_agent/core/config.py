@@ -29,6 +29,7 @@ _METERED: Final = {
     "outbox": {"batch": 50},
     "time": {"poll_min": "1024s", "poll_max": "36h"},
 }
+_PLACEHOLDER: Final = re.compile(r"\{([^{}]*)\}")
 _APPLICATION_ID: Final = bytes.fromhex("5d0c7a3be8f14c1f9b6e2a47d390c815")
 
 CommonName: TypeAlias = Callable[[str], str | None]
@@ -171,14 +172,15 @@ def _fill(table: Table, path: tuple[str, str], known: Mapping[str, str | None]) 
     template = table.get(path[1])
     if not isinstance(template, str):
         return
-    missing = [name for name in re.findall(r"\{([^{}]*)\}", template) if not isinstance(known.get(name), str)]
+    filled = _PLACEHOLDER.sub(lambda match: known.get(match[1]) or match[0], template)
+    missing = _PLACEHOLDER.findall(filled)
     if missing:
         table[path[1]] = "unknown"
         available = ", ".join(f"{{{name}}}" for name, value in known.items() if value is not None) or "none"
         why = "is not known on this device" if missing[0] in known else "is no placeholder"
         yield path, f"{quoted('{' + missing[0] + '}')} {why}; available: {available}"
     else:
-        table[path[1]] = re.sub(r"\{([^{}]*)\}", lambda match: known[match[1]] or "", template)
+        table[path[1]] = filled
 
 
 def _dangling(config: Config) -> Iterator[tuple[Path, str]]:

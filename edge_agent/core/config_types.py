@@ -45,12 +45,16 @@ class FromText:
         needed: what to say when something else than a string stands there (``a duration like "30s"``).
         show: inner form back to text.
         pattern: regular expression of the text for the JSON Schema; empty when there is none worth stating.
+        bounds: the least and the most that is allowed, as text; ``None`` where there is no order.
+        step: what it has to be a whole multiple of, as text; empty when there is no such thing.
     """
 
     parse: Callable[[str], Any]
     needed: str
     show: Callable[[Any], str] = str
     pattern: str = ""
+    bounds: tuple[str, str] | None = None
+    step: str = ""
 
     def __get_pydantic_core_schema__(self, _source: object, _handler: GetCoreSchemaHandler) -> CoreSchema:
         """Validate with ``parse`` and dump to JSON with ``show``."""
@@ -90,7 +94,7 @@ def _within(kind: FromText, default: str | None, bounds: tuple[str, str], said: 
         return value
 
     field: Any = Field(default and kind.parse(default), description=f"{said}; {' to '.join(bounds)}.")
-    field.metadata.append(replace(kind, parse=parse))
+    field.metadata.append(replace(kind, parse=parse, bounds=bounds, step=step))
     return field
 
 
@@ -225,7 +229,9 @@ Glob = Annotated[str, matching(r"[A-Za-z0-9_:*?-]{1,64}", 'a name or a pattern l
 FileGlob = Annotated[str, matching(r"[^/\x00-\x1f\x7f]{1,255}", 'a pattern of file names like "*.json"')]
 DeviceId = Annotated[str, matching(f"(?!_){NAME_PATTERN}", f"{NAME_NEEDED} (no _ first)")]
 Prefix = Annotated[str, matching(f"(?=.{{1,200}}$){NAME_PATTERN}(/{NAME_PATTERN})*", _LEVELS_NEEDED)]
-Broker = Annotated[BrokerUrl, FromText(parse_broker_url, "a URL", pattern="^(mqtt|mqtts|ws|wss)://.+$")]
+Broker = Annotated[
+    BrokerUrl, FromText(parse_broker_url, 'a URL like "mqtt://localhost:1883"', pattern="^(mqtt|mqtts|ws|wss)://.+$")
+]
 Listen = Annotated[str, FromText(_parse_listen, "host:port or a path")]
 AbsolutePath = Annotated[str, matching(r"/[^\x00-\x1f\x7f]{0,1000}", "an absolute path (it begins with a slash)")]
 Server = Annotated[str, FromText(_parse_server, "a host")]
@@ -233,7 +239,7 @@ TopicFilter = Annotated[str, FromText(_parse_filter, "a topic filter")]
 Zone = Annotated[str, FromText(_parse_zone, 'a zone like "Europe/Berlin"')]
 # not repeated: somebody may have put the secret itself here
 SecretFile = Annotated[str, matching(r"/[^\x00-\x1f\x7f]{0,1000}|[A-Za-z0-9_.@:-]{1,255}", _SECRET_NEEDED, secret=True)]
-HttpUrl = Annotated[str, FromText(parse_http_url, "a URL")]
+HttpUrl = Annotated[str, FromText(parse_http_url, 'a URL like "https://example.com/status"', pattern="^https?://.+$")]
 Listed = Annotated[tuple[T, ...], Field(strict=False)]  # TOML gives lists; nothing inside becomes lenient by it
 
 

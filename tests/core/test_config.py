@@ -78,6 +78,7 @@ BAD = [
     ('[mqtt]\nprefix = "a/#"', "mqtt.prefix", "topic levels"),
     ('[mqtt]\nprefix = "a/{name}"', "mqtt.prefix", '"{name}" is no placeholder; available: {id}'),
     ('[mqtt]\nusername = "{hostname}"', "mqtt.username", "available: {id}"),
+    ('[device]\nid = "d"\n[mqtt]\nusername = "{{id}}"', "mqtt.username", '"{d}" is no placeholder; available: {id}'),
     ('[mqtt]\nclient_id = ""', "mqtt.client_id", "found 0 characters"),
     ('[mqtt]\npassword_file = "a/b"', "mqtt.password_file", "an absolute path or the name of a systemd credential"),
     ('[mqtt]\npassword_file = "p"', "mqtt", "password_file needs username"),
@@ -264,6 +265,10 @@ def as_toml(value: Any) -> str:  # noqa: ANN401
 
 @given(st.binary())
 @example(b"a = " + b"[" * 100_000)
+@example(b"a = " + b"[" * 5000)
+@example(b"[" * 5000)
+@example(b"a = " + b"{b = " * 5000)
+@example(b"[" + b"a." * 400 + b"b]")
 @example(b"a=" + b"9" * 5000)
 @example(b"a" + b".a" * 5000)
 def test_arbitrary_bytes_are_a_configuration_or_an_error(text: bytes) -> None:

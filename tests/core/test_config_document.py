@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+import copy
 
-from edge_agent.core.config_document import MAX_SOURCE_BYTES, Source, merge
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_agent.core.config_document import MAX_SOURCE_BYTES, Source, Table, lay_over, merge
 from edge_agent.errors import ConfigError, ConfigProblem
 
 
@@ -71,3 +75,25 @@ def test_a_table_replaces_what_is_no_table() -> None:
 def test_a_byte_order_mark_and_windows_line_ends_are_taken() -> None:
     """What an editor elsewhere writes is read."""
     assert merge([Source("a", b"\xef\xbb\xbfa = 1\r\nb = 2\r\n")])[0] == {"a": 1, "b": 2}
+
+
+LAYERS = st.recursive(
+    st.dictionaries(st.sampled_from("ab"), st.integers(0, 3) | st.lists(st.integers(0, 1), max_size=2)),
+    lambda inner: st.fixed_dictionaries({}, optional={"a": st.integers(0, 3), "t": inner, "u": inner}),
+    max_leaves=6,
+)
+
+
+@given(LAYERS, LAYERS, LAYERS)
+def test_layers_may_be_laid_together_in_any_grouping(first: Table, second: Table, third: Table) -> None:
+    """Where a key is a table in all of them or in none; nothing but the lowest is touched."""
+
+    def laid(below: Table, above: Table) -> Table:
+        both = copy.deepcopy(below)
+        lay_over(both, above)
+        return both
+
+    kept = copy.deepcopy(third)
+    assert laid(laid(first, second), third) == laid(first, laid(second, third))
+    laid(laid(first, second), third).setdefault("t", {})["new"] = 1
+    assert third == kept
