@@ -13,7 +13,7 @@ from edge_agent.adapters.host import local_zone, read_facts
 from edge_agent.adapters.job_folder import remove_folder
 from edge_agent.command_ports import Command
 from edge_agent.commands.jobs import JobCommands
-from edge_agent.core.config import dotted
+from edge_agent.core.config_document import dotted
 from edge_agent.core.config_findings import validated
 from edge_agent.core.config_jobs import Job
 from edge_agent.core.config_kinds import check_jobs

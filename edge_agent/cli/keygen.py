@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edge_agent.cli.loading import missing_signatures
 from edge_agent.cli.printing import say
-from edge_agent.core.config import dotted
+from edge_agent.core.config_document import dotted
 from edge_agent.core.config_types import NAME_NEEDED, NAME_PATTERN
 from edge_agent.errors import EdgeAgentError, UsageError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final, TypeVar
 
 from edge_agent.core.command_request import Code, CommandError
-from edge_agent.core.config import dotted
+from edge_agent.core.config_document import dotted
 from edge_agent.core.config_findings import validated
 from edge_agent.core.config_types import Section
 

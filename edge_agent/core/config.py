@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, TypeAlias
 
-from edge_agent.core.config_document import Path, Source, Table, lay_over, merge
+from edge_agent.core.config_document import Path, Source, Table, dotted, lay_over, merge
 from edge_agent.core.config_findings import validated
 from edge_agent.core.config_kinds import Described, check_jobs
 from edge_agent.core.config_models import Config
@@ -113,18 +113,6 @@ def unused_keys(merged: Mapping[str, Any]) -> tuple[str, ...]:
     tables = ((section, table) for section, table in merged.items() if isinstance(table, dict))
     keys = ((section, dotted((section, key))) for section, table in tables for key in table)
     return tuple(key for section, key in keys if section in _NOT_YET or key in _KEYS_NOT_YET)
-
-
-def dotted(path: Path) -> str:
-    """Return a key as people write it: ``mqtt.brokers[0]``; unusual names are quoted."""
-    text = ""
-    for part in path:
-        if isinstance(part, int):
-            text += f"[{part}]"
-        else:
-            name = part if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", part) else quoted(part)
-            text += f".{name}" if text else name
-    return text
 
 
 def derived_id(facts: HostFacts) -> str | None:

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
+from edge_agent.core.toml_findings import plain
+from edge_agent.core.units import quoted
 from edge_agent.errors import ConfigError, ConfigProblem
 
 MAX_SOURCE_BYTES: Final = 1 << 20
@@ -20,7 +22,8 @@ MAX_SOURCE_BYTES: Final = 1 << 20
 
 _MAX_DEPTH: Final = 16
 _MAX_DOTS: Final = 500  # in one line: tomllib's time grows with the square of the parts of a dotted key
-_TOO_DEEP: Final = f"nested deeper than {_MAX_DEPTH} levels"
+_TOO_DEEP: Final = f"found tables or arrays in each other; {_MAX_DEPTH} levels are allowed"
+_TOO_LARGE: Final = "found a whole number beyond 64 bits; -2^63 to 2^63-1 is allowed"
 
 Table: TypeAlias = dict[str, Any]
 Path: TypeAlias = tuple[str | int, ...]
@@ -53,6 +56,18 @@ def merge(sources: Sequence[Source]) -> tuple[Table, dict[Path, str]]:
     return merged, origins
 
 
+def dotted(path: Path) -> str:
+    """Return a key as people write it: ``mqtt.brokers[0]``; unusual names are quoted."""
+    text = ""
+    for part in path:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            name = part if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", part) else quoted(part)
+            text += f".{name}" if text else name
+    return text
+
+
 def lay_over(
     below: Table, above: Table, *, path: Path = (), origins: dict[Path, str] | None = None, name: str = ""
 ) -> None:
@@ -77,11 +92,10 @@ def _document(source: Source) -> Table:
         raise _error(source, *_place(str(bad), text)) from None
     except RecursionError:
         raise _error(source, _TOO_DEEP) from None
-    except ValueError as bad:  # numbers of thousands of digits
-        raise _error(source, f"TOML: {str(bad).partition(':')[0]}") from None
-    unfit = _unfit(document)
-    if unfit:
-        raise _error(source, unfit)
+    except ValueError:  # numbers of thousands of digits
+        raise _error(source, _TOO_LARGE) from None
+    if unfit := _unfit(document):
+        raise ConfigError([ConfigProblem(source.name, dotted(unfit[0]), unfit[1])])
     return document
 
 
@@ -92,10 +106,10 @@ def _text(source: Source) -> str:
         text = source.text.decode("utf-8-sig")
     except UnicodeDecodeError as bad:
         line = source.text.count(b"\n", 0, bad.start) + 1
-        raise _error(source, "not UTF-8; save it as UTF-8", line) from None
+        raise _error(source, "found bytes that are not UTF-8; save it as UTF-8", line) from None
     for number, row in enumerate(text.split("\n"), start=1):
         if row.count(".") > _MAX_DOTS:
-            raise _error(source, f"more than {_MAX_DOTS} dots in one line", number)
+            raise _error(source, f"found {row.count('.')} dots in one line; {_MAX_DOTS} are allowed", number)
     return text
 
 
@@ -108,22 +122,21 @@ def _place(message: str, text: str) -> tuple[str, int]:
     what, _, where = message.rpartition(" (at ")
     position = re.match(r"line ([0-9]+), column ([0-9]+)", where)
     if position is None:
-        return f"TOML: {what} at the end of the file", text.rstrip("\n").count("\n") + 1
-    return f"TOML: {what} at column {position[2]}", int(position[1])
+        return f"TOML, at its end: {plain(what)}", text.rstrip("\n").count("\n") + 1
+    return f"TOML, column {position[2]}: {plain(what)}", int(position[1])
 
 
-def _unfit(document: Table) -> str:
-    """Return why a document cannot be worked with, or nothing."""
-    waiting: list[tuple[object, int]] = [(document, 0)]
+def _unfit(document: Table) -> tuple[Path, str] | None:
+    """Return where and why a document cannot be worked with, or nothing."""
+    waiting: list[tuple[Path, object]] = [((), document)]
     while waiting:
-        value, depth = waiting.pop()
-        if depth > _MAX_DEPTH:
-            return _TOO_DEEP
+        path, value = waiting.pop()
+        if len(path) > _MAX_DEPTH:
+            return path, _TOO_DEEP
         if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
-            return "a whole number does not fit in 64 bits"
+            return path, _TOO_LARGE
         if isinstance(value, float) and not math.isfinite(value):
-            return "inf and nan are no values here"
-        if isinstance(value, dict | list):
-            inner = value.values() if isinstance(value, dict) else value
-            waiting += [(item, depth + 1) for item in inner]
-    return ""
+            return path, f"found {value}; a finite number is needed"
+        inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        waiting += [((*path, key), item) for key, item in inner]
+    return None

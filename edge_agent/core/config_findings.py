@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from types import UnionType
-from typing import Any, Final, TypeVar, get_args, get_origin
+from typing import Any, Final, TypeVar
 
+from annotated_types import Ge, Le, MaxLen, MinLen
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from edge_agent.core.config_document import Path
 from edge_agent.core.config_types import Section, kind_of
+from edge_agent.core.config_words import allowed, field_at, table_at, within
 from edge_agent.core.units import quoted
 
 M = TypeVar("M", bound=Section)
@@ -48,11 +49,12 @@ _NEEDED: Final = {
     "int_type": "a whole number is needed",
     "bool_type": "true or false is needed",
     "literal_error": "{expected} is allowed",
-    "greater_than_equal": "at least {ge} is allowed",
-    "less_than_equal": "at most {le} is allowed",
-    "too_short": "at least {min_length} entries are needed",
-    "too_long": "at most {max_length} entries are allowed",
+    "greater_than_equal": "{within} is allowed",
+    "less_than_equal": "{within} is allowed",
+    "too_short": "{within} are allowed",
+    "too_long": "{within} are allowed",
 }
+_MARKS: Final = {"ge": Ge, "le": Le, "min_length": MinLen, "max_length": MaxLen}
 _SHOWN: Final = {"literal_error", "greater_than_equal", "less_than_equal"}  # where the value cannot be a secret
 
 
@@ -64,9 +66,13 @@ def _reason(error: ErrorDetails, model: type[Section]) -> str:
         case "extra_forbidden":
             return _unknown_key(error["loc"], model)
         case "missing":
-            return "this key is needed"
+            field = field_at(error["loc"], model)
+            return "this key is needed" + (f": {allowed(field.annotation, field.metadata)}" if field else "")
         case kind if kind in _NEEDED:
-            needed = _NEEDED[kind].format(**error.get("ctx", {})).replace("'", '"')
+            field = field_at(error["loc"], model)
+            context = error.get("ctx", {})
+            marks = field.metadata if field else [_MARKS[name](context[name]) for name in context if name in _MARKS]
+            needed = _NEEDED[kind].format(**context, within=within(marks)).replace("'", '"')
             return f"found {_found(kind, error['input'])}; {needed}"
         case _:  # a package's own options
             return error["msg"]
@@ -81,15 +87,6 @@ def _found(kind: str, value: Any) -> str:  # noqa: ANN401
 
 
 def _unknown_key(path: Path, model: type[Section]) -> str:
-    key, known = str(path[-1]), list(_model_at(path[:-1], model).model_fields)
+    key, table = str(path[-1]), table_at(path[:-1], model)
+    known = list(table.model_fields) if table else []
     return f"unknown key '{quoted(key)[1:-1]}'; {nearest(key, known)}"
-
-
-def _model_at(path: Path, model: type[Section]) -> type[Section]:
-    """Return the model whose table stands at a path below that of ``model``."""
-    kind: Any = model
-    for part in path:
-        kind = get_args(kind)[1] if get_origin(kind) is dict else kind.model_fields[part].annotation
-        if get_origin(kind) is UnionType:
-            kind = get_args(kind)[0]
-    return kind  # type: ignore[no-any-return]

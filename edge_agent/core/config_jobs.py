@@ -122,5 +122,5 @@ class Job(Section):
         if len(given) != 1:
             raise ValueError(f"exactly one of every, cron, at, after is needed; found {', '.join(given) or 'none'}")
         if self.fallback is not None and self.breaker is None:
-            raise ValueError("fallback needs a breaker table: it runs while the breaker is open")
+            raise ValueError("found fallback alone; fallback needs a breaker table: it runs while the breaker is open")
         return self

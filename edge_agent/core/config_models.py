@@ -58,7 +58,8 @@ class Tls(Section):
     @model_validator(mode="after")
     def _pair(self) -> Self:
         if (self.cert is None) != (self.key is None):
-            raise ValueError("cert and key go together; only one of them is given")
+            given, other = ("cert", "key") if self.key is None else ("key", "cert")
+            raise ValueError(f"found {given} without {other}; cert and key go together")
         return self
 
 
@@ -85,7 +86,8 @@ class Mqtt(Section):
     @model_validator(mode="after")
     def _login(self) -> Self:
         if self.password_file is not None and self.username is None and self.protocol != 5:
-            raise ValueError("password_file needs username (only MQTT 5 knows a password alone: protocol = 5)")
+            only = "only MQTT 5 knows a password alone: protocol = 5"
+            raise ValueError(f"found password_file alone; password_file needs username ({only})")
         return self
 
 
@@ -130,9 +132,8 @@ class Outbox(Section):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.max_record > self.max_bytes:
-            raise ValueError(
-                f'max_record "{format_size(self.max_record)}" is above max_bytes "{format_size(self.max_bytes)}"'
-            )
+            record, room = format_size(self.max_record), format_size(self.max_bytes)
+            raise ValueError(f'max_record "{record}" is above max_bytes "{room}"; set both')
         return self
 
 
@@ -149,7 +150,9 @@ def _parse_public_key(text: str) -> str:
         raw = b""
     if len(raw) != 32:
         # not repeated: somebody may have put the private half here
-        raise ValueError("an Ed25519 public key of 32 bytes in base64url (43 characters) is needed")
+        raise ValueError(
+            f"found {len(text)} characters; an Ed25519 public key of 32 bytes in base64url (43 characters) is needed"
+        )
     return base64.urlsafe_b64encode(raw).decode().rstrip("=")  # bits that nobody reads are as they have to be
 
 

@@ -204,7 +204,8 @@ def parse_http_url(text: str) -> str:
     """
     match = re.fullmatch(r"https?://([^/?#]*)[!-~]{0,2000}", text)
     if match is None or _address(match[1], default_port=80) is None:
-        raise ValueError('a URL like "https://example.com/status" is needed (http, https; no credentials)')
+        needed = 'a URL like "https://example.com/status" is needed (http, https; no credentials)'
+        raise ValueError(f"found {len(text)} characters; {needed}")
     return text
 
 

@@ -63,7 +63,7 @@ def test_its_kind_is_known_where_it_is_installed(target: Path) -> None:
     bad = check(target, 'hots = "192.0.2.1"\nport = 70000\n')
     assert bad.returncode == 78
     assert "jobs.gateway.options.host: this key is needed" in bad.stderr
-    assert "jobs.gateway.options.port: found 70000; at most 65535 is allowed" in bad.stderr
+    assert "jobs.gateway.options.port: found 70000; 1 to 65535 is allowed" in bad.stderr
     assert "jobs.gateway.options.hots: unknown key 'hots'; did you mean 'host'?" in bad.stderr
 
 
