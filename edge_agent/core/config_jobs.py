@@ -28,13 +28,13 @@ def _parse_cron(text: str) -> str:
     return " ".join(text.split())
 
 
-_ARGUMENT: Final = matching(r"[^\x00]{1,4096}", "a text of 1 to 4096 characters without NUL")
-_VALUE: Final = matching(r"[^\x00]{0,4096}", "a text of at most 4096 characters without NUL")
+_ARGUMENT: Final = matching(r"[^\x00]{1,4096}", "a text of 1 to 4096 characters without NUL", secret=True)
+_VALUE: Final = matching(r"[^\x00]{0,4096}", "a text of at most 4096 characters without NUL", secret=True)
 _VARIABLE: Final = matching(r"[A-Za-z_][A-Za-z0-9_]{0,127}", 'the name of a variable like "LANG"')
 _KIND: Final = matching(r"[A-Za-z][A-Za-z0-9_-]{0,63}", 'the name of a kind like "system"')
 
-Instant = Annotated[UtcNs, FromText(parse_instant, "a time", show=rfc3339)]
-Cron = Annotated[str, FromText(_parse_cron, "a cron expression")]
+Instant = Annotated[UtcNs, FromText(parse_instant, 'a time like "2026-12-01T00:00:00Z"', show=rfc3339)]
+Cron = Annotated[str, FromText(_parse_cron, 'a cron expression like "*/5 * * * *"')]
 
 
 class Program(Section):

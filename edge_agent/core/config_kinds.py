@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Protocol, TypeAlias
 from edge_agent.core.config_document import Path
 from edge_agent.core.config_findings import nearest, validated
 from edge_agent.core.config_models import Config
-from edge_agent.core.config_types import NAME_PATTERN, FromText, Name, Section, matching, parse_http_url
+from edge_agent.core.config_types import NAME_PATTERN, FromText, Section, matching, parse_http_url
 from edge_agent.core.units import quoted
 from edge_agent.errors import JobError
 
@@ -45,7 +45,10 @@ def _parse_endpoint(text: str) -> str:
 
 _FOLDER = matching(rf"{NAME_PATTERN}|/[^\x00-\x1f\x7f]{{0,1000}}", "the name of a folder or an absolute path")
 
-ProgramName = Annotated[Name, Reference("programs")]
+# not repeated: somebody may have put a command line here, with a secret in it
+_PROGRAM = matching(NAME_PATTERN, "the name of a program below [programs]", secret=True)
+
+ProgramName = Annotated[str, _PROGRAM, Reference("programs")]
 FolderName = Annotated[str, _FOLDER]
 """To be marked with the ``Reference`` that says what has to be allowed there."""
 EndpointName = Annotated[str, FromText(_parse_endpoint, "the name of an endpoint or a URL"), Reference("endpoints")]

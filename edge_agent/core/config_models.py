@@ -156,7 +156,7 @@ def _parse_public_key(text: str) -> str:
     return base64.urlsafe_b64encode(raw).decode().rstrip("=")  # bits that nobody reads are as they have to be
 
 
-PublicKey = Annotated[str, FromText(_parse_public_key, "a public key")]
+PublicKey = Annotated[str, FromText(_parse_public_key, "an Ed25519 public key in base64url")]
 
 
 class CommandKey(Section):

@@ -174,12 +174,13 @@ def parse_broker_url(text: str) -> BrokerUrl:
         raise ValueError("found a URL with credentials; use username and password_file instead")
     scheme, _, rest = text.partition("://")
     authority, slash, path = rest.partition("/")
+    found = f"found {f'{len(text)} characters' if '?' in text else quoted(text)}"  # a query may be a secret
     address = _address(authority, default_port=_DEFAULT_PORTS.get(scheme, 1))
     if scheme not in _DEFAULT_PORTS or address is None or not re.fullmatch(r"[!-~]{0,1000}", path):
         needed = 'a URL like "mqtt://localhost:1883" is needed (mqtt, mqtts, ws, wss; port 1 to 65535)'
-        raise ValueError(f"found {quoted(text)}; {needed}")
+        raise ValueError(f"{found}; {needed}")
     if path and not scheme.startswith("ws"):
-        raise ValueError(f"found {quoted(text)}; only ws and wss have a path")
+        raise ValueError(f"{found}; only ws and wss have a path")
     return BrokerUrl(scheme, *address, f"{slash}{path}" if scheme.startswith("ws") else "")
 
 
@@ -222,7 +223,9 @@ def _parse_zone(text: str) -> str:
 
 
 NAME_NEEDED: Final = "a name of 1 to 64 of A-Z a-z 0-9 _ : -"
-_LEVELS_NEEDED: Final = "topic levels of A-Z a-z 0-9 _ : - with single slashes between them, 200 characters at most,"
+_LEVELS_NEEDED: Final = (
+    "a path of topic levels of A-Z a-z 0-9 _ : - with single slashes between them, 200 characters at most,"
+)
 _SECRET_NEEDED: Final = "an absolute path or the name of a systemd credential"  # noqa: S105
 
 Name = Annotated[str, matching(NAME_PATTERN, NAME_NEEDED)]
@@ -233,10 +236,10 @@ Prefix = Annotated[str, matching(f"(?=.{{1,200}}$){NAME_PATTERN}(/{NAME_PATTERN}
 Broker = Annotated[
     BrokerUrl, FromText(parse_broker_url, 'a URL like "mqtt://localhost:1883"', pattern="^(mqtt|mqtts|ws|wss)://.+$")
 ]
-Listen = Annotated[str, FromText(_parse_listen, "host:port or a path")]
+Listen = Annotated[str, FromText(_parse_listen, "host:port or the absolute path of a Unix socket")]
 AbsolutePath = Annotated[str, matching(r"/[^\x00-\x1f\x7f]{0,1000}", "an absolute path (it begins with a slash)")]
-Server = Annotated[str, FromText(_parse_server, "a host")]
-TopicFilter = Annotated[str, FromText(_parse_filter, "a topic filter")]
+Server = Annotated[str, FromText(_parse_server, 'a host like "ntp1.example"')]
+TopicFilter = Annotated[str, FromText(_parse_filter, 'a topic filter like "ops/replies/#"')]
 Zone = Annotated[str, FromText(_parse_zone, 'a zone like "Europe/Berlin"')]
 # not repeated: somebody may have put the secret itself here
 SecretFile = Annotated[str, matching(r"/[^\x00-\x1f\x7f]{0,1000}|[A-Za-z0-9_.@:-]{1,255}", _SECRET_NEEDED, secret=True)]

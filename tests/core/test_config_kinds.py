@@ -110,7 +110,12 @@ def test_a_good_job_is_not_mentioned(kind: str, options: dict[str, Any]) -> None
             "jobs.j.options.program",
             "found \"backp\"; there is no [programs.backp]; did you mean 'backup'?",
         ),
-        ("runs", {"program": "/bin/sh"}, "jobs.j.options.program", 'found "/bin/sh"; a name of 1 to 64'),
+        (
+            "runs",
+            {"program": "/bin/sh"},
+            "jobs.j.options.program",
+            "found 7 characters; the name of a program below [programs] is needed",
+        ),
         ("sweeps", {"folder": "tmp"}, "jobs.j.options.folder", "there is no [folders.tmp]; known here: logs, spool"),
         ("sweeps", {"folder": "tmp/x"}, "jobs.j.options.folder", "the name of a folder or an absolute path is needed"),
         (

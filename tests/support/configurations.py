@@ -27,13 +27,13 @@ _OPTIONS: Final = st.recursive(
 _TEXTS: Final = {
     'a URL like "https://example.com/status"': ("http://192.0.2.7/status", "https://h:8080/a?b=c"),
     'a URL like "mqtt://localhost:1883"': ("mqtt://localhost", "mqtts://[2001:db8::1]:8883", "wss://h/mqtt?x=1"),
-    "host:port or a path": ("127.0.0.1:9464", "[::1]:80", "/run/x.sock"),
-    "a host": ("ntp1.example", "ntp2.example:123", "10.0.0.1"),
-    "a topic filter": ("ops/replies/#", "+/x", "#"),
+    "host:port or the absolute path of a Unix socket": ("127.0.0.1:9464", "[::1]:80", "/run/x.sock"),
+    'a host like "ntp1.example"': ("ntp1.example", "ntp2.example:123", "10.0.0.1"),
+    'a topic filter like "ops/replies/#"': ("ops/replies/#", "+/x", "#"),
     'a zone like "Europe/Berlin"': ("UTC", "local", "Europe/Berlin"),
-    "a cron expression": ("*/5 * * * *", "0/30  * * * * ?", "@daily"),
-    "a time": ("2026-12-01T00:00:00Z", "2026-12-01T01:00:00.25+01:00"),
-    "a public key": ("11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo", "A" * 43),
+    'a cron expression like "*/5 * * * *"': ("*/5 * * * *", "0/30  * * * * ?", "@daily"),
+    'a time like "2026-12-01T00:00:00Z"': ("2026-12-01T00:00:00Z", "2026-12-01T01:00:00.25+01:00"),
+    "an Ed25519 public key in base64url": ("11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo", "A" * 43),
 }
 
 
