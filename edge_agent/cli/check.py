@@ -56,12 +56,21 @@ def schema() -> dict[str, Any]:
 
 
 class _AsWritten(GenerateJsonSchema):
-    """States defaults in the form that a file holds: "1m", not nanoseconds."""
+    """States what a file may hold: defaults as "1m", not nanoseconds; no null; no names that are not allowed."""
+
+    @override
+    def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
+        return self.generate_inner(schema["schema"])  # TOML has no null
+
+    @override
+    def dict_schema(self, schema: core_schema.DictSchema) -> JsonSchemaValue:
+        table = super().dict_schema(schema)
+        return table | {"additionalProperties": False} if "patternProperties" in table else table
 
     @override
     def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
         inner, default = self.generate_inner(schema["schema"]), schema.get("default")
-        # TOML has no null; a table's defaults stand in its own schema
+        # a table's defaults stand in its own schema
         if default is None or isinstance(default, BaseModel):
             return inner
         written = SchemaSerializer(schema["schema"]).to_python(default, mode="json")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from edge_agent.core.config_types import (
     AbsolutePath,
@@ -20,7 +20,7 @@ from edge_agent.core.config_types import (
 )
 from edge_agent.core.cron import translate
 from edge_agent.core.timebase import DurationNs, UtcNs, rfc3339
-from edge_agent.core.units import parse_instant
+from edge_agent.core.units import INSTANT_PATTERN, parse_instant
 
 
 def _parse_cron(text: str) -> str:
@@ -33,7 +33,11 @@ _VALUE: Final = matching(r"[^\x00]{0,4096}", "a text of at most 4096 characters 
 _VARIABLE: Final = matching(r"[A-Za-z_][A-Za-z0-9_]{0,127}", 'the name of a variable like "LANG"')
 _KIND: Final = matching(r"[A-Za-z][A-Za-z0-9_-]{0,63}", 'the name of a kind like "system"')
 
-Instant = Annotated[UtcNs, FromText(parse_instant, 'a time like "2026-12-01T00:00:00Z"', show=rfc3339)]
+_WHEN: Final = ("every", "cron", "at", "after")
+
+Instant = Annotated[
+    UtcNs, FromText(parse_instant, 'a time like "2026-12-01T00:00:00Z"', show=rfc3339, pattern=INSTANT_PATTERN)
+]
 Cron = Annotated[str, FromText(_parse_cron, 'a cron expression like "*/5 * * * *"')]
 
 
@@ -90,6 +94,13 @@ class Breaker(Section):
 class Job(Section):
     """One job: what it does, when, and what becomes of runs that fail or are missed."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [{"required": [key]} for key in _WHEN],
+            "dependentRequired": {"fallback": ["breaker"]},
+        }
+    )
+
     kind: Annotated[str, _KIND] = Field(description="system, exec, files, prune, http, or one from an entry point.")
     every: DurationNs | None = duration(None, "100ms", "3650d", "Interval")
     cron: Cron | None = Field(None, description="5 cron fields, or 6 with seconds first, or @daily and the like.")
@@ -118,7 +129,7 @@ class Job(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        given = [key for key in ("every", "cron", "at", "after") if getattr(self, key) is not None]
+        given = [key for key in _WHEN if getattr(self, key) is not None]
         if len(given) != 1:
             raise ValueError(f"exactly one of every, cron, at, after is needed; found {', '.join(given) or 'none'}")
         if self.fallback is not None and self.breaker is None:

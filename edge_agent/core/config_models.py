@@ -11,7 +11,7 @@ import base64
 import binascii
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from edge_agent.core.config_jobs import Endpoint, Folder, Job, Program, Runner
 from edge_agent.core.config_types import (
@@ -49,6 +49,8 @@ class Device(Section):
 
 class Tls(Section):
     """TLS to a broker; without ``ca`` the system's certificate authorities are trusted."""
+
+    model_config = ConfigDict(json_schema_extra={"dependentRequired": {"cert": ["key"], "key": ["cert"]}})
 
     ca: AbsolutePath | None = Field(None, description="File of certificate authorities (PEM).")
     cert: AbsolutePath | None = Field(None, description="File of the client certificate (PEM).")
@@ -156,7 +158,9 @@ def _parse_public_key(text: str) -> str:
     return base64.urlsafe_b64encode(raw).decode().rstrip("=")  # bits that nobody reads are as they have to be
 
 
-PublicKey = Annotated[str, FromText(_parse_public_key, "an Ed25519 public key in base64url")]
+PublicKey = Annotated[
+    str, FromText(_parse_public_key, "an Ed25519 public key in base64url", pattern="^[A-Za-z0-9_-]{43}=*$")
+]
 
 
 class CommandKey(Section):

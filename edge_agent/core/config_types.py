@@ -193,7 +193,7 @@ def _parse_server(text: str) -> str:
 def _parse_listen(text: str) -> str:
     is_path = re.fullmatch(r"/[^\x00-\x1f\x7f-\x9f]*", text) and len(text.encode()) <= 107  # sun_path, unix(7)
     if not is_path and _address(text) is None:
-        raise ValueError(f"found {quoted(text)}; host:port or the absolute path of a Unix socket is needed")
+        raise ValueError(f"found {quoted(text)}; {_LISTEN_NEEDED} is needed")
     return text
 
 
@@ -226,6 +226,7 @@ NAME_NEEDED: Final = "a name of 1 to 64 of A-Z a-z 0-9 _ : -"
 _LEVELS_NEEDED: Final = (
     "a path of topic levels of A-Z a-z 0-9 _ : - with single slashes between them, 200 characters at most,"
 )
+_LISTEN_NEEDED: Final = "host:port or the absolute path of a Unix socket"
 _SECRET_NEEDED: Final = "an absolute path or the name of a systemd credential"  # noqa: S105
 
 Name = Annotated[str, matching(NAME_PATTERN, NAME_NEEDED)]
@@ -234,16 +235,20 @@ FileGlob = Annotated[str, matching(r"[^/\x00-\x1f\x7f]{1,255}", 'a pattern of fi
 DeviceId = Annotated[str, matching(f"(?!_){NAME_PATTERN}", f"{NAME_NEEDED} (no _ first)")]
 Prefix = Annotated[str, matching(f"(?=.{{1,200}}$){NAME_PATTERN}(/{NAME_PATTERN})*", _LEVELS_NEEDED)]
 Broker = Annotated[
-    BrokerUrl, FromText(parse_broker_url, 'a URL like "mqtt://localhost:1883"', pattern="^(mqtt|mqtts|ws|wss)://.+$")
+    BrokerUrl, FromText(parse_broker_url, 'a URL like "mqtt://localhost:1883"', pattern="^(mqtt|mqtts|ws|wss)://[^@]+$")
 ]
-Listen = Annotated[str, FromText(_parse_listen, "host:port or the absolute path of a Unix socket")]
+Listen = Annotated[str, FromText(_parse_listen, _LISTEN_NEEDED, pattern=rf"^(?:/.*|(?:{_HOST}):[0-9]{{1,5}})$")]
 AbsolutePath = Annotated[str, matching(r"/[^\x00-\x1f\x7f]{0,1000}", "an absolute path (it begins with a slash)")]
-Server = Annotated[str, FromText(_parse_server, 'a host like "ntp1.example"')]
+Server = Annotated[
+    str, FromText(_parse_server, 'a host like "ntp1.example"', pattern=rf"^(?:{_HOST})(?::[0-9]{{1,5}})?$")
+]
 TopicFilter = Annotated[str, FromText(_parse_filter, 'a topic filter like "ops/replies/#"')]
 Zone = Annotated[str, FromText(_parse_zone, 'a zone like "Europe/Berlin"')]
 # not repeated: somebody may have put the secret itself here
 SecretFile = Annotated[str, matching(r"/[^\x00-\x1f\x7f]{0,1000}|[A-Za-z0-9_.@:-]{1,255}", _SECRET_NEEDED, secret=True)]
-HttpUrl = Annotated[str, FromText(parse_http_url, 'a URL like "https://example.com/status"', pattern="^https?://.+$")]
+HttpUrl = Annotated[
+    str, FromText(parse_http_url, 'a URL like "https://example.com/status"', pattern="^https?://[^/?#@]+[!-~]*$")
+]
 Listed = Annotated[tuple[T, ...], Field(strict=False)]  # TOML gives lists; nothing inside becomes lenient by it
 
 

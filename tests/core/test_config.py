@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,7 +21,6 @@ from edge_agent.core.config_models import Config
 from edge_agent.core.timebase import seconds
 from edge_agent.errors import ConfigError, ConfigProblem
 
-REFERENCE = Path(__file__).parents[2] / "config" / "edge-agent.toml"
 FACTS = HostFacts(
     machine_id="0123456789abcdef0123456789abcdef", serial="S-7", mac="02:00:00:00:00:01", hostname="gw.local"
 )
@@ -288,38 +285,3 @@ def test_arbitrary_values_are_a_configuration_or_an_error(document: dict[str, An
     else:
         problems = []
     assert all(str(problem).isprintable() for problem in problems)
-
-
-def uncommented(*markers: str) -> str:
-    """Return the reference with the lines of some comment marks made real."""
-    lines = REFERENCE.read_text().splitlines()
-    for marker in markers:
-        lines = [line.removeprefix(marker) for line in lines]
-    return "\n".join(lines)
-
-
-def test_the_reference_changes_nothing_and_says_the_truth_about_defaults() -> None:
-    """As it is, and with every default uncommented, it is the default configuration."""
-    assert load(uncommented()).config == load("").config
-    assert load(uncommented("# ")).config == load("").config
-    assert tomllib.loads(uncommented("# ")) != tomllib.loads(uncommented())
-
-
-def test_the_reference_names_every_key() -> None:
-    """With defaults and examples uncommented it is valid, and every key of every model is set or described."""
-    text = uncommented("# ", "#: ")
-    config = load(text).config
-    document = tomllib.loads(text)
-    waiting: list[tuple[Any, Any, str]] = [(config, document, "")]
-    while waiting:
-        model, table, path = waiting.pop()
-        for name in type(model).model_fields:
-            if name not in table:
-                assert f"##   {name} = " in text, f"{path}{name} is not in the reference"
-                continue
-            value = getattr(model, name)
-            if hasattr(value, "model_fields_set"):
-                waiting.append((value, table[name], f"{path}{name}."))
-            elif isinstance(value, dict):
-                items = [(key, item) for key, item in value.items() if hasattr(item, "model_fields_set")][:1]
-                waiting += [(item, table[name][key], f"{path}{name}.{key}.") for key, item in items]
