@@ -37,9 +37,8 @@ from benchmarks.footprint import MB, MIB, Row, at_most
 from benchmarks.peers import BARE, PEERS
 from benchmarks.publish import Sample, Stopwatch
 from benchmarks.workload import CHANNEL, encoded, put_all, report, sections, state_dir
-from edge_agent.adapters.system_clock import SystemClock
 from edge_agent.agent import Agent
-from edge_agent.cli.loading import load
+from edge_agent.cli.run import make
 from edge_agent.core.records import Encoder, Record
 from edge_agent.core.submission import Submission
 from edge_agent.core.timebase import UtcNs
@@ -108,7 +107,7 @@ async def running(folder: Path, broker: str) -> AsyncIterator[Agent]:
     config = folder / "edge-agent.toml"
     config.write_text(config_text(broker, every="1m", extra=sections(folder, rate=0, max_bytes="4GiB")))
     logging.disable(logging.WARNING)  # that its broker is away is no news
-    own = Agent(load(str(config), {}), load=lambda: load(str(config), {}), clocks=SystemClock(), environ={})
+    own = make(str(config), {})
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         group.create_task(own.run(stop=stop, reload=asyncio.Event()))

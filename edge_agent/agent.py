@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import random
 import secrets
-from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 from edge_agent import __version__
 from edge_agent.adapters import logs
 from edge_agent.adapters.clock_file import ClockFile
 from edge_agent.adapters.config_files import read_secret
+from edge_agent.adapters.config_watch import ConfigWatch
 from edge_agent.adapters.control_socket import ControlSocket
 from edge_agent.adapters.host import boot_id, rss_bytes
 from edge_agent.adapters.host_servers import host_servers
@@ -33,6 +36,7 @@ from edge_agent.commanding import Commanding
 from edge_agent.commands import registry
 from edge_agent.commands.agent import Host
 from edge_agent.commands.built_in import built_in
+from edge_agent.config_ports import Commit, ConfigFiles, MemoryStore
 from edge_agent.core.config import Loaded
 from edge_agent.core.config_models import Config
 from edge_agent.core.config_models import Control as ControlConfig
@@ -48,16 +52,19 @@ from edge_agent.core.sample import Sample
 from edge_agent.core.submission import ENVELOPE
 from edge_agent.core.timebase import BUILD_EPOCH, DurationNs, elapsed, later, seconds, to_seconds
 from edge_agent.core.topics import Topics
-from edge_agent.errors import ConfigError, ConfigProblem, EdgeAgentError
+from edge_agent.errors import ConfigError, EdgeAgentError
 from edge_agent.scheduling import Scheduling
-from edge_agent.services.command_door import CommandDoor
+from edge_agent.services.config_door import ConfigDoor
+from edge_agent.services.config_start import Begun
+from edge_agent.services.config_tools import ConfigTools
+from edge_agent.services.configuring import Configuring
 from edge_agent.services.control import Control, command_methods, publish_method
 from edge_agent.services.device_clock import DeviceClock
 from edge_agent.services.drain import Drain
 from edge_agent.services.heartbeat import Heartbeat
 from edge_agent.services.inbox import Intake
 from edge_agent.services.keeping import Keeping
-from edge_agent.services.link import Link
+from edge_agent.services.link import Door, Link
 from edge_agent.services.outbox import Outbox
 from edge_agent.services.outbox_writer import OutboxWriter
 from edge_agent.services.presence import Presence
@@ -89,23 +96,24 @@ class Agent:
     """The daemon."""
 
     def __init__(
-        self, loaded: Loaded, *, load: Callable[[], Loaded], clocks: Clocks, environ: Mapping[str, str]
+        self, begun: Begun, *, files: ConfigFiles, store: MemoryStore, clocks: Clocks, environ: Mapping[str, str]
     ) -> None:
         """Prepare.
 
         Args:
-            loaded: the configuration to start with.
-            load: reads it again; raises ``ConfigError``.
+            begun: the configuration to start with.
+            files: of the configuration.
+            store: what is remembered of it.
             clocks: of the machine.
             environ: the process's environment: how the service manager is told things.
         """
-        self._loaded = loaded
-        self._load = load
+        loaded = begun.loaded
+        self._files = files
         self._environ = environ
         self._boot_id = boot_id()
         self._uniform = random.random  # noqa: TID251  # here the randomness enters
         self._state_dir = state_dir(loaded.config.state.dir, environ)
-        self._discipline = self._recall_clock(ClockFile(self._state_dir))
+        self._discipline = _recall_clock(ClockFile(self._state_dir), loaded.config.time, self._boot_id)
         self._clock = DeviceClock(clocks, self._discipline)
         clock = self._clock
         self._notifier = Systemd(environ, clock=clock)
@@ -119,6 +127,7 @@ class Agent:
         self._outbox = Outbox(
             self._keeping, config=loaded.config.outbox, clock=clock, boot_id=self._boot_id, new_name=_new_name
         )
+        self._config = Configuring(begun, files, store, self._outbox, clock=clock, boot=self._boot_id)
         self._time = Timekeeping(
             self._discipline,
             NtpClient(pair=clocks.pair, near=BUILD_EPOCH),
@@ -140,10 +149,8 @@ class Agent:
         self._registry = registry(built_in(self._host(), self._time, self._jobs.commands(), self._queue))
         self._commands = Commanding(loaded.config, self._registry, outbox, clock=clock, new_name=_new_name)
         self._link = Link(*self._connecting(loaded.config), clock, self._liveness, _new_name)
-        outbox.said = self._link.review
-        self._config_since = clock.now().time
-        self._reloads: list[asyncio.Future[bool]] = []
-        self._asked_to = (asyncio.Event(), asyncio.Event())
+        outbox.said = self._config.changed = self._link.review
+        self._stopping = asyncio.Event()
         self.restarting = False
         # in dependency order
         self._parts = [
@@ -158,6 +165,7 @@ class Agent:
             _Part("jobs", lambda _: (), self._run_jobs),
             _Part("control", lambda new: (new.control, new.outbox.max_record), self._run_control),
             _Part("inbox", lambda new: (new.control.group, new.outbox.max_record), self._run_inbox),
+            _Part("config", lambda _: (), self._run_config),
         ]
 
     async def run(self, *, stop: asyncio.Event, reload: asyncio.Event) -> None:
@@ -165,37 +173,45 @@ class Agent:
 
         A service that fails brings everything down: its bug is logged and the service manager restarts the process.
         """
-        self._asked_to = (stop, reload)
+        self._stopping = stop
         await self._outbox.open()
         self._recall()
         async with asyncio.TaskGroup() as group:
-            self._start(group, self._parts)
+            self._group = group
+            self._start(self._parts)
             self._notifier.ready(f"device {self._loaded.config.device.id}")
-            who = {"version": __version__, "device": self._loaded.config.device.id}
-            log.info("started", extra=who | _described(self._loaded))
-            stopping = group.create_task(stop.wait(), name="stop")
-            while not stopping.done():
-                reloading = group.create_task(reload.wait(), name="reload")
-                await asyncio.wait((stopping, reloading), return_when=asyncio.FIRST_COMPLETED)
-                if stopping.done():
-                    reloading.cancel()
-                else:
-                    reload.clear()
-                    await self._reload(group)
+            who = {"version": __version__, "device": self._loaded.config.device.id, "config": self._loaded.digest}
+            log.info("started", extra=who | {"not_used_yet": list(self._loaded.unused)})
+            reloading = group.create_task(self._reload_on(reload), name="reload")
+            await stop.wait()
+            reloading.cancel()
             self._notifier.stopping(DurationNs(max(self._jobs.graces(), default=0) + STOPS_WITHIN))
             await self._stop(self._parts)
         log.info("stopped")
 
+    @property
+    def _loaded(self) -> Loaded:
+        return self._config.now.loaded
+
+    async def _reload_on(self, asked: asyncio.Event) -> None:
+        while True:
+            await asked.wait()
+            asked.clear()
+            self._notifier.reloading()
+            with contextlib.suppress(ConfigError):  # it is logged, and published
+                await self._config.reload()
+            self._notifier.ready(f"device {self._loaded.config.device.id}")
+
     def _recall(self) -> None:
         """Take up what the store has of jobs and commands."""
-        self._jobs.configure(self._loaded.config)
+        self._jobs.configure(self._loaded.config, self._loaded.cloud_jobs)
         self._commands.dispatcher.recall()
 
     # -- parts
 
-    def _start(self, group: asyncio.TaskGroup, parts: list[_Part]) -> None:
+    def _start(self, parts: list[_Part]) -> None:
         for part in parts:
-            part.task = group.create_task(part.run(*part.uses(self._loaded.config)), name=part.name)
+            part.task = self._group.create_task(part.run(*part.uses(self._loaded.config)), name=part.name)
 
     async def _stop(self, parts: list[_Part]) -> None:
         for part in reversed(parts):
@@ -208,13 +224,8 @@ class Agent:
         if period is not None:
             await feed_watchdog(self._notifier, period=period, clock=self._clock, liveness=self._liveness)
 
-    def _recall_clock(self, file: ClockFile) -> Discipline:
-        """Begin with what was known of the clock when the agent stopped."""
-        saved, problem = file.load()
-        if problem is not None:
-            log.warning("clock_file_unusable", extra={"error": problem})
-        config = self._loaded.config.time
-        return Discipline(policy(config, _time_servers(config)), saved=saved, boot=self._boot_id)
+    async def _run_config(self) -> None:
+        await self._config.run(ConfigWatch(Path(self._files.main), clock=self._clock).run, self._prepare)
 
     async def _run_time(self, config: TimeConfig) -> None:
         await self._time.run(config, partial(_time_servers, config))
@@ -230,6 +241,7 @@ class Agent:
         publish = publish_method(self._outbox.accept, max_record=max_record)
         commands = self._commands.dispatcher
         own = {"publish": publish, "command": commands.command, **self._queue.methods(), **self._time.methods()}
+        own |= ConfigTools(self._config, self._jobs.jobs).methods()
         answer = Control(own | command_methods(self._registry, commands.perform)).answer
         while True:
             try:
@@ -246,7 +258,7 @@ class Agent:
     async def _run_heartbeat(self, topics: Topics, every: DurationNs) -> None:
         await Heartbeat(self._link, topics, every, self._measure, self._clock, self._liveness).run()
 
-    def _connecting(self, config: Config) -> tuple[MqttConnector, ConnectionPolicy, Presence, CommandDoor]:
+    def _connecting(self, config: Config) -> tuple[MqttConnector, ConnectionPolicy, Presence, Sequence[Door]]:
         """Return what the link is built from."""
         mqtt = config.mqtt
         password = partial(_secret, mqtt.password_file, self._environ)
@@ -267,7 +279,8 @@ class Agent:
             uniform=self._uniform,
         )
         presence = Presence(_topics(config), config.device.groups, self._clock, self._conditions)
-        return MqttConnector(login, clock=self._clock), policy, presence, self._commands.door(config)
+        desired = ConfigDoor(self._config, _topics(config), lambda: self._commands.dispatcher.authority, self._clock)
+        return MqttConnector(login, clock=self._clock), policy, presence, (self._commands.door(config), desired)
 
     def _time_changed(self, stepped: bool) -> None:  # noqa: FBT001
         self._jobs.time_changed(stepped)
@@ -281,7 +294,7 @@ class Agent:
             session=None,
             interval_s=to_seconds(config.heartbeat.every),
             agent=AgentData(__version__, os.getpid(), rss_bytes()),
-            config=ConfigData(self._loaded.digest),
+            config=ConfigData(self._loaded.digest, self._loaded.version),
             clock=self._time.measure(),
             outbox=self._outbox.measure(),
             jobs=self._jobs.measure(),
@@ -291,7 +304,7 @@ class Agent:
         channels = self._pauses.channels()
         if (more := len(channels) - MAX_CHANNELS_SAID) > 0:
             channels[MAX_CHANNELS_SAID:] = [f"{more} more"]
-        wrong = self._outbox.conditions() + self._commands.dispatcher.conditions()
+        wrong = self._outbox.conditions() + self._commands.dispatcher.conditions() + self._config.conditions()
         return wrong + [f"channel_refused: {channel}" for channel in channels]
 
     # -- what commands need of it
@@ -302,10 +315,10 @@ class Agent:
             self._state_dir,
             self._environ,
             loaded=lambda: self._loaded,
-            changed=lambda: self._config_since,
+            changed=lambda: self._config.now.since,
             measure=self._measure,
             session=lambda: self._link.session(),  # noqa: PLW0108  # it is made after the commands
-            reload=self._reload_now,
+            reload=self._config.reload,
             restart=self._restart,
             cancel=lambda command_id: self._commands.dispatcher.cancel(command_id),  # noqa: PLW0108  # so are they
         )
@@ -313,65 +326,35 @@ class Agent:
     def _restart(self) -> None:
         """Stop, for the process to begin anew; the answer gets a moment to reach whoever asked."""
         self.restarting = True
-        asyncio.get_running_loop().call_later(ANSWER_WITHIN_S, self._asked_to[0].set)
+        asyncio.get_running_loop().call_later(ANSWER_WITHIN_S, self._stopping.set)
 
-    async def _reload_now(self) -> bool:
-        """Have the configuration read again; return whether it is another one now, or raise ``ConfigError``."""
-        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._reloads.append(done)
-        self._asked_to[1].set()
-        return await done
+    # -- another configuration
 
-    # -- reload
-
-    async def _reload(self, group: asyncio.TaskGroup) -> None:
-        """Read the configuration again and restart the parts that it touches; a bad one changes nothing."""
-        self._notifier.reloading()
-        waiting, self._reloads = self._reloads, []
-        before = self._loaded.digest
-        try:
-            await self._apply(group, self._load())
-            for done in waiting:
-                if not done.cancelled():
-                    done.set_result(self._loaded.digest != before)
-        except ConfigError as error:
-            for done in waiting:
-                if not done.cancelled():
-                    done.set_exception(error)
-            for problem in error.problems:
-                log.error("config_rejected", extra=asdict(problem))  # noqa: TRY400  # no bug of ours
-        self._notifier.ready(f"device {self._loaded.config.device.id}")
-
-    async def _apply(self, group: asyncio.TaskGroup, new: Loaded) -> None:
-        old = self._loaded.config
-        if (new.config.device.id, new.config.state) != (old.device.id, old.state):
-            raise ConfigError([ConfigProblem("", "device.id", "this, and [state], change only with a restart")])
-        touched = [part for part in self._parts if part.uses(old) != part.uses(new.config)]
+    def _prepare(self, old: Loaded, new: Loaded) -> Commit:
+        """Prepare the parts that a change touches; they are restarted, the others go by it from then on."""
+        touched = [part for part in self._parts if part.uses(old.config) != part.uses(new.config)]
         connecting = self._connecting(new.config)
-        await self._stop(touched)
-        if new.digest != self._loaded.digest:
-            self._config_since = self._clock.now().time
-        self._loaded = new
-        if _connection(old) != _connection(new.config):
-            self._link.connector, self._link.policy, self._link.presence, self._link.door = connecting
-        self._pace.rate = new.config.outbox.rate
-        self._outbox.configure(new.config.outbox)
-        self._jobs.configure(new.config)
-        self._commands.configure(new.config)
-        self._link.review()
-        await self._keeping.resize(new.config.outbox.max_bytes)
-        logs.configure(new.config.log.level, new.config.log.format)
-        self._start(group, touched)
-        log.info("config_applied", extra=_described(new) | {"restarted": [part.name for part in touched]})
+
+        async def commit() -> list[str]:
+            await self._stop(touched)
+            if _connection(old.config) != _connection(new.config):
+                self._link.connector, self._link.policy, self._link.presence, self._link.doors = connecting
+            self._pace.rate = new.config.outbox.rate
+            self._outbox.configure(new.config.outbox)
+            self._jobs.configure(new.config, new.cloud_jobs)
+            self._commands.configure(new.config)
+            self._link.review()
+            await self._keeping.resize(new.config.outbox.max_bytes)
+            logs.configure(new.config.log.level, new.config.log.format)
+            self._start(touched)
+            return [part.name for part in touched]
+
+        return commit
 
 
 def _connection(config: Config) -> tuple[Any, ...]:
     """Return what the connection is built from."""
     return _topics(config), config.mqtt, config.device.groups
-
-
-def _described(loaded: Loaded) -> dict[str, object]:
-    return {"config": loaded.digest, "not_used_yet": list(loaded.unused)}
 
 
 def _new_name() -> str:
@@ -395,3 +378,11 @@ def _host_vote(clocks: Clocks) -> Sample | None:
 
 def _secret(file: str | None, environ: Mapping[str, str]) -> str | None:
     return None if file is None else read_secret(file, environ=environ, key="mqtt.password_file")
+
+
+def _recall_clock(file: ClockFile, config: TimeConfig, boot: str) -> Discipline:
+    """Begin with what was known of the clock when the agent stopped."""
+    saved, problem = file.load()
+    if problem is not None:
+        log.warning("clock_file_unusable", extra={"error": problem})
+    return Discipline(policy(config, _time_servers(config)), saved=saved, boot=boot)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from edge_agent.core.config_jobs import Job
 from edge_agent.core.config_kinds import check_jobs
 from edge_agent.core.config_models import Config
 from edge_agent.core.events import JobsData
-from edge_agent.core.job_entry import Place
+from edge_agent.core.job_entry import Origin, Place
 from edge_agent.core.timebase import DurationNs
 from edge_agent.errors import JobError
 from edge_agent.job_ports import Locals
@@ -65,13 +65,18 @@ class Scheduling:
         timers = Timers(make_alarm, lambda: clock.now().time)
         self._scheduler = Scheduler(timers, self._runner, outbox, clock=clock, new_trace=new_trace)
 
-    def configure(self, config: Config) -> None:
-        """Go by another configuration from now on; call it once before ``run``, when the outbox is open."""
+    def configure(self, config: Config, cloud_jobs: Container[str] = ()) -> None:
+        """Go by another configuration from now on; call it once before ``run``, when the outbox is open.
+
+        Args:
+            config: with the cloud's part of it.
+            cloud_jobs: names of jobs of which that says something.
+        """
         self._config = config
         self._contexts.locals, self._contexts.max_record = _locals(config), config.outbox.max_record
         self._runner.allow(config.runner)
         place = Place(config.device.id, config.device.timezone, local_zone())
-        self._scheduler.configure(config.jobs, place, self._read)
+        self._scheduler.configure(config.jobs, place, self._read, cloud_jobs)
 
     async def run(self, first_sync_wait: DurationNs, *, trusts_os: bool) -> None:
         """Fire until cancelled; with ``trusts_os`` the operating system's clock is what there is to go by."""
@@ -83,7 +88,7 @@ class Scheduling:
 
     def commands(self) -> list[Command]:
         """Return what may be asked."""
-        check = partial(self._read, literals=False)
+        check = partial(self._read, is_remote=True)
         return JobCommands(
             self._scheduler,
             self._runner,
@@ -92,6 +97,10 @@ class Scheduling:
             check=check,
             forget=lambda name: remove_folder(self._contexts.folders / name),
         ).commands()
+
+    def jobs(self) -> dict[str, tuple[Job, Origin]]:
+        """Return the jobs that there are, and who says so."""
+        return {name: (entry.job, entry.origin) for name, entry in self._scheduler.entries.items()}
 
     def graces(self) -> list[DurationNs]:
         """Return how long each job that there is has to end."""
@@ -107,11 +116,11 @@ class Scheduling:
             skipped=counts.get("skipped", 0) + counts.get("cancelled", 0),
         )
 
-    def _read(self, name: str, document: Mapping[str, Any], *, literals: bool = True) -> Job:
+    def _read(self, name: str, document: Mapping[str, Any], *, is_remote: bool = False) -> Job:
         job, wrong = validated(Job, document)
         if job is not None:
-            config = self._config.model_copy(update={"jobs": {name: job}})
-            wrong = [(path[2:], reason) for path, reason in check_jobs(config, self._kinds, literals=literals)]
+            config, remote = self._config.model_copy(update={"jobs": {name: job}}), (name,) if is_remote else ()
+            wrong = [(path[2:], reason) for path, reason in check_jobs(config, self._kinds, remote=remote)]
         if wrong or job is None:
             raise JobError("; ".join(f"{dotted(('jobs', name, *path))}: {reason}" for path, reason in wrong))
         return job

@@ -334,7 +334,7 @@ class ClosedDoor:
         """See ``services.link.Door``."""
         return True
 
-    async def say_no(self, session: Session) -> None:
+    async def serve(self, session: Session) -> None:
         """See ``services.link.Door``."""
 
     def hear(self, _delivery: Delivery) -> bool:
@@ -357,7 +357,7 @@ def fake_link(
         FakeConnector(broker),
         ConnectionPolicy(brokers, protocol=None, reconnect_max=seconds(60), uniform=lambda: 0.999_999),
         presence=Presence(topics, groups=groups, clock=clock),
-        door=ClosedDoor(),
+        doors=[ClosedDoor()],
         clock=clock,
         liveness=liveness or Liveness(),
         new_name=lambda: f"s{next(names)}",

@@ -13,8 +13,8 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import SchemaSerializer, core_schema
 from typing_extensions import override
 
-from edge_agent.adapters.config_files import read_secret
-from edge_agent.cli.loading import load
+from edge_agent.adapters.config_files import default_path
+from edge_agent.adapters.config_reader import ConfigReader
 from edge_agent.cli.options import add
 from edge_agent.cli.printing import say, say_json, show
 from edge_agent.core.config_models import Config
@@ -33,11 +33,9 @@ def run(args: argparse.Namespace) -> int:
     if args.schema:
         say(orjson.dumps(schema(), option=orjson.OPT_INDENT_2).decode())
         return 0
+    reader = ConfigReader(default_path(args.config, os.environ), os.environ, kinds())
     try:
-        loaded = load(args.config, os.environ, kinds=kinds())
-        secret = loaded.config.mqtt.password_file
-        if secret is not None and "/" in secret:  # a credential's name means something only where the service runs
-            read_secret(secret, environ=os.environ, key="mqtt.password_file")
+        loaded = reader.parse(reader.read())
     except ConfigError as invalid:
         if not args.json:
             raise

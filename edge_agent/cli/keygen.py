@@ -7,7 +7,7 @@ import os
 import re
 from pathlib import Path
 
-from edge_agent.cli.loading import missing_signatures
+from edge_agent.adapters.config_probe import missing_signatures
 from edge_agent.cli.printing import say
 from edge_agent.core.config_document import dotted
 from edge_agent.core.config_types import NAME_NEEDED, NAME_PATTERN

@@ -9,16 +9,24 @@ import os
 import signal
 import sys
 import threading
-from functools import partial
+from collections.abc import Mapping
 from typing import Any, Final
 
 from edge_agent.adapters import logs
+from edge_agent.adapters.config_files import default_path
+from edge_agent.adapters.config_reader import ConfigReader
+from edge_agent.adapters.config_store import ConfigStore
+from edge_agent.adapters.host import boot_id
+from edge_agent.adapters.places import state_dir
 from edge_agent.adapters.system_clock import SystemClock
 from edge_agent.agent import Agent
 from edge_agent.cli.lean import spare_heap
-from edge_agent.cli.loading import load
 from edge_agent.cli.options import add
+from edge_agent.core.config import stated_dir
+from edge_agent.core.config_document import Source
+from edge_agent.errors import ConfigError
 from edge_agent.jobs import kinds
+from edge_agent.services.config_start import begin
 
 log = logging.getLogger(__name__)
 
@@ -37,12 +45,26 @@ def describe(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run until a signal says otherwise; return 0 after a graceful stop, 1 after a bug of ours, 75 to be restarted."""
-    read = partial(load, args.config, os.environ, kinds=kinds())
-    loaded = read()
-    logs.configure(loaded.config.log.level, loaded.config.log.format)
+    return _ended(asyncio.run(_run(make(args.config, os.environ))))
+
+
+def make(config: str | None, environ: Mapping[str, str]) -> Agent:
+    """Return the agent that a configuration file makes, and have it log from now on.
+
+    Raises:
+        ConfigError: it is not valid, and was not when the agent ran last.
+    """
+    files = ConfigReader(default_path(config, environ), environ, kinds())
+    found: list[Source] | ConfigError
+    try:
+        found = files.read()
+    except ConfigError as unreadable:
+        found = unreadable
+    store, clocks = ConfigStore(state_dir(stated_dir(found), environ)), SystemClock()
+    begun = begin(files, found, store, boot=boot_id(), raw=clocks.raw())
+    logs.configure(begun.loaded.config.log.level, begun.loaded.config.log.format)
     spare_heap()
-    agent = Agent(loaded, load=read, clocks=SystemClock(), environ=os.environ)
-    return _ended(asyncio.run(_run(agent)))
+    return Agent(begun, files=files, store=store, clocks=clocks, environ=environ)
 
 
 async def _run(agent: Agent) -> int:

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import orjson
 
+from edge_agent.adapters.config_probe import missing_signatures
 from edge_agent.adapters.system_clock import SystemClock
-from edge_agent.cli.loading import missing_signatures
 from edge_agent.cli.operating import find_target, observe
 from edge_agent.cli.options import add, opened
 from edge_agent.cli.printing import progress, say, say_json

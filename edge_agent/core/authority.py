@@ -19,11 +19,14 @@ import orjson
 
 from edge_agent.core.command_request import MAX_PAYLOAD, Code, CommandError, Request, parse_request, request_from
 from edge_agent.core.config_models import Commands
+from edge_agent.core.config_remote import parse_payload
 from edge_agent.core.config_types import NAME_NEEDED, NAME_PATTERN
 from edge_agent.core.timebase import NANOSECONDS_PER_SECOND, UtcNs
 from edge_agent.core.units import quoted
 
 ALL: Final = "_all"
+CONFIGURE: Final = "config"
+"""What ``allow`` of a key has to match, where there is one, for configuration to be signed with it."""
 _GROUP: Final = "_group/"
 _TOKEN: Final = re.compile(rb"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.[A-Za-z0-9_-]+")
 _PLAIN: Final = ("args", "ttl", "delay")
@@ -112,32 +115,66 @@ class Authority:
             raise CommandError(Code.BAD_SIGNATURE, str(error), id=command_id if named else None) from None
         return request, self._grant(kid, address)
 
+    def configuration(self, payload: bytes) -> Claims | None:
+        """Return what a configuration says that has arrived; ``None`` = that there is to be none.
+
+        Signed, it may be for the device, for all, or for a group that it is in.
+
+        Raises:
+            ValueError: it is none, or its sender is not known, or may not say it.
+        """
+        payload = payload.strip()
+        if not self._commands.keys and not payload.startswith(b"e"):
+            return parse_payload(payload) if payload else None
+        if not payload:
+            raise ValueError('nothing counts that is not signed; sign {"version": …, "config": {}}')
+        kid, claims = self._verified(payload)
+        audience = claims.get("aud")
+        addressed = audience if isinstance(audience, list) else [audience]
+        if not any(one in addressed and self._may_configure(kid, one) for one in self._addresses):
+            raise ValueError(f"aud: nothing that {quoted(kid)} may configure; sign for this device, by a key that may")
+        if "exp" in claims:
+            raise ValueError("exp: a configuration does not expire; leave it out")
+        return claims
+
+    def _may_configure(self, kid: str, address: str) -> bool:
+        allow = self._commands.keys[kid].allow
+        return self._reaches(kid, address) and (allow is None or Grant(allow, "").allows(CONFIGURE))
+
     def claims(self, address: str, token: bytes) -> tuple[str, Claims]:
         """Return who has signed a token (the ``kid``) for an address, and what it claims.
 
         Raises:
             ValueError: it is not signed by a key of this device, or is for another address.
         """
-        keys, verify = self._commands.keys, self._verify
-        if verify is None or not keys:
-            raise ValueError("signed, but this device has no keys; add one as [commands.keys.NAME], or do not sign")
-        parts = _TOKEN.fullmatch(token)
-        if parts is None:
-            raise ValueError("this device obeys only signed commands: one JWT in the compact form is needed")
-        kid = _kid(_object(parts[1]))
-        if kid not in keys:
-            raise ValueError(
-                f"unknown kid {quoted(kid)}; add the key as [commands.keys.NAME], or use one that is there"
-            )
-        claims = _parsed(verify(token, keys[kid].public))
+        kid, claims = self._verified(token)
         audience = claims.get("aud")
         if address not in (audience if isinstance(audience, list) else [audience]):
             raise ValueError(f"aud: {quoted(address)}, to which it was sent, is not named there; sign it for that")
         return kid, claims
 
+    def _verified(self, token: bytes) -> tuple[str, Claims]:
+        keys, verify = self._commands.keys, self._verify
+        if verify is None or not keys:
+            raise ValueError("signed, but this device has no keys; add one as [commands.keys.NAME], or do not sign")
+        parts = _TOKEN.fullmatch(token)
+        if parts is None:
+            raise ValueError("only signed commands and configuration count here: one JWT in the compact form is needed")
+        kid = _kid(_object(parts[1]))
+        if kid not in keys:
+            raise ValueError(
+                f"unknown kid {quoted(kid)}; add the key as [commands.keys.NAME], or use one that is there"
+            )
+        return kid, _parsed(verify(token, keys[kid].public))
+
+    def _reaches(self, kid: str, address: str) -> bool:
+        """Whether a key may address that: one for groups addresses them, and single devices."""
+        groups = self._commands.keys[kid].groups
+        return not groups or (address != ALL and (not address.startswith(_GROUP) or address[len(_GROUP) :] in groups))
+
     def _grant(self, kid: str, address: str) -> Grant:
         key = self._commands.keys[kid]
-        if key.groups and (address == ALL or (address.startswith(_GROUP) and address[len(_GROUP) :] not in key.groups)):
+        if not self._reaches(kid, address):
             return Grant((), f"commands.keys.{kid}.groups")
         if key.allow is None:
             return Grant(self._commands.allow, "commands.allow")

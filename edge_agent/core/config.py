@@ -11,17 +11,18 @@ import hmac
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, TypeAlias
 
-from edge_agent.core.config_document import Path, Source, Table, dotted, lay_over, merge
+from edge_agent.core.config_document import Layer, Path, Source, Table, dotted, merge, read_layers
 from edge_agent.core.config_findings import validated
 from edge_agent.core.config_kinds import Described, check_jobs
 from edge_agent.core.config_models import Config
+from edge_agent.core.config_remote import Desired, admit
 from edge_agent.core.units import quoted
 from edge_agent.errors import ConfigError, ConfigProblem
 
-_NOT_YET: Final = ("config", "metrics", "api")
+_NOT_YET: Final = ("metrics", "api")
 _KEYS_NOT_YET: Final = ("device.labels",)
 _METERED: Final = {
     "heartbeat": {"every": "15m"},
@@ -55,12 +56,26 @@ class Loaded:
         digest: 12 hex digits that change when anything in ``config`` does.
         unused: keys that were set and whose part is not built yet.
         sources: names of the files it was read from.
+        origins: which layer said a key last: a file, the profile, the cloud; for what is not there nobody did.
+        version: of what the cloud says in it; ``None`` = nothing.
+        ignored: keys that the cloud says and this version does not know.
+        cloud_jobs: names of the jobs of which the cloud says something.
+        pending: keys that the files have changed and that only a restart changes.
     """
 
     config: Config
     digest: str
     unused: tuple[str, ...]
     sources: tuple[str, ...]
+    origins: Mapping[Path, str]
+    version: int | None = None
+    ignored: tuple[str, ...] = ()
+    cloud_jobs: frozenset[str] = frozenset()
+    pending: tuple[str, ...] = ()
+
+    def problem(self, path: Path, reason: str) -> ConfigProblem:
+        """Return what is wrong with a key of it, and the layer that says so."""
+        return ConfigProblem(_origin(path, self.origins, self.sources[0]), dotted(path), reason)
 
 
 def parse(
@@ -69,37 +84,81 @@ def parse(
     *,
     common_name: CommonName | None = None,
     kinds: Mapping[str, Described] | None = None,
-    unsigned: Callable[[], str | None] = lambda: None,
+    desired: Desired | None = None,
+    held: Config | None = None,
 ) -> Loaded:
-    """Return the configuration that files make up, the later over the earlier.
+    """Return the configuration that files make up, the later over the earlier, and the cloud's over them.
 
     Args:
         sources: the files in order.
         facts: what templates may use.
         common_name: reads the common name out of a certificate file; asked only if a template needs it.
         kinds: of job, by name; ``None`` = the jobs' kinds and options are not looked at.
-        unsigned: says why signatures cannot be verified here, if they cannot; asked only if keys are configured.
+        desired: what the cloud says.
+        held: a configuration that is in force: what of it only a restart changes stays as it is.
 
     Raises:
-        ConfigError: with all problems found, in file order.
+        ConfigError: with all problems found, in file order, those of the cloud's after them.
     """
-    merged, origins = merge(sources)
-    data: Table = {}
-    for layer in (_METERED if merged.get("profile") == "metered" else {}, merged):
-        lay_over(data, layer)
+    layers = read_layers(sources)
+
+    def parsed(*above: Layer) -> Loaded:
+        return _parse([*layers, *above], facts, common_name, kinds, desired)
+
+    new = parsed()
+    if held is None:
+        return new
+    fixed = (("device", "id", held.device.id), ("state", "dir", held.state.dir))
+    pending = [(section, key, value) for section, key, value in fixed if value != new.config.model_dump()[section][key]]
+    if not pending:
+        return new
+    above = [Layer("pending", {section: {key: value}}) for section, key, value in pending]
+    return replace(parsed(*above), pending=tuple(dotted((section, key)) for section, key, _ in pending))
+
+
+def _parse(
+    layers: Sequence[Layer],
+    facts: HostFacts,
+    common_name: CommonName | None,
+    kinds: Mapping[str, Described] | None,
+    desired: Desired | None,
+) -> Loaded:
+    names = [layer.name for layer in layers] or [""]
+    admitted = None if desired is None else admit(desired, merge(layers)[0], kinds)
+    layers = [*layers, *(() if admitted is None else (admitted.layer,))]
+    profile = merge(layers)[0].get("profile")
+    merged, origins = merge([Layer("profile metered", _METERED), *layers] if profile == "metered" else layers)
+    data: Table = merged
     found = list(_fill_templates(data, facts, common_name))
-    names = [source.name for source in sources] or [""]
     config, wrong = validated(Config, data)
-    found += wrong
+    found += wrong + ([] if admitted is None else admitted.wrong)
     if config is not None:
         found += _dangling(config)
-        found += () if kinds is None else check_jobs(config, kinds)
-        if config.commands.keys and (reason := unsigned()):
-            found.append((("commands", "keys"), reason))
+        found += () if kinds is None else check_jobs(config, kinds, remote=admitted.remote if admitted else ())
         if not found:
-            return Loaded(config, digest(config), unused_keys(merged), tuple(names))
+            return Loaded(
+                config,
+                digest(config),
+                unused_keys(merged),
+                tuple(names),
+                origins,
+                version=None if desired is None else desired.version,
+                ignored=tuple(dotted(path) for path in admitted.ignored) if admitted else (),
+                cloud_jobs=admitted.jobs if admitted else frozenset(),
+            )
+    order = [*names, "profile metered", *(layer.name for layer in layers)]
     problems = [ConfigProblem(_origin(path, origins, names[0]), dotted(path), reason) for path, reason in found]
-    raise ConfigError(sorted(problems, key=lambda problem: names.index(problem.file)))
+    raise ConfigError(sorted(problems, key=lambda problem: order.index(problem.file)))
+
+
+def stated_dir(found: Sequence[Source] | ConfigError) -> str | None:
+    """Return the state directory that files name, valid or not; ``None`` = they name none, or cannot be read."""
+    try:
+        state = {} if isinstance(found, ConfigError) else merge(read_layers(found))[0].get("state")
+    except ConfigError:
+        return None
+    named = state.get("dir") if isinstance(state, dict) else None
+    return named if isinstance(named, str) and named.startswith("/") else None
 
 
 def digest(config: Config) -> str:

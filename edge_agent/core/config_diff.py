@@ -11,8 +11,9 @@ from typing import Final, Literal, TypeAlias
 
 from pydantic import JsonValue
 
-from edge_agent.core.config_document import Table, lay_over
+from edge_agent.core.config_document import Table, dotted, lay_over
 from edge_agent.core.config_models import Config
+from edge_agent.core.redaction import redact
 
 Keys: TypeAlias = tuple[str, ...]
 
@@ -23,6 +24,10 @@ class _Absence(Enum):
 
 MISSING: Final = _Absence.MISSING
 """Stands where there is no such key."""
+
+MAX_TOLD: Final = 50
+MAX_VALUE: Final = 500
+"""Characters of the longest value that is told, as JSON."""
 
 Missing: TypeAlias = Literal[_Absence.MISSING]
 
@@ -52,29 +57,53 @@ def diff(before: Table, after: Table) -> list[Change]:
 
     Tables are compared key by key, and come and go key by key; everything else is compared whole, with its type.
     """
-    old, new = dict(_leaves(before)), dict(_leaves(after))
+    old, new = dict(leaves(before)), dict(leaves(after))
     pairs = ((path, old.get(path, MISSING), new.get(path, MISSING)) for path in sorted(old.keys() | new.keys()))
     return [Change(*pair) for pair in pairs if not _same(*pair[1:])]
 
 
 def apply(table: Table, changes: Iterable[Change]) -> Table:
     """Return a table as it is after some changes, whatever stood in their places; the one given stays as it is."""
-    leaves = dict(_leaves(table))
+    values = dict(leaves(table))
     for change in changes:
-        leaves.pop(change.path, None)
+        values.pop(change.path, None)
         if change.after is not MISSING:
-            leaves[change.path] = change.after
+            values[change.path] = change.after
     changed: Table = {}
-    for (*above, key), value in leaves.items():
+    for (*above, key), value in values.items():
         lay_over(changed, reduce(lambda inner, name: {name: inner}, reversed(above), {key: value}))
     return changed
 
 
-def _leaves(table: Table, path: Keys = ()) -> Iterator[tuple[Keys, JsonValue]]:
+def shown(before: Config, after: Config) -> list[dict[str, JsonValue]]:
+    """Return what is different as it may be told: ``{"key", "before", "after"}``, without secrets, nothing too long."""
+    old, new = dump(before), dump(after)
+    changes = diff(old, new)
+    old, new = redact(old)[0], redact(new)[0]
+    told = [
+        {"key": dotted(path), "before": _at(old, path), "after": _at(new, path)}
+        for path in (change.path for change in changes)
+    ]
+    if (more := len(told) - MAX_TOLD) > 0:
+        told[MAX_TOLD:] = [{"key": f"{more} more", "before": None, "after": None}]
+    return told
+
+
+def _at(table: Table, path: Keys) -> JsonValue:
+    """Return a value, or ``None``; in the place of a long one, how long it is."""
+    value: JsonValue = table
+    for key in path:
+        value = value.get(key) if isinstance(value, dict) else None
+    size = len(json.dumps(value))
+    return value if size <= MAX_VALUE else f"{size} characters"
+
+
+def leaves(table: Table, path: Keys = ()) -> Iterator[tuple[Keys, JsonValue]]:
+    """Yield the paths and values of a table, those of the tables in it, and the empty ones of these."""
     for key, value in table.items():
         here = (*path, key)
         if isinstance(value, dict) and value:
-            yield from _leaves(value, here)
+            yield from leaves(value, here)
         else:
             yield here, value
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -37,23 +37,38 @@ class Source:
     text: bytes
 
 
-def merge(sources: Sequence[Source]) -> tuple[Table, dict[Path, str]]:
-    """Return the merged document, and for each key the file that set it last.
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A document that is laid over others: what it is called in messages, and its keys; ``None`` unsets one."""
+
+    name: str
+    table: Table
+
+
+def read_layers(sources: Sequence[Source]) -> list[Layer]:
+    """Return the documents that files hold.
 
     Raises:
         ConfigError: with one problem for each file that is no usable TOML.
     """
-    merged: Table = {}
-    origins: dict[Path, str] = {}
-    problems = []
+    layers, problems = [], []
     for source in sources:
         try:
-            lay_over(merged, _document(source), origins=origins, name=source.name)
+            layers.append(Layer(source.name, _document(source)))
         except ConfigError as invalid:
             problems += invalid.problems
     if problems:
         raise ConfigError(problems)
-    return merged, origins
+    return layers
+
+
+def merge(layers: Iterable[Layer]) -> tuple[Table, dict[Path, str]]:
+    """Return the merged document, and for each key the layer that set it last; what was unset is not in it."""
+    merged: Table = {}
+    origins: dict[Path, str] = {}
+    for layer in layers:
+        lay_over(merged, layer.table, origins=origins, name=layer.name)
+    return _without_unset(merged), origins
 
 
 def dotted(path: Path) -> str:
@@ -84,6 +99,14 @@ def lay_over(
             below[key] = value
 
 
+def _without_unset(table: Table) -> Table:
+    return {
+        key: _without_unset(value) if isinstance(value, dict) else value
+        for key, value in table.items()
+        if value is not None
+    }
+
+
 def _document(source: Source) -> Table:
     text = _text(source)
     try:
@@ -94,8 +117,8 @@ def _document(source: Source) -> Table:
         raise _error(source, _TOO_DEEP) from None
     except ValueError:  # numbers of thousands of digits
         raise _error(source, _TOO_LARGE) from None
-    if unfit := _unfit(document):
-        raise ConfigError([ConfigProblem(source.name, dotted(unfit[0]), unfit[1])])
+    if found := unfit(document):
+        raise ConfigError([ConfigProblem(source.name, dotted(found[0]), found[1])])
     return document
 
 
@@ -126,7 +149,7 @@ def _place(message: str, text: str) -> tuple[str, int]:
     return f"TOML, column {position[2]}: {plain(what)}", int(position[1])
 
 
-def _unfit(document: Table) -> tuple[Path, str] | None:
+def unfit(document: object) -> tuple[Path, str] | None:
     """Return where and why a document cannot be worked with, or nothing."""
     waiting: list[tuple[Path, object]] = [((), document)]
     while waiting:

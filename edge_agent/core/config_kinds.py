@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol, TypeAlias
 
@@ -54,13 +54,15 @@ FolderName = Annotated[str, _FOLDER]
 EndpointName = Annotated[str, FromText(_parse_endpoint, "the name of an endpoint or a URL"), Reference("endpoints")]
 
 
-def check_jobs(config: Config, kinds: Mapping[str, Described], *, literals: bool = True) -> Iterator[tuple[Path, str]]:
+def check_jobs(
+    config: Config, kinds: Mapping[str, Described], *, remote: Container[str] = ()
+) -> Iterator[tuple[Path, str]]:
     """Yield what is wrong with the kinds and options of the jobs, and where.
 
     Args:
         config: valid but for that.
         kinds: by name; raises ``JobError`` for one that is there and cannot be used.
-        literals: whether options may hold paths and URLs in the place of names.
+        remote: names of jobs that come from afar: their options may hold names alone, no paths and URLs.
     """
     for name, job in config.jobs.items():
         at = ("jobs", name)
@@ -73,7 +75,7 @@ def check_jobs(config: Config, kinds: Mapping[str, Described], *, literals: bool
             yield (*at, "kind"), f"unknown kind '{job.kind}'; {nearest(job.kind, sorted(kinds))}"
             continue
         options, found = validated(kind.options, job.options)
-        found += [] if options is None else _dangling(options, config, literals=literals)
+        found += [] if options is None else _dangling(options, config, literals=name not in remote)
         yield from (((*at, "options", *path), reason) for path, reason in found)
 
 

@@ -13,7 +13,7 @@ from edge_agent.core.slots import Misfire
 from edge_agent.core.timebase import DurationNs, RawNs, UtcNs
 from edge_agent.core.triggers import At, Trigger
 
-Origin: TypeAlias = Literal["file", "runtime"]
+Origin: TypeAlias = Literal["file", "runtime", "cloud"]
 
 
 class Place(NamedTuple):

@@ -48,6 +48,16 @@ class Topics:
         """``edge.commands.v1``, retained."""
         return self.up("commands")
 
+    @property
+    def config(self) -> str:
+        """``edge.config.v1``, retained."""
+        return self.up("config")
+
+    @property
+    def desired(self) -> str:
+        """What the cloud wants the configuration to be, retained."""
+        return f"{self.prefix}/{self.device}/down/config"
+
     def up(self, rest: str) -> str:
         """Return a topic that the device publishes to; what begins with ``reply//`` is one somewhere else."""
         return rest.removeprefix(ELSEWHERE) if rest.startswith(ELSEWHERE) else f"{self.prefix}/{self.device}/up/{rest}"

@@ -105,7 +105,7 @@ class CommandDoor:
             self._unsaid.append((reply, incoming.command[:64], error.id, error.code, str(error)))
             self._more.set()
 
-    async def say_no(self, session: Session) -> None:
+    async def serve(self, session: Session) -> None:
         """Tell refusals, so many a second, for as long as a session lasts."""
         while True:
             await self._more.wait()

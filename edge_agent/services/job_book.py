@@ -1,13 +1,14 @@
 """Which jobs there are: what the files say, and over that, name by name, what somebody has put or deleted since.
 
 A job that was put takes the place of the file's of that name, whole; a deletion hides it. Both last until somebody
-puts, deletes or restores it, over restarts and whatever becomes of the files.
+puts, deletes or restores it, over restarts and whatever becomes of the files. A job of which the cloud's configuration
+says something is the cloud's: what somebody has put or deleted counts again once it says nothing of it any more.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any, Final, TypeAlias
 
 import orjson
@@ -40,12 +41,19 @@ class JobBook:
     def __init__(self, outbox: Notebook) -> None:
         self._outbox = outbox
         self._files: Mapping[str, Job] = {}
+        self._clouds: Container[str] = ()
         self._read: ReadJob = lambda _name, document: Job.model_validate(document)
         self._memories: dict[str, JobMemory] = {}
 
-    def configure(self, files: Mapping[str, Job], read: ReadJob) -> None:
-        """Go by these files from now on, and recall what was noted down: at the start, or when the store comes late."""
-        self._files, self._read = files, read
+    def configure(self, files: Mapping[str, Job], read: ReadJob, clouds: Container[str] = ()) -> None:
+        """Go by these files from now on, and recall what was noted down: at the start, or when the store comes late.
+
+        Args:
+            files: the jobs that they have, with what the cloud says of them.
+            read: makes jobs.
+            clouds: names of jobs of which the cloud says something.
+        """
+        self._files, self._clouds, self._read = files, clouds, read
         for name, text in self._outbox.notes.items():
             if name.startswith(_PREFIX):
                 memory = self.memory(name.removeprefix(_PREFIX))
@@ -58,7 +66,8 @@ class JobBook:
 
     def hidden(self) -> list[str]:
         """Return the names of jobs that the files have and somebody has deleted."""
-        return sorted(name for name, memory in self._memories.items() if memory.deleted and name in self._files)
+        deleted = (name for name, memory in self._memories.items() if memory.deleted and name in self._files)
+        return sorted(name for name in deleted if name not in self._clouds)
 
     def memory(self, name: str) -> JobMemory:
         """Return what is remembered of a job; ``save`` it when it was changed."""
@@ -77,6 +86,8 @@ class JobBook:
     def job(self, name: str) -> tuple[Job, Origin] | None:
         """Return a job, and who says so; ``None`` = there is none of that name."""
         memory, filed = self._memories.get(name, _NOTHING), self._files.get(name)
+        if name in self._clouds:
+            return None if filed is None else (filed, "cloud")
         if memory.job is not None:
             try:
                 return self._read(name, memory.job), "runtime"
@@ -90,6 +101,7 @@ class JobBook:
         Raises:
             EdgeAgentError: it is not valid, there are too many, or the files have none; nothing has changed.
         """
+        self._must_be_ours(name)
         if document is not None:
             self._check(name, document)
         elif name not in self._files:
@@ -112,8 +124,17 @@ class JobBook:
         if others >= MAX_PUT:
             raise JobError(f"{MAX_PUT} jobs were put at run time, more are not kept; delete one, or use a file")
 
+    def _must_be_ours(self, name: str) -> None:
+        if name in self._clouds:
+            raise JobError(f"the cloud's configuration has the job {name!r}; change it there")
+
     def delete(self, name: str) -> None:
-        """Delete a job, and what is remembered of it."""
+        """Delete a job, and what is remembered of it.
+
+        Raises:
+            JobError: the cloud has it.
+        """
+        self._must_be_ours(name)
         self._memories[name] = JobMemory(deleted=name in self._files)
         self.forget(name)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -26,19 +26,19 @@ SAY_FAILURE_AGAIN: Final = seconds(600)
 
 
 class Door(Protocol):
-    """Where commands go in."""
+    """Where something goes in that the device is told."""
 
     def begin(self, session: Session) -> None:
-        """Take them from another session from now on."""
+        """Take it from another session from now on."""
 
     async def advertise(self, session: Session) -> bool:
-        """Say what is obeyed, if that is news; return ``False`` when the connection ended first."""
+        """Say what is to be said of it, if that is news; return ``False`` when the connection ended first."""
 
-    async def say_no(self, session: Session) -> None:
-        """Tell which ones are not obeyed, for as long as a session lasts."""
+    async def serve(self, session: Session) -> None:
+        """Do what belongs to it for as long as a session lasts."""
 
     def hear(self, delivery: Delivery) -> bool:
-        """Take a delivery, and acknowledge it in time, if it is a command for this device; return whether it was."""
+        """Take a delivery, and acknowledge it in time, if it is this door's; return whether it was."""
 
 
 @dataclass(slots=True)
@@ -49,7 +49,7 @@ class Link:
         connector: makes connections.
         policy: decides which, and when.
         presence: what is said on each connection, and heard.
-        door: takes the commands that arrive.
+        doors: take what arrives.
         clock: where the time comes from.
         liveness: where progress is promised.
         new_name: names a session; never the same twice.
@@ -58,19 +58,20 @@ class Link:
     connector: Connector
     policy: ConnectionPolicy
     presence: Presence
-    door: Door
+    doors: Sequence[Door]
     clock: Clock
     liveness: Liveness
     new_name: Callable[[], str]
+    _current: Session | None = None
     _open: Session | None = None
     _opened: asyncio.Event = field(default_factory=asyncio.Event)
     _said: dict[str, tuple[str, MonotonicNs]] = field(default_factory=dict)  # by broker
     _return_wait: DurationNs = RETURN_FIRST
 
     def review(self) -> None:
-        """Have the health told again if it has changed."""
-        if self._open is not None:
-            self._open.changed.set()
+        """Have told again what has changed."""
+        if self._current is not None:
+            self._current.changed.set()
 
     async def session(self) -> Session:
         """Return the session that is open, or wait for the next one."""
@@ -97,8 +98,9 @@ class Link:
 
     async def _use(self, connection: Connection, attempt: Attempt) -> None:
         name, device, since = self.new_name(), self.presence.topics.device, self.clock.now().time
-        session = Session(connection, self.policy, self.clock, name, device, str(attempt.broker), since)
-        self.door.begin(session)
+        session = self._current = Session(connection, self.policy, self.clock, name, device, str(attempt.broker), since)
+        for door in self.doors:
+            door.begin(session)
         self._said.clear()
         said = {"broker": session.broker, "protocol": connection.protocol, "session": name}
         log.info("connected", extra=said)
@@ -124,7 +126,8 @@ class Link:
 
     async def _serve(self, session: Session) -> Closing:
         """Run all that belongs to a session until the connection ends."""
-        work = [self._receive(session), self._begin(session), self.presence.heal(session), self.door.say_no(session)]
+        work = [self._receive(session), self._begin(session), self.presence.heal(session)]
+        work += [door.serve(session) for door in self.doors]
         if not self.policy.on_first_broker:
             work.append(self._return_to_first(session))
         return await until_closed(session.connection, *work)
@@ -132,7 +135,7 @@ class Link:
     async def _begin(self, session: Session) -> None:
         """Say online, subscribe, say how well, let the others in; then keep what was refused under review."""
         begun = await self.presence.begin(session) and await self._subscribe(session)
-        if not begun or not (await self.presence.tell_health(session) and await self.door.advertise(session)):
+        if not begun or not await self._tell(session):
             return
         self._open = session
         self._opened.set()
@@ -143,8 +146,16 @@ class Link:
             await self._changed_or(session, review)
             if review is not None and review <= self.clock.monotonic():
                 await self._subscribe(session)
-            if await self.presence.tell_health(session):
-                await self.door.advertise(session)
+            await self._tell(session)
+
+    async def _tell(self, session: Session) -> bool:
+        """Say what is news; return ``False`` when the connection ended first."""
+        if not await self.presence.tell_health(session):
+            return False
+        for door in self.doors:
+            if not await door.advertise(session):
+                return False
+        return True
 
     async def _changed_or(self, session: Session, review: MonotonicNs | None) -> None:
         left = None if review is None else max(to_seconds(elapsed(self.clock.monotonic(), review)), 0)
@@ -161,7 +172,7 @@ class Link:
 
     async def _receive(self, session: Session) -> None:
         while (delivery := await session.connection.receive()) is not None:
-            if self.door.hear(delivery):
+            if any(door.hear(delivery) for door in self.doors):
                 continue
             if not self.presence.hear(delivery):
                 log.debug("message_not_used", extra={"topic": delivery.topic, "bytes": len(delivery.payload)})

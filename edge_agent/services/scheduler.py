@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from functools import partial
 from typing import Final
 
@@ -99,10 +99,10 @@ class Scheduler:
 
     # -- which jobs there are
 
-    def configure(self, jobs: Mapping[str, Job], place: Place, read: ReadJob) -> None:
-        """Schedule what files say, and what was put at run time; what did not change keeps its phase and its runs."""
+    def configure(self, jobs: Mapping[str, Job], place: Place, read: ReadJob, clouds: Container[str] = ()) -> None:
+        """Schedule what files and the cloud say, and what was put; what did not change keeps its phase and its runs."""
         self._place = place
-        self.book.configure(jobs, read)
+        self.book.configure(jobs, read, clouds)
         for name in {*self.book.names(), *self.entries}:
             self.settle(name)
 

@@ -214,7 +214,7 @@ async def test_sighup_applies_an_edit_and_survives_a_bad_one(tmp_path: Path) -> 
 
         process.config.write_text(config_text(second.url).replace(DEVICE, "dev-2"))
         process.signal(signal.SIGHUP)
-        await process.logged("config_rejected", key="device.id")
+        await process.logged("config_pending", keys=["device.id"])
         await seen_second.wait(HEARTBEAT, after=time.monotonic(), count=2)
 
 

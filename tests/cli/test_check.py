@@ -23,7 +23,7 @@ def check(*arguments: str) -> int:
 def config(tmp_path: Path) -> Path:
     """Return the path of a valid file."""
     path = tmp_path / "x.toml"
-    path.write_text('[device]\nid = "gw-1"\n[config]\nconfirm_timeout = "1m"\n')
+    path.write_text('[device]\nid = "gw-1"\n[metrics]\nlisten = "127.0.0.1:9464"\n')
     return path
 
 
@@ -32,7 +32,7 @@ def test_a_valid_file_is_ok(config: Path, capsys: pytest.CaptureFixture[str]) ->
     assert check("--config", str(config)) == 0
     out, err = capsys.readouterr()
     assert out.startswith(f"ok: {config}, device gw-1, digest ")
-    assert out.splitlines()[1:] == ["not used yet: config.confirm_timeout"]
+    assert out.splitlines()[1:] == ["not used yet: metrics.listen"]
     assert err == ""
 
 
@@ -59,7 +59,7 @@ def test_the_environment_names_the_file(
 def test_json_says_the_same(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Valid or not, one object on stdout."""
     assert check("--config", str(config), "--json") == 0
-    assert json.loads(capsys.readouterr().out) == {"ok": True, "problems": [], "unused": ["config.confirm_timeout"]}
+    assert json.loads(capsys.readouterr().out) == {"ok": True, "problems": [], "unused": ["metrics.listen"]}
     config.write_text("a = 1\nb =\n")
     assert check("--config", str(config), "--json") == 78
     out, err = capsys.readouterr()

@@ -123,17 +123,6 @@ def test_a_bad_file_is_answered_with_file_key_and_reason(text: str, key: str, wo
     assert "hunter2" not in str(first)
 
 
-def test_keys_need_what_verifies_signatures() -> None:
-    """It is asked for only where there are keys, and is missed in the file that has them."""
-    key = f'[commands.keys.k]\npublic = "{"A" * 43}"'
-    sources = [Source("a.toml", b""), Source("b.toml", key.encode())]
-    with pytest.raises(ConfigError) as failed:
-        parse(sources, FACTS, unsigned=lambda: "no library")
-    assert failed.value.problems == [ConfigProblem("b.toml", "commands.keys", "no library")]
-    assert "k" in parse(sources, FACTS, unsigned=lambda: None).config.commands.keys
-    parse(sources[:1], FACTS, unsigned=lambda: pytest.fail("asked"))
-
-
 def test_every_problem_is_found_at_once_in_file_order() -> None:
     """Whoever repairs a file repairs it once."""
     found = problems_of(

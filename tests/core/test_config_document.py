@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.core.config_document import MAX_SOURCE_BYTES, Source, Table, dotted, lay_over, merge
+from edge_agent.core.config_document import MAX_SOURCE_BYTES, Source, Table, dotted, lay_over, merge, read_layers
 from edge_agent.errors import ConfigError, ConfigProblem
 
 
 def problem_of(text: bytes) -> ConfigProblem:
     """Return the one problem of a file."""
     with pytest.raises(ConfigError) as bad:
-        merge([Source("f.toml", text)])
+        merge(read_layers([Source("f.toml", text)]))
     (problem,) = bad.value.problems
     return problem
 
@@ -67,7 +67,7 @@ def test_a_value_that_nobody_could_use_is_named(text: bytes, key: str, words: st
 def test_all_bad_files_are_named() -> None:
     """One bad file does not hide the next."""
     with pytest.raises(ConfigError) as bad:
-        merge([Source("a", b"x"), Source("b", b""), Source("c", b"y")])
+        merge(read_layers([Source("a", b"x"), Source("b", b""), Source("c", b"y")]))
     assert [problem.file for problem in bad.value.problems] == ["a", "c"]
 
 
@@ -75,19 +75,19 @@ def test_tables_merge_and_everything_else_replaces() -> None:
     """The last file that set a key is its origin."""
     first = Source("a", b"x = [1, 2]\n[t]\none = 1\ntwo = 2\n[t.u]\nv = 1\n[w]\nz = 1\n")
     second = Source("b", b"x = [3]\nw = 5\n[t]\ntwo = 3\n[t.u]\nw = 2\n[n]\n")
-    merged, origins = merge([first, second])
+    merged, origins = merge(read_layers([first, second]))
     assert merged == {"x": [3], "w": 5, "t": {"one": 1, "two": 3, "u": {"v": 1, "w": 2}}, "n": {}}
     assert (origins[("t", "one")], origins[("t", "two")], origins[("x",)]) == ("a", "b", "b")
 
 
 def test_a_table_replaces_what_is_no_table() -> None:
     """The kinds need not agree between files."""
-    assert merge([Source("a", b"x = 1"), Source("b", b"x.y = 2")])[0] == {"x": {"y": 2}}
+    assert merge(read_layers([Source("a", b"x = 1"), Source("b", b"x.y = 2")]))[0] == {"x": {"y": 2}}
 
 
 def test_a_byte_order_mark_and_windows_line_ends_are_taken() -> None:
     """What an editor elsewhere writes is read."""
-    assert merge([Source("a", b"\xef\xbb\xbfa = 1\r\nb = 2\r\n")])[0] == {"a": 1, "b": 2}
+    assert merge(read_layers([Source("a", b"\xef\xbb\xbfa = 1\r\nb = 2\r\n")]))[0] == {"a": 1, "b": 2}
 
 
 def test_a_key_is_shown_as_it_is_written() -> None:

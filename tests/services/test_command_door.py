@@ -171,7 +171,7 @@ async def test_a_refusal_says_why_and_so_many_are_said_a_second(
 ) -> None:
     """All are acknowledged; nothing of them is written down; of a flood most get no answer."""
     at = await door(tmp_path)
-    saying = asyncio.get_running_loop().create_task(at.door.say_no(at.session))
+    saying = asyncio.get_running_loop().create_task(at.door.serve(at.session))
     with caplog.at_level(logging.WARNING):
         for n in range(MAX_UNSAID + 500):
             at.hear(f"{DOWN}none", {"id": f"c-{n}"}, correlation=b"x")

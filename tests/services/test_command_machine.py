@@ -149,7 +149,7 @@ class Life(Flow):
         )
         self.door = Door(self.dispatcher, self.topics, (), lambda: (), dict, self.clock)
         self.door.world = world
-        self.link.door = self.door
+        self.link.doors = [self.door]
         take = self.dispatcher.take
         self.dispatcher.take = partial(world.take, self, take)  # type: ignore[method-assign]
 

@@ -186,7 +186,7 @@ async def test_a_return_leaves_offline_on_the_broker_that_it_left(tmp_path: Path
             MqttConnector(Login("dev-1", seconds(60), seconds(60), seconds(0), Tls()), clock=clock),
             ConnectionPolicy(brokers, protocol=None, reconnect_max=seconds(1), uniform=lambda: 0.1),
             presence=Presence(topics, groups=(), clock=clock),
-            door=ClosedDoor(),
+            doors=[ClosedDoor()],
             clock=clock,
             liveness=Liveness(),
             new_name=lambda: "s",

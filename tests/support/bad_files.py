@@ -6,7 +6,7 @@ import contextlib
 import os
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -39,22 +39,22 @@ class BadFile:
     @contextlib.contextmanager
     def put(self, main: Path) -> Iterator[list[ConfigProblem]]:
         """Put it in the place of a good main file for a while; the problems name the files as they lie there."""
-        good = main.read_bytes()
+        good, here = main.read_bytes(), str(main.parent)
         for name, made in self.files.items():
             path = main.parent / name
             path.parent.mkdir(exist_ok=True)
             path.unlink(missing_ok=True)
             if isinstance(made, bytes):
-                path.write_bytes(made.replace(b"{here}", str(main.parent).encode()))
+                path.write_bytes(made.replace(b"{here}", here.encode()))
             else:
                 made(path)
         try:
             yield [
-                ConfigProblem(str(main.parent / said.file) if said.file else "", said.key, said.reason, said.line)
+                replace(said, file=said.file and f"{here}/{said.file}", reason=said.reason.replace("{here}", here))
                 for said in self.problems
             ]
         finally:
-            for path in (main.parent / name for name in self.files):
+            for path in (main.parent / name for name in reversed(self.files)):  # what names a file goes before it
                 path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
             main.write_bytes(good)
 
@@ -161,7 +161,7 @@ def _secrets() -> list[BadFile]:
     login = b'[mqtt]\nusername = "u"\npassword_file = "{here}/secret"\n'
 
     def secret(name: str, reason: str, made: Made, *, is_closed: bool = False) -> BadFile:
-        said = ConfigProblem(SECRET, "mqtt.password_file", reason)
+        said = ConfigProblem(DROP_IN, "mqtt.password_file", f"{{here}}/secret: {reason}")
         return BadFile(name, {SECRET: made, DROP_IN: login}, [said], is_closed)
 
     return [

@@ -11,12 +11,9 @@ from typing import Final
 
 from pydantic import TypeAdapter
 
-from edge_agent.adapters.system_clock import SystemClock
-from edge_agent.agent import Agent
+from edge_agent.cli.run import make
 from edge_agent.command_ports import Command, CutOff, Registry
 from edge_agent.core.command_states import diagram
-from edge_agent.core.config import HostFacts, parse
-from edge_agent.core.config_document import Source
 from edge_agent.core.units import format_duration
 
 PAGE: Final = Path(__file__).parents[2] / "docs/commands.md"
@@ -25,8 +22,9 @@ _CUT_OFF: Final = {CutOff.INTERRUPTED: "`interrupted`", CutOff.AGAIN: "runs agai
 
 def registry_of(folder: Path) -> Registry:
     """Return the registry of an agent that does not run."""
-    loaded = parse([Source("x.toml", f'[state]\ndir = "{folder}"\n'.encode())], HostFacts(machine_id="0" * 32))
-    return Agent(loaded, load=lambda: loaded, clocks=SystemClock(), environ=os.environ)._registry
+    config = folder / "x.toml"
+    config.write_text(f'[state]\ndir = "{folder}"\n')
+    return make(str(config), os.environ)._registry
 
 
 def table(commands: Iterable[Command]) -> str:

@@ -1,0 +1,99 @@
+"""The door of configuration from the cloud: what arrives on ``down/config``, what is said of it on ``up/config``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final
+
+from edge_agent.core.authority import Authority
+from edge_agent.core.config_remote import parse_desired
+from edge_agent.core.timebase import later, seconds
+from edge_agent.core.topics import Topics
+from edge_agent.errors import ConfigError
+from edge_agent.ports import Clock, Delivery
+from edge_agent.services.config_start import reasons
+from edge_agent.services.configuring import Configuring
+from edge_agent.services.session import Session
+
+CONFIG: Final = "edge.config.v1"
+ANOTHER_AFTER: Final = seconds(1)
+"""So that a flood wears neither the device nor its flash; what was overtaken meanwhile is skipped."""
+
+
+@dataclass(slots=True)
+class ConfigDoor:
+    """Configuration over MQTT, on one session after another.
+
+    Attributes:
+        configuring: puts it in force.
+        topics: of this device.
+        authority: returns who may say it.
+        clock: where the time comes from.
+    """
+
+    configuring: Configuring
+    topics: Topics
+    authority: Callable[[], Authority]
+    clock: Clock
+    _session: Session | None = None
+    _said: tuple[str, Mapping[str, Any]] | None = None
+    _newest: tuple[bytes, asyncio.Future[None]] | None = None
+    _more: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def begin(self, session: Session) -> None:
+        """Take it from a session from now on; what an earlier one has not acknowledged comes again."""
+        self._session = session
+
+    async def advertise(self, session: Session) -> bool:
+        """Say what became of it if that is news; return ``False`` when the connection ended first."""
+        said = session.name, self.configuring.said()
+        if said == self._said:
+            return True
+        self._said = said
+        is_settled = await session.publish_event(CONFIG, self.topics.config, said[1], retain=True)
+        if is_settled:
+            self.configuring.confirm(said[1])
+        return is_settled
+
+    def hear(self, delivery: Delivery) -> bool:
+        """Take a delivery if it is configuration for this device, to be acknowledged when it cannot be lost."""
+        if self._session is None or delivery.topic != self.topics.desired:
+            return False
+        taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._session.acknowledge(delivery, taken)
+        if self._newest is not None:  # what is wanted is what was said last
+            self._newest[1].set_result(None)
+        self._newest = delivery.payload, taken
+        self._more.set()
+        return True
+
+    async def serve(self, _session: Session) -> None:
+        """Have what arrives put in force, the newest each time, for as long as a session lasts."""
+        while True:
+            await self._more.wait()
+            self._more.clear()
+            if self._newest is not None:
+                (payload, taken), self._newest = self._newest, None
+                await self._obey(payload, partial(_resolve, taken))
+                await self.clock.sleep_until(later(self.clock.monotonic(), ANOTHER_AFTER))
+
+    async def _obey(self, payload: bytes, taken: Callable[[], object]) -> None:
+        version: object = None
+        try:
+            said = self.authority().configuration(payload)
+            version = None if said is None else said.get("version")
+            desired = None if said is None else parse_desired(said)
+        except (ConfigError, ValueError) as error:
+            why = reasons(error) if isinstance(error, ConfigError) else (("", str(error)),)
+            self.configuring.refuse(version if type(version) is int else None, why)
+            taken()
+        else:
+            await self.configuring.desire(desired, taken)
+
+
+def _resolve(taken: asyncio.Future[None]) -> None:
+    if not taken.done():
+        taken.set_result(None)

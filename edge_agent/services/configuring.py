@@ -1,0 +1,348 @@
+"""Changes the configuration while the agent runs: each change is a transaction, and one is made after the other.
+
+A change is read, checked as a whole, and compared with what is in force; every part that it touches prepares; only then
+all of them go over to it. What is wrong with it is said, and nothing has happened. A change from the cloud is on disk
+as being on trial before it is in force, and taken back if no broker can be reached with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final, TypeAlias
+
+from edge_agent.config_ports import ConfigFiles, MemoryStore, Prepare, Watch
+from edge_agent.core.cloud_config import PROVEN, Reasons
+from edge_agent.core.config import Loaded
+from edge_agent.core.config_document import Source
+from edge_agent.core.config_memory import Pin, Snapshot, fingerprint
+from edge_agent.core.config_remote import Desired
+from edge_agent.core.timebase import MonotonicNs, elapsed, later, to_seconds
+from edge_agent.core.units import format_duration
+from edge_agent.errors import ConfigError, EdgeAgentError
+from edge_agent.ports import Clock
+from edge_agent.services.config_start import Begun, fit, reasons, report
+from edge_agent.services.in_force import Events, InForce
+
+log = logging.getLogger(__name__)
+
+_REFUSED: Final = {
+    "other": "it said something else before; use a larger one",
+    "dropped": "it was dropped since; use a larger one",
+}
+
+Change: TypeAlias = Callable[[], Awaitable[bool]]
+
+
+class Configuring:
+    """The configuration in force, and the changes of it.
+
+    Attributes:
+        now: what is in force.
+        changed: called when there is something new to say of it.
+    """
+
+    def __init__(
+        self, begun: Begun, files: ConfigFiles, store: MemoryStore, outbox: Events, *, clock: Clock, boot: str
+    ) -> None:
+        """Prepare.
+
+        Args:
+            begun: what the agent starts with.
+            files: read and parse.
+            store: what is remembered.
+            outbox: takes events.
+            clock: of the device.
+            boot: the kernel's boot id.
+        """
+        self.now = InForce(begun, store, outbox, clock)
+        self.changed: Callable[[], None] = lambda: None
+        self._seen = begun.seen
+        self._rejected, self._unfit = list(begun.rejected), begun.unfit
+        self._refused: tuple[int | None, Reasons] | None = None
+        self._files = files
+        self._store = store
+        self._clock = clock
+        self._boot = boot
+        self._proven_at: MonotonicNs | None = None
+        self._asked: deque[tuple[Change, asyncio.Future[bool] | None]] = deque()
+        self._more = asyncio.Event()
+
+    async def run(self, watch: Watch, prepare: Prepare) -> None:
+        """Make changes until cancelled.
+
+        Args:
+            watch: notices edits of the files.
+            prepare: prepares all parts for another configuration.
+        """
+        self.now.prepare = prepare
+        self._count_from_now()
+        if self._rejected:
+            self.now.say("rejected", "files", errors=self._rejected)
+        await self.now.note_start()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_watch(watch, lambda: self._ask(self._look)), name="config-watch")
+                while True:
+                    await self._next()
+        finally:
+            if self.now.memory.cloud.trial is not None:
+                await self.now.keep(replace(self.now.memory, cloud=self.now.memory.cloud.stop()))
+
+    # -- what may be asked
+
+    async def reload(self) -> bool:
+        """Read the files again; return whether another configuration is in force then.
+
+        Raises:
+            ConfigError: they are not valid; nothing has changed.
+        """
+        return await self._done(lambda: self._look(forced=True))
+
+    async def roll_back(self, digest: str | None = None) -> bool:
+        """Go back to a configuration that was in force, by default the one before; until the files are changed again.
+
+        Raises:
+            EdgeAgentError: there is none, or it is not valid any more.
+        """
+        return await self._done(lambda: self._roll_back(digest))
+
+    async def desire(self, desired: Desired | None, taken: Callable[[], object]) -> bool:
+        """Have what the cloud wants put in force, ``None`` = nothing; return whether another configuration is then.
+
+        Args:
+            desired: what it wants.
+            taken: called once nothing of that can be lost.
+        """
+        return await self._done(lambda: self._desire(desired, taken))
+
+    def refuse(self, version: int | None, why: Reasons) -> None:
+        """Take note of a configuration from the cloud that is none."""
+        log.warning("config_refused", extra={"version": version, "errors": [f"{key}: {text}" for key, text in why]})
+        self._refused = version, why
+        self.changed()
+
+    def confirm(self, told: Mapping[str, Any]) -> None:
+        """Take note that a broker has what was ``said``."""
+        if told["state"] == "pending_confirm":
+            self._ask(lambda: self._confirm(told))
+
+    def said(self) -> dict[str, Any]:
+        """Return ``data`` of ``edge.config.v1``: what became of what the cloud wants."""
+        version, state, why = self.now.memory.cloud.verdict()
+        if self._unfit and self.now.memory.cloud.layer is not None:
+            version, state, why = self.now.memory.cloud.layer.version, "rejected", self._unfit
+        if self._refused is not None:
+            (version, why), state = self._refused, "rejected"
+        return {
+            "version": version,
+            "state": state,
+            "digest": self.now.loaded.digest,
+            "errors": [{"key": key, "reason": reason} for key, reason in why],
+            "ignored": list(self.now.loaded.ignored) if state in ("applied", "pending_confirm") else [],
+        }
+
+    def conditions(self) -> list[str]:
+        """Return what is less than it should be, as stable words."""
+        pinned = ["config_rolled_back"] if self.now.memory.pin is not None else []
+        pending = [f"restart_needed: {key}" for key in self.now.loaded.pending]
+        return (["config_rejected"] if self._rejected else []) + pinned + pending
+
+    def kept(self) -> set[str]:
+        """Return the digests of configurations that can be gone back to."""
+        return self._store.kept()
+
+    def compare(self) -> Loaded:
+        """Return what would be in force if the files were read now.
+
+        Raises:
+            ConfigError: they are not valid.
+        """
+        return fit(self._files, self._files.read(), self.now.memory.cloud.layer, held=self.now.loaded.config)[0]
+
+    # -- one after the other
+
+    def _ask(self, change: Change, done: asyncio.Future[bool] | None = None) -> None:
+        self._asked.append((change, done))
+        self._more.set()
+
+    async def _done(self, change: Change) -> bool:
+        """Have a change made, whatever becomes of the caller meanwhile, and return what comes of it."""
+        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._ask(change, done)
+        return await done
+
+    async def _next(self) -> None:
+        """Make the next change, or do what is due."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._left_s()):
+                await self._more.wait()
+        if not self._asked:
+            self._more.clear()
+            await self._expire()
+            return
+        change, done = self._asked.popleft()
+        if not self._asked:
+            self._more.clear()
+        try:
+            result = await change()
+        except EdgeAgentError as error:
+            if done is not None and not done.cancelled():
+                done.set_exception(error)
+        else:
+            if done is not None and not done.cancelled():
+                done.set_result(result)
+
+    def _left_s(self) -> float | None:
+        """Return how long nothing is due."""
+        trial, now = self.now.memory.cloud.trial, self._clock.monotonic()
+        if trial is None:
+            return None
+        if self._proven_at is not None:
+            return max(to_seconds(elapsed(now, self._proven_at)), 0)
+        return max((trial.until - self._clock.raw()) / 1e9, 0)
+
+    async def _expire(self) -> None:
+        trial = self.now.memory.cloud.trial
+        if trial is None:
+            return
+        if self._proven_at is not None:
+            if self._clock.monotonic() >= self._proven_at:
+                await self.now.keep(replace(self.now.memory, cloud=self.now.memory.cloud.settle()))
+        elif self._clock.raw() >= trial.until:
+            how = f"taken back: no broker has acknowledged it within {format_duration(trial.within)}"
+            await self._give_up(tuple((key, how) for key in self._keys_on_trial()))
+
+    def _count_from_now(self) -> None:
+        trial = self.now.memory.cloud.trial
+        is_confirmed = trial is not None and trial.is_confirmed
+        self._proven_at = later(self._clock.monotonic(), PROVEN) if is_confirmed else None
+
+    def _keys_on_trial(self) -> list[str]:
+        """Return the keys that the trial is about."""
+        for entry in reversed(self.now.memory.history):
+            if entry.by == "cloud":
+                return [str(change["key"]) for change in entry.changes] or [""]
+        return [""]
+
+    # -- the files
+
+    async def _look(self, *, forced: bool = False) -> bool:
+        """Go by the files, if they have changed."""
+        found: Sequence[Source] | ConfigError
+        try:
+            found = self._files.read()
+        except ConfigError as unreadable:
+            found = unreadable
+        seen, pin = fingerprint(found), self.now.memory.pin
+        if (seen == self._seen and not forced) or (pin is not None and pin.files == seen):
+            return False
+        self._seen = seen
+        try:
+            if isinstance(found, ConfigError):
+                raise found
+            layer = self.now.memory.cloud.layer
+            new, unfit = fit(self._files, found, layer, held=self.now.loaded.config)
+            changed = await self.now.turn(
+                new, Snapshot(tuple(found), layer), "files", replace(self.now.memory, pin=None)
+            )
+        except ConfigError as bad:
+            report(bad)
+            self._rejected = bad.problems
+            self.now.say("rejected", "files", errors=bad.problems)
+            self.changed()
+            raise
+        self._rejected, self._unfit = [], unfit
+        self.changed()
+        return changed
+
+    async def _roll_back(self, digest: str | None) -> bool:
+        if digest is None:
+            known = self.kept()
+            earlier = (entry.digest for entry in reversed(self.now.memory.history) if entry.digest in known)
+            digest = next((one for one in earlier if one != self.now.loaded.digest), None)
+        snapshot = None if digest is None else self._store.snapshot(digest)
+        if digest is None or snapshot is None:
+            raise EdgeAgentError("there is no such configuration to go back to; see edge-agent config history")
+        new, unfit = fit(self._files, snapshot.sources, snapshot.desired, held=self.now.loaded.config)
+        pin = None if fingerprint(snapshot.sources) == self._seen else Pin(digest, self._seen)
+        cloud = self.now.memory.cloud
+        if snapshot.desired != cloud.layer:
+            cloud = cloud.go_back(snapshot.desired, (("", "taken back by hand"),))
+        changed = await self.now.turn(new, snapshot, "rollback", replace(self.now.memory, cloud=cloud, pin=pin))
+        self._unfit, self._refused = unfit, None
+        self._count_from_now()
+        self.changed()
+        return changed
+
+    # -- the cloud
+
+    async def _desire(self, desired: Desired | None, taken: Callable[[], object]) -> bool:
+        """Put on trial what the cloud wants, if it is new."""
+        version = None if desired is None else desired.version
+        judged = "new" if desired is None else self.now.memory.cloud.judge(desired)
+        try:
+            if judged in _REFUSED:
+                self.refuse(version, (("version", _REFUSED[judged]),))
+            elif judged == "old":
+                log.info("config_outdated", extra={"version": version})
+            elif judged == "new" or self._unfit:
+                return await self._try(desired, taken)
+            else:
+                self._refused = None
+                self.changed()
+        except ConfigError as bad:
+            self.refuse(version, reasons(bad))
+        except OSError as error:
+            self.refuse(version, (("", f"it cannot be kept on disk, and nothing has changed: {error}"),))
+        finally:
+            taken()
+        return False
+
+    async def _try(self, desired: Desired | None, taken: Callable[[], object]) -> bool:
+        snapshot = Snapshot(self.now.snapshot.sources, desired)
+        new = self._files.parse(snapshot.sources, desired=desired, held=self.now.loaded.config)
+        cloud = self.now.memory.cloud
+        if new.digest == self.now.loaded.digest:
+            cloud = cloud.take(desired)
+        else:
+            within = new.config.config.confirm_timeout
+            cloud = cloud.begin(desired, boot=self._boot, raw=self._clock.raw(), within=within)
+        changed = await self.now.turn(new, snapshot, "cloud", replace(self.now.memory, cloud=cloud), kept=taken)
+        self._refused, self._unfit = None, ()
+        self._count_from_now()
+        self.changed()
+        return changed
+
+    async def _confirm(self, told: Mapping[str, Any]) -> bool:
+        if told != self.said():
+            return False
+        await self.now.keep(replace(self.now.memory, cloud=self.now.memory.cloud.confirm()))
+        log.info("config_confirmed", extra={"version": told["version"]})
+        self._count_from_now()
+        self.changed()
+        return True
+
+    async def _give_up(self, why: Reasons) -> None:
+        """Take back what is on trial."""
+        cloud = self.now.memory.cloud.give_up(why)
+        log.error("config_rolled_back", extra={"errors": [f"{key}: {reason}" for key, reason in why]})
+        snapshot, unfit = Snapshot(self.now.snapshot.sources, cloud.layer), self._unfit
+        memory = replace(self.now.memory, cloud=cloud)
+        try:
+            new, unfit = fit(self._files, snapshot.sources, cloud.layer, held=self.now.loaded.config, starting=True)
+            await self.now.turn(new, snapshot, "rollback", memory)
+        except ConfigError as bad:  # the device has lost what its files name
+            report(bad)
+            await self.now.keep(memory)
+        self._refused, self._unfit = None, unfit
+        self._count_from_now()
+        self.changed()
+
+
+async def _watch(watch: Watch, changed: Callable[[], None]) -> None:
+    await watch(changed)

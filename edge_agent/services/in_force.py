@@ -1,0 +1,148 @@
+"""The configuration in force, and how it becomes another one: as a whole, remembered first, and told."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final, Literal, Protocol, TypeAlias
+
+import orjson
+
+from edge_agent.config_ports import MemoryStore, Prepare
+from edge_agent.core.config import Loaded
+from edge_agent.core.config_diff import shown
+from edge_agent.core.config_memory import MAX_ENTRIES, ConfigMemory, Entry, Snapshot
+from edge_agent.core.submission import Submission
+from edge_agent.core.timebase import rfc3339
+from edge_agent.errors import ConfigProblem, OutboxError
+from edge_agent.ports import Clock
+from edge_agent.services.config_start import Begun
+
+log = logging.getLogger(__name__)
+
+MAX_KEYS: Final = 20
+"""Keys that are named in a line of the log."""
+
+By: TypeAlias = Literal["start", "files", "cloud", "rollback"]
+
+
+class Events(Protocol):
+    """The way into the outbox."""
+
+    def put(self, submission: Submission) -> object:
+        """Take a record in.
+
+        Raises:
+            OutboxError: it was not accepted.
+        """
+        ...
+
+
+class InForce:
+    """What is in force.
+
+    Attributes:
+        loaded: the configuration.
+        snapshot: how it was said.
+        memory: what is remembered with it.
+        since: since when it is in force, in true time.
+        prepare: prepares all parts of the agent for another one.
+    """
+
+    prepare: Prepare
+
+    def __init__(self, begun: Begun, store: MemoryStore, outbox: Events, clock: Clock) -> None:
+        self.loaded, self.snapshot, self.memory = begun.loaded, begun.snapshot, begun.memory
+        self.since = clock.now().time
+        self._store = store
+        self._outbox = outbox
+        self._clock = clock
+
+    async def note_start(self) -> None:
+        """Remember what the agent has started with, if that is another one than before."""
+        if self.memory.in_force != self.loaded.digest:
+            await self.keep(self._with_entry(self.memory, self.loaded, "start", ()))
+
+    async def turn(
+        self,
+        new: Loaded,
+        snapshot: Snapshot,
+        by: By,
+        memory: ConfigMemory,
+        *,
+        kept: Callable[[], object] | None = None,
+    ) -> bool:
+        """Go over to another configuration; return whether it says something else.
+
+        Args:
+            new: it.
+            snapshot: how it was said.
+            by: who says so.
+            memory: what is to be remembered with it.
+            kept: called when that is on disk; ``None`` = it is gone over to even if that cannot be.
+
+        Raises:
+            ConfigError: a part cannot go over to it; nothing has changed.
+            OSError: it cannot be remembered; nothing has changed.
+        """
+        old, is_other = self.loaded, new.digest != self.loaded.digest
+        commit = self.prepare(old, new)
+        changes = shown(old.config, new.config)
+        if is_other:
+            memory = self._with_entry(memory, new, by, changes)
+        before, self.snapshot = self.snapshot, snapshot
+        try:
+            await self.keep(memory, tolerant=kept is None)
+        except OSError:
+            self.snapshot = before
+            raise
+        if kept is not None:
+            kept()
+        self.loaded = new
+        if is_other:
+            self.since = self._clock.now().time
+        restarted = await commit()
+        said = {"by": by, "config": new.digest, "version": new.version, "not_used_yet": list(new.unused)}
+        keys = [change["key"] for change in changes[:MAX_KEYS]]
+        log.info("config_applied", extra=said | {"keys": keys, "restarted": restarted})
+        if new.pending:
+            log.warning("config_pending", extra={"keys": new.pending, "reason": "only a restart changes that"})
+        if is_other or new.pending != old.pending:
+            self.say("applied", by, changes=changes)
+        return is_other
+
+    def _with_entry(
+        self, memory: ConfigMemory, new: Loaded, by: By, changes: Sequence[Mapping[str, Any]]
+    ) -> ConfigMemory:
+        entry = Entry(rfc3339(self._clock.now().time), new.digest, by, new.version, changes)
+        return replace(memory, history=(*memory.history, entry)[-MAX_ENTRIES:])
+
+    async def keep(self, memory: ConfigMemory, *, tolerant: bool = True) -> None:
+        """Remember; what cannot be remembered holds until the agent ends."""
+        snapshots = {} if memory.in_force in self._store.kept() else {memory.in_force or "": self.snapshot}
+        try:
+            await self._store.save_soon(memory, snapshots)
+        except OSError as error:
+            if not tolerant:
+                raise
+            log.warning("config_not_kept", extra={"reason": str(error)})
+        self.memory = memory
+
+    def say(
+        self,
+        what: str,
+        by: By,
+        *,
+        changes: Sequence[Mapping[str, Any]] = (),
+        errors: Sequence[ConfigProblem] = (),
+    ) -> None:
+        """Publish what has become of a change."""
+        wrong = [{"key": one.key, "reason": one.reason, "file": one.file, "line": one.line} for one in errors]
+        data = {"what": what, "by": by, "digest": self.loaded.digest, "version": self.loaded.version}
+        details = {"changes": list(changes), "errors": wrong, "pending": list(self.loaded.pending)}
+        for body in (data | details, data):  # without the details, where a record may not be so large
+            with contextlib.suppress(OutboxError):
+                self._outbox.put(Submission("event/config", orjson.dumps(body)))
+                return
