@@ -105,6 +105,8 @@ def admit(desired: Desired, local: Table, kinds: Mapping[str, Described] | None)
     for section, table in config.items():
         if section not in opened:
             wrong.append(((section,), f"not open to the cloud; config.remote opens {', '.join(opened) or 'nothing'}"))
+        if table is None and any(section == local for local, _ in _LOCAL_ALONE):
+            wrong.append(((section,), "only local files may unset it as a whole"))
         for key, value in table.items() if isinstance(table, dict) else ():
             is_path = (section, key) in _LOCAL_PATH and str(value).startswith("/")
             if (section, key) in _LOCAL_ALONE or is_path:

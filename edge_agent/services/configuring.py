@@ -30,6 +30,9 @@ from edge_agent.services.in_force import Events, InForce
 
 log = logging.getLogger(__name__)
 
+MAX_SAID: Final = 50
+"""Keys that are named to the cloud."""
+
 _REFUSED: Final = {
     "other": "it said something else before; use a larger one",
     "dropped": "it was dropped since; use a larger one",
@@ -84,14 +87,19 @@ class Configuring:
         if self._rejected:
             self.now.say("rejected", "files", errors=self._rejected)
         await self.now.note_start()
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(_watch(watch, lambda: self._ask(self._look)), name="config-watch")
-                while True:
-                    await self._next()
-        finally:
-            if self.now.memory.cloud.trial is not None:
-                await self.now.keep(replace(self.now.memory, cloud=self.now.memory.cloud.stop()))
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_watch(watch, lambda: self._ask(self._look)), name="config-watch")
+            while True:
+                await self._next()
+
+    async def stop(self) -> None:
+        """Take note that somebody stops the agent: no start counts against a change on trial."""
+        if self.now.memory.cloud.trial is not None:
+            await self._done(self._note_stop)
+
+    async def _note_stop(self) -> bool:
+        await self.now.keep(replace(self.now.memory, cloud=self.now.memory.cloud.stop()))
+        return False
 
     # -- what may be asked
 
@@ -138,12 +146,15 @@ class Configuring:
             version, state, why = self.now.memory.cloud.layer.version, "rejected", self._unfit
         if self._refused is not None:
             (version, why), state = self._refused, "rejected"
+        ignored = list(self.now.loaded.ignored) if state in ("applied", "pending_confirm") else []
+        if (more := len(ignored) - MAX_SAID) > 0:
+            ignored[MAX_SAID:] = [f"{more} more"]
         return {
             "version": version,
             "state": state,
             "digest": self.now.loaded.digest,
-            "errors": [{"key": key, "reason": reason} for key, reason in why],
-            "ignored": list(self.now.loaded.ignored) if state in ("applied", "pending_confirm") else [],
+            "errors": [{"key": key, "reason": reason} for key, reason in why[:MAX_SAID]],
+            "ignored": ignored,
         }
 
     def conditions(self) -> list[str]:
@@ -239,7 +250,10 @@ class Configuring:
         except ConfigError as unreadable:
             found = unreadable
         seen, pin = fingerprint(found), self.now.memory.pin
-        if (seen == self._seen and not forced) or (pin is not None and pin.files == seen):
+        if pin is not None and pin.files == seen:
+            log.info("config_pinned", extra={"config": pin.digest, "reason": "somebody has gone back to it"})
+            return False
+        if seen == self._seen and not forced:
             return False
         self._seen = seen
         try:

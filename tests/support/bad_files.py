@@ -54,7 +54,7 @@ class BadFile:
                 for said in self.problems
             ]
         finally:
-            for path in (main.parent / name for name in reversed(self.files)):  # what names a file goes before it
+            for path in (main.parent / name for name in reversed(list(self.files))):  # what names a file goes before it
                 path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
             main.write_bytes(good)
 
