@@ -110,7 +110,7 @@ class InForce:
         if new.pending:
             log.warning("config_pending", extra={"keys": new.pending, "reason": "only a restart changes that"})
         if is_other or new.pending != old.pending:
-            self.say("applied", by, changes=changes)
+            self.say("rolled_back" if by == "rollback" else "applied", by, changes=changes)
         return is_other
 
     def _with_entry(
