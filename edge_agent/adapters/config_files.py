@@ -23,6 +23,16 @@ def default_path(option: str | None, environ: Mapping[str, str]) -> Path:
     return Path(option or environ.get("EDGE_AGENT_CONFIG") or DEFAULT_PATH)
 
 
+def drop_in_folder(path: Path) -> Path:
+    """Return the folder beside a file ``X.toml``: ``X.d``."""
+    return path.parent / f"{path.stem}.d"
+
+
+def is_drop_in(name: str) -> bool:
+    """Return whether a file of that name in the folder is read."""
+    return name.endswith(".toml") and not name.startswith(".")
+
+
 def read_sources(path: Path) -> list[Source]:
     """Return a file ``X.toml``, then ``X.d/*.toml`` in lexical order; hidden files there are left alone.
 
@@ -30,7 +40,7 @@ def read_sources(path: Path) -> list[Source]:
         ConfigError: with each file that cannot be read, and what to do about it.
     """
     problems, sources = [], []
-    for file in (path, *_drop_ins(path.parent / f"{path.stem}.d")):
+    for file in (path, *_drop_ins(drop_in_folder(path))):
         try:
             sources.append(Source(str(file), _read(file, MAX_SOURCE_BYTES, missing=_MISSING)))
         except ConfigError as invalid:
@@ -70,7 +80,7 @@ def read_secret(path: str, *, environ: Mapping[str, str] = os.environ, key: str 
 
 def _drop_ins(folder: Path) -> list[Path]:
     try:
-        files = sorted(file for file in folder.iterdir() if file.suffix == ".toml" and not file.name.startswith("."))
+        files = sorted(file for file in folder.iterdir() if is_drop_in(file.name))
     except FileNotFoundError:
         return []
     except OSError as bad:
