@@ -1,4 +1,4 @@
-"""The commented reference of the configuration and its JSON Schema say what the models say."""
+"""The commented reference of the configuration, its JSON Schema and its documentation say what the models say."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from edge_agent.core.config_models import Config
 from edge_agent.core.config_types import FromText, Section
 from edge_agent.core.config_words import inner_of, within
 from tests.support.bad_files import MAIN, bad_files
+from tests.support.config_table import PAGE, filled
 from tests.support.configurations import documents
 from tests.support.reference import REFERENCE, Entry, Keys, default_of, entries, fields, keys_of, uncommented
 
@@ -78,6 +79,12 @@ def ranges(model: type[Section], name: str) -> set[str]:
     _, marks = inner_of(model.model_fields[name].annotation, model.model_fields[name].metadata)
     bounds = {" to ".join(mark.bounds) for mark in marks if isinstance(mark, FromText) and mark.bounds}
     return bounds | ({within(marks)} - {""})
+
+
+def test_the_documentation_has_every_key() -> None:
+    """With what may stand there, its default and its meaning; see tests/support/config_table."""
+    assert filled(PAGE.read_text()) == PAGE.read_text(), "run python -m tests.support.config_table"
+    assert all(f"| `{path[-1]}` |" in PAGE.read_text() for path in FIELDS)
 
 
 # -- the schema

@@ -224,7 +224,7 @@ def _parse_zone(text: str) -> str:
 
 NAME_NEEDED: Final = "a name of 1 to 64 of A-Z a-z 0-9 _ : -"
 _LEVELS_NEEDED: Final = (
-    "a path of topic levels of A-Z a-z 0-9 _ : - with single slashes between them, 200 characters at most,"
+    "a path of topic levels of A-Z a-z 0-9 _ : - (single slashes between them, 200 characters at most)"
 )
 _LISTEN_NEEDED: Final = "host:port or the absolute path of a Unix socket"
 _SECRET_NEEDED: Final = "an absolute path or the name of a systemd credential"  # noqa: S105

@@ -57,8 +57,9 @@ def allowed(kind: Any, marks: Sequence[object] = ()) -> str:  # noqa: ANN401  # 
         return f"{', '.join(others)} or {last}" if others else last
     if kind is int:
         return f"a whole number{', ' * bool(within(marks))}{within(marks)}"
-    if origin is tuple:
-        return f"an array of {within(marks)}{' ' * bool(within(marks))}entries, each {allowed(parts[0])}"
+    if origin is tuple or (origin is dict and parts[1] is not object and not _is_model(parts[1])):
+        entries = f"{within(marks)} entries".strip()
+        return f"{'an array' if origin is tuple else 'a table'} of {entries}, each {allowed(parts[origin is dict])}"
     return "a table" if origin is dict or _is_model(kind) else _PLAIN.get(kind, "a value of its kind")
 
 

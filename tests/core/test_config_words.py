@@ -9,6 +9,7 @@ from annotated_types import Ge, Le, MaxLen, MinLen
 from pydantic import Field
 
 from edge_agent.core.config_document import Path
+from edge_agent.core.config_jobs import Retry
 from edge_agent.core.config_models import Config
 from edge_agent.core.config_types import Listed, Name, Section, duration, size
 from edge_agent.core.config_words import allowed, field_at, table_at, within
@@ -30,6 +31,8 @@ class Sample(Section):
     any_number: int = 0
     on: bool = True
     inner: dict[Name, Name] = Field({})
+    tables: dict[Name, Retry] = Field({})
+    free: dict[str, object] = Field({})
     own: float = 0
     odd: bytes = b""
 
@@ -52,7 +55,9 @@ NAME = "a name of 1 to 64 of A-Z a-z 0-9 _ : -"
         ("least", "a whole number, at least 1"),
         ("any_number", "a whole number"),
         ("on", "true or false"),
-        ("inner", "a table"),
+        ("inner", f"a table of entries, each {NAME}"),
+        ("tables", "a table"),
+        ("free", "a table"),
         ("own", "a number"),
         ("odd", "a value of its kind"),
     ],
