@@ -22,8 +22,11 @@ from edge_agent.errors import ConfigError, ConfigProblem, JobError
 MAX_VERSION: Final = (1 << 53) - 1
 """What every JSON parser takes for a whole number."""
 
-_LOCAL_ALONE: Final = {("mqtt", "username"), ("mqtt", "password_file"), ("mqtt", "tls")}
-_LOCAL_PATH: Final = {("metrics", "listen")}
+LOCAL_ALONE: Final = (("mqtt", "username"), ("mqtt", "password_file"), ("mqtt", "tls"))
+"""Keys of sections that may be opened to the cloud, and that local files alone may say."""
+
+LOCAL_PATHS: Final = (("metrics", "listen"),)
+"""Keys that may be said, but for a path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +108,11 @@ def admit(desired: Desired, local: Table, kinds: Mapping[str, Described] | None)
     for section, table in config.items():
         if section not in opened:
             wrong.append(((section,), f"not open to the cloud; config.remote opens {', '.join(opened) or 'nothing'}"))
-        if table is None and any(section == local for local, _ in _LOCAL_ALONE):
+        if table is None and any(section == local for local, _ in LOCAL_ALONE):
             wrong.append(((section,), "only local files may unset it as a whole"))
         for key, value in table.items() if isinstance(table, dict) else ():
-            is_path = (section, key) in _LOCAL_PATH and str(value).startswith("/")
-            if (section, key) in _LOCAL_ALONE or is_path:
+            is_path = (section, key) in LOCAL_PATHS and str(value).startswith("/")
+            if (section, key) in LOCAL_ALONE or is_path:
                 wrong.append(((section, key), "only local files may say that"))
     jobs = {name: job for name, job in _table(config, "jobs").items() if isinstance(job, dict)}
     for name, job in jobs.items():

@@ -6,8 +6,10 @@ import inspect
 import json
 import re
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
+from edge_agent.core.config_models import Remote
+from edge_agent.core.config_remote import LOCAL_ALONE
 from edge_agent.core.config_types import FromText, Section
 from edge_agent.core.config_words import allowed, inner_of
 from tests.support.reference import Keys, default_of, fields
@@ -31,7 +33,21 @@ def _section(path: Keys, model: type[Section], rows: list[str]) -> str:
         if path
         else "### At the top, before any section"
     )
-    return f"{title}\n\n{_HEAD}{''.join(rows)}"
+    return f"{title}{_from_the_cloud(path)}\n\n{_HEAD}{''.join(rows)}"
+
+
+def _from_the_cloud(path: Keys) -> str:
+    """Return whether configuration from the cloud may say a section; said once, for what is not in another one."""
+    if len(path) != 1 and path[1:] != ("*",):
+        return ""
+    remote = Remote.model_fields["remote"]
+    listed, _ = inner_of(remote.annotation)
+    if path[0] not in get_args(get_args(listed)[0]):
+        return " Local files alone may say it."
+    never = [f"`{key}`" for section, key in LOCAL_ALONE if section == path[0]]
+    where = "" if path[0] in remote.default else " where `config.remote` names it"
+    but = f", but for {', '.join(never)}" if never else ""
+    return f" The cloud may say it{where}{but}."
 
 
 def _row(model: type[Section], key: str) -> str:
