@@ -187,6 +187,7 @@ class Agent:
             reloading.cancel()
             self._notifier.stopping(DurationNs(max(self._jobs.graces(), default=0) + STOPS_WITHIN))
             await self._stop(self._parts)
+            await self._config.note_stop()
         log.info("stopped")
 
     @property

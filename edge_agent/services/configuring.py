@@ -84,14 +84,15 @@ class Configuring:
         if self._rejected:
             self.now.say("rejected", "files", errors=self._rejected)
         await self.now.note_start()
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(_watch(watch, lambda: self._ask(self._look)), name="config-watch")
-                while True:
-                    await self._next()
-        finally:
-            if self.now.memory.cloud.trial is not None:
-                await self.now.keep(replace(self.now.memory, cloud=self.now.memory.cloud.stop()))
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_watch(watch, lambda: self._ask(self._look)), name="config-watch")
+            while True:
+                await self._next()
+
+    async def note_stop(self) -> None:
+        """Take note, once no changes are made any more, that somebody wanted the stop: a crash looks the same here."""
+        if self.now.memory.cloud.trial is not None:
+            await self.now.keep(replace(self.now.memory, cloud=self.now.memory.cloud.stop()))
 
     # -- what may be asked
 
