@@ -67,6 +67,11 @@ class CloudConfig:
     content: str = ""
     given_up: Reasons | None = None
 
+    @property
+    def is_pending(self) -> bool:
+        """Whether it is on trial, and no broker has acknowledged it yet."""
+        return self.trial is not None and not self.trial.is_confirmed
+
     def judge(self, desired: Desired) -> Literal["new", "known", "old", "other", "dropped"]:
         """Return what a version is that has arrived.
 
@@ -85,8 +90,7 @@ class CloudConfig:
 
     def begin(self, desired: Desired | None, *, boot: str, raw: RawNs, within: DurationNs) -> CloudConfig:
         """Put a change on trial; ``None`` = to have nothing from the cloud."""
-        is_unconfirmed = self.trial is not None and not self.trial.is_confirmed
-        before = self.trial.before if self.trial is not None and is_unconfirmed else self.layer
+        before = self.trial.before if self.trial is not None and self.is_pending else self.layer
         return replace(self._with(desired), trial=Trial(before, boot, RawNs(raw + within), within))
 
     def _with(self, desired: Desired | None) -> CloudConfig:
@@ -108,11 +112,12 @@ class CloudConfig:
 
     def give_up(self, reasons: Reasons) -> CloudConfig:
         """Take back what is on trial."""
-        return self.go_back(None if self.trial is None else self.trial.before, reasons)
+        return replace(self, layer=None if self.trial is None else self.trial.before, trial=None, given_up=reasons)
 
     def go_back(self, layer: Desired | None, reasons: Reasons) -> CloudConfig:
-        """Take something else again."""
-        return replace(self, layer=layer, trial=None, given_up=reasons)
+        """Take what somebody wants who is on the device, be it the version that was taken back."""
+        is_newest = layer is not None and layer.version == self.version
+        return replace(self, layer=layer, trial=None, given_up=None if is_newest else reasons)
 
     def start(self, *, boot: str, raw: RawNs) -> CloudConfig:
         """Take note that the agent starts; one that was cut off too often goes back."""
@@ -129,8 +134,7 @@ class CloudConfig:
         """Return the version it is about, what became of it, and why."""
         if self.given_up is not None:
             return self.version, "rolled_back", self.given_up
-        is_pending = self.trial is not None and not self.trial.is_confirmed
-        return None if self.layer is None else self.layer.version, "pending_confirm" if is_pending else "applied", ()
+        return None if self.layer is None else self.layer.version, "pending_confirm" if self.is_pending else "applied", ()
 
     def document(self) -> dict[str, Any]:
         """Return it as JSON."""

@@ -129,7 +129,7 @@ class Configuring:
 
     def confirm(self, told: Mapping[str, Any]) -> None:
         """Take note that a broker has what was ``said``."""
-        if told["state"] == "pending_confirm":
+        if self.now.memory.cloud.is_pending:
             self._ask(lambda: self._confirm(told))
 
     def said(self) -> dict[str, Any]:
@@ -291,7 +291,7 @@ class Configuring:
                 self.refuse(version, (("version", _REFUSED[judged]),))
             elif judged == "old":
                 log.info("config_outdated", extra={"version": version})
-            elif judged == "new" or self._unfit:
+            elif judged == "new" or (self._unfit and self.now.memory.cloud.given_up is None):
                 return await self._try(desired, taken)
             else:
                 self._refused = None
@@ -320,10 +320,10 @@ class Configuring:
         return changed
 
     async def _confirm(self, told: Mapping[str, Any]) -> bool:
-        if told != self.said():
-            return False
+        if not self.now.memory.cloud.is_pending or self._unfit or told["digest"] != self.now.loaded.digest:
+            return False  # of something else; what else was told with it does not matter
         await self.now.keep(replace(self.now.memory, cloud=self.now.memory.cloud.confirm()))
-        log.info("config_confirmed", extra={"version": told["version"]})
+        log.info("config_confirmed", extra={"version": self.now.loaded.version})
         self._count_from_now()
         self.changed()
         return True
