@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import orjson
 
-from edge_agent.core.config_remote import Desired, parse_desired
+from edge_agent.core.config_remote import MAX_VERSION, Desired, parse_desired
 from edge_agent.core.timebase import DurationNs, RawNs, seconds
 
 MAX_STARTS: Final = 3
@@ -22,6 +22,9 @@ MAX_STARTS: Final = 3
 
 PROVEN: Final = seconds(60)
 """How long the agent has to live with a confirmed change until its starts are counted no more."""
+
+_LONGEST: Final = 1 << 62
+"""Nanoseconds that a counter may say: more than a century."""
 
 State: TypeAlias = Literal["applied", "rejected", "rolled_back", "pending_confirm"]
 Reasons: TypeAlias = tuple[tuple[str, str], ...]
@@ -127,7 +130,8 @@ class CloudConfig:
         if starts >= MAX_STARTS:
             how = "was confirmed" if self.trial.is_confirmed else "was not confirmed"
             return self.give_up((("", f"the agent started {starts} times with it and did not stay alive; it {how}"),))
-        until = self.trial.until if boot == self.trial.boot else RawNs(raw + self.trial.within)
+        until = RawNs(raw + self.trial.within)
+        until = min(self.trial.until, until) if boot == self.trial.boot else until
         return replace(self, trial=replace(self.trial, starts=starts, boot=boot, until=until))
 
     def verdict(self) -> tuple[int | None, State, Reasons]:
@@ -175,8 +179,8 @@ def read(document: object) -> CloudConfig:
             "version": int(version),
             "content": str(said),
             "given_up": list() | None as given_up,
-        } if version >= 0:
-            reasons = None if given_up is None else tuple((str(key), str(reason)) for key, reason in given_up)
+        } if 0 <= version <= MAX_VERSION:
+            reasons = None if given_up is None else tuple(_reason(one) for one in given_up)
             return CloudConfig(_desired(layer), _trial(trial), version, said, reasons)
         case _:
             raise ValueError("not what was written")
@@ -193,8 +197,16 @@ def _trial(document: Mapping[str, Any] | None) -> Trial | None:
             "within": int(within),
             "starts": int(starts),
             "confirmed": bool(confirmed),
-        }:
+        } if 0 <= until <= _LONGEST and 0 <= within <= _LONGEST:
             return Trial(_desired(before), boot, RawNs(until), DurationNs(within), starts, confirmed)
+        case _:
+            raise ValueError("not what was written")
+
+
+def _reason(document: object) -> tuple[str, str]:
+    match document:
+        case [str(key), str(reason)]:
+            return key, reason
         case _:
             raise ValueError("not what was written")
 
