@@ -138,7 +138,8 @@ class CloudConfig:
         """Return the version it is about, what became of it, and why."""
         if self.given_up is not None:
             return self.version, "rolled_back", self.given_up
-        return None if self.layer is None else self.layer.version, "pending_confirm" if self.is_pending else "applied", ()
+        version = None if self.layer is None else self.layer.version
+        return version, "pending_confirm" if self.is_pending else "applied", ()
 
     def document(self) -> dict[str, Any]:
         """Return it as JSON."""
