@@ -75,7 +75,7 @@ class ConfigStore:
         return {path.stem for path in self._snapshots()}
 
     def _prune(self, memory: ConfigMemory) -> None:
-        """Let go of what nobody remembers, of the oldest where there is too much, and of what a crash left unfinished."""
+        """Let go of what nobody remembers, the oldest where there is too much, and what a crash left unfinished."""
         with suppress(OSError):
             for unfinished in self._folder.glob(".*.json"):
                 unfinished.unlink()
