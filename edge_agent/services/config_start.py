@@ -10,6 +10,7 @@ from typing import Any
 from edge_agent.config_ports import ConfigFiles, MemoryStore
 from edge_agent.core.cloud_config import Reasons
 from edge_agent.core.config import Loaded
+from edge_agent.core.config_diff import MAX_TOLD
 from edge_agent.core.config_document import Source
 from edge_agent.core.config_memory import ConfigMemory, Snapshot, fingerprint
 from edge_agent.core.config_remote import Desired
@@ -119,8 +120,10 @@ def fit(
 
 
 def reasons(bad: ConfigError) -> Reasons:
-    """Return what is wrong, by key."""
-    return tuple((problem.key, problem.reason) for problem in bad.problems)
+    """Return what is wrong, by key, as far as it is told."""
+    told = tuple((problem.key, problem.reason) for problem in bad.problems[:MAX_TOLD])
+    more = len(bad.problems) - MAX_TOLD
+    return (*told, ("", f"{more} more")) if more > 0 else told
 
 
 def report(bad: ConfigError) -> None:

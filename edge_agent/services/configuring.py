@@ -18,6 +18,7 @@ from typing import Any, Final, TypeAlias
 from edge_agent.config_ports import ConfigFiles, MemoryStore, Prepare, Watch
 from edge_agent.core.cloud_config import PROVEN, Reasons
 from edge_agent.core.config import Loaded
+from edge_agent.core.config_diff import MAX_TOLD
 from edge_agent.core.config_document import Source
 from edge_agent.core.config_memory import Pin, Snapshot, fingerprint
 from edge_agent.core.config_remote import Desired
@@ -139,12 +140,15 @@ class Configuring:
             version, state, why = self.now.memory.cloud.layer.version, "rejected", self._unfit
         if self._refused is not None:
             (version, why), state = self._refused, "rejected"
+        ignored = list(self.now.loaded.ignored) if state in ("applied", "pending_confirm") else []
+        if (more := len(ignored) - MAX_TOLD) > 0:
+            ignored[MAX_TOLD:] = [f"{more} more"]
         return {
             "version": version,
             "state": state,
             "digest": self.now.loaded.digest,
             "errors": [{"key": key, "reason": reason} for key, reason in why],
-            "ignored": list(self.now.loaded.ignored) if state in ("applied", "pending_confirm") else [],
+            "ignored": ignored,
         }
 
     def conditions(self) -> list[str]:
@@ -299,7 +303,7 @@ class Configuring:
         except ConfigError as bad:
             self.refuse(version, reasons(bad))
         except OSError as error:
-            self.refuse(version, (("", f"it cannot be kept on disk, and nothing has changed: {error}"),))
+            self.refuse(version, (("", f"it cannot be kept on disk, and nothing has changed: {error.strerror}"),))
         finally:
             taken()
         return False
