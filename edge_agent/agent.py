@@ -186,8 +186,8 @@ class Agent:
             await stop.wait()
             reloading.cancel()
             self._notifier.stopping(DurationNs(max(self._jobs.graces(), default=0) + STOPS_WITHIN))
-            await self._config.stop()
             await self._stop(self._parts)
+            await self._config.note_stop()
         log.info("stopped")
 
     @property

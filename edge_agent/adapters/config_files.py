@@ -33,6 +33,11 @@ def is_drop_in(name: str) -> bool:
     return name.endswith(".toml") and not name.startswith(".")
 
 
+def printable(path: Path) -> str:
+    """Return a path as it may be printed and sent: a name of a file may hold bytes that are no UTF-8."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
 def read_sources(path: Path) -> list[Source]:
     """Return a file ``X.toml``, then ``X.d/*.toml`` in lexical order; hidden files there are left alone.
 
@@ -42,7 +47,7 @@ def read_sources(path: Path) -> list[Source]:
     problems, sources = [], []
     for file in (path, *_drop_ins(drop_in_folder(path))):
         try:
-            sources.append(Source(str(file), _read(file, MAX_SOURCE_BYTES, missing=_MISSING)))
+            sources.append(Source(printable(file), _read(file, MAX_SOURCE_BYTES, missing=_MISSING)))
         except ConfigError as invalid:
             problems += invalid.problems
     if problems:
@@ -123,4 +128,4 @@ def _open_at_once(path: str, flags: int) -> int:
 
 
 def _error(path: Path, reason: str) -> ConfigError:
-    return ConfigError([ConfigProblem(str(path), "", reason)])
+    return ConfigError([ConfigProblem(printable(path), "", reason)])

@@ -54,6 +54,6 @@ def _unusable(tls: Tls) -> Iterator[tuple[str, str]]:
             yield "ca", f"{tls.ca}: {error}; {needed}"
     if tls.cert is not None:
         try:
-            context.load_cert_chain(tls.cert, tls.key)
+            context.load_cert_chain(tls.cert, tls.key, password=str)  # an empty one: nobody is to be asked
         except (OSError, ssl.SSLError) as error:
             yield "cert", f"{tls.cert}, {tls.key}: {error}; {needed}"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_agent.adapters.config_files import read_sources
+from edge_agent.adapters.config_files import printable, read_sources
 from edge_agent.adapters.config_probe import missing
 from edge_agent.adapters.host import common_name, read_facts
 from edge_agent.core.config import Loaded, parse
@@ -34,7 +34,7 @@ class ConfigReader:
     @property
     def main(self) -> str:
         """The name of the first of them."""
-        return str(self.path)
+        return printable(self.path)
 
     def read(self) -> list[Source]:
         """Return what the files hold.

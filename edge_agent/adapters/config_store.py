@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Final, TypeVar
 
 import orjson
 
-from edge_agent.adapters.durable_file import put_file
+from edge_agent.adapters.durable_file import put_file, sync
 from edge_agent.adapters.threads import in_daemon_thread
 from edge_agent.core.config_memory import ConfigMemory, Snapshot, read_memory, read_snapshot
 from edge_agent.errors import ConfigError
@@ -34,6 +35,7 @@ class ConfigStore:
 
     def __init__(self, state_dir: Path) -> None:
         self._folder = state_dir / "config"
+        self._lock = threading.Lock()  # whoever is cancelled while it waits for a thread may write again at once
 
     def load(self) -> ConfigMemory:
         """Return what is remembered; what is damaged is logged and as good as nothing."""
@@ -45,7 +47,8 @@ class ConfigStore:
         Raises:
             OSError: it cannot be written; what was there before still is.
         """
-        self._write("memory.json", memory.document())
+        with self._lock:
+            self._write("memory.json", memory.document())
 
     async def save_soon(self, memory: ConfigMemory, snapshots: Mapping[str, Snapshot]) -> None:
         """Keep configurations by their digests, then replace what is remembered, without blocking the loop.
@@ -55,10 +58,11 @@ class ConfigStore:
         """
 
         def write() -> None:
-            for digest, snapshot in snapshots.items():
-                self._write(f"{digest}.json", snapshot.document())
-            self.save(memory)
-            self._prune(memory)
+            with self._lock:
+                for digest, snapshot in snapshots.items():
+                    self._write(f"{digest}.json", snapshot.document())
+                self._write("memory.json", memory.document())
+                self._prune(memory)
 
         await in_daemon_thread(write, name="config-store", late=lambda: None)
 
@@ -71,7 +75,10 @@ class ConfigStore:
         return {path.stem for path in self._snapshots()}
 
     def _prune(self, memory: ConfigMemory) -> None:
-        """Let go of configurations that nobody remembers, and of the oldest where there is too much."""
+        """Let go of what nobody remembers, the oldest where there is too much, and what a crash left unfinished."""
+        with suppress(OSError):
+            for unfinished in self._folder.glob(".*.json"):
+                unfinished.unlink()
         wanted = list(dict.fromkeys(entry.digest for entry in reversed(memory.history)))
         if memory.pin is not None:
             wanted.insert(0, memory.pin.digest)
@@ -102,5 +109,7 @@ class ConfigStore:
             return None
 
     def _write(self, name: str, document: object) -> None:
-        self._folder.mkdir(mode=0o700, exist_ok=True)
+        if not self._folder.is_dir():
+            self._folder.mkdir(mode=0o700)
+            sync(self._folder.parent)
         put_file(self._folder / name, orjson.dumps(document))

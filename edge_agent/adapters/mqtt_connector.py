@@ -155,7 +155,7 @@ class MqttConnector:
         try:
             context = ssl.create_default_context(cafile=tls.ca)
             if tls.cert is not None:
-                context.load_cert_chain(tls.cert, tls.key)
+                context.load_cert_chain(tls.cert, tls.key, password=str)  # an empty one: nobody is to be asked
         except (OSError, ssl.SSLError) as error:
             files = ", ".join(str(name) for name in (tls.ca, tls.cert, tls.key) if name)
             text = f"[mqtt.tls] {files}: {error}; PEM files that this user can read are needed"

@@ -18,6 +18,7 @@ from typing import Any, Final, Protocol
 import orjson
 
 from edge_agent.core.command_request import MAX_PAYLOAD, Code, CommandError, Request, parse_request, request_from
+from edge_agent.core.config_document import MAX_SOURCE_BYTES
 from edge_agent.core.config_models import Commands
 from edge_agent.core.config_remote import parse_payload
 from edge_agent.core.config_types import NAME_NEEDED, NAME_PATTERN
@@ -27,6 +28,9 @@ from edge_agent.core.units import quoted
 ALL: Final = "_all"
 CONFIGURE: Final = "config"
 """What ``allow`` of a key has to match, where there is one, for configuration to be signed with it."""
+MAX_CONFIGURATION: Final = 2 * MAX_SOURCE_BYTES
+"""Bytes: base64url makes them more."""
+
 _GROUP: Final = "_group/"
 _TOKEN: Final = re.compile(rb"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.[A-Za-z0-9_-]+")
 _PLAIN: Final = ("args", "ttl", "delay")
@@ -123,6 +127,8 @@ class Authority:
         Raises:
             ValueError: it is none, or its sender is not known, or may not say it.
         """
+        if len(payload) > MAX_CONFIGURATION:
+            raise ValueError(f"{len(payload)} bytes; {MAX_CONFIGURATION} are allowed")
         payload = payload.strip()
         if not self._commands.keys and not payload.startswith(b"e"):
             return parse_payload(payload) if payload else None
@@ -133,8 +139,8 @@ class Authority:
         addressed = audience if isinstance(audience, list) else [audience]
         if not any(one in addressed and self._may_configure(kid, one) for one in self._addresses):
             raise ValueError(f"aud: nothing that {quoted(kid)} may configure; sign for this device, by a key that may")
-        if "exp" in claims:
-            raise ValueError("exp: a configuration does not expire; leave it out")
+        for name in {"exp", "nbf"} & claims.keys():
+            raise ValueError(f"{name}: a configuration counts from now on, until the next one; leave it out")
         return claims
 
     def _may_configure(self, kid: str, address: str) -> bool:

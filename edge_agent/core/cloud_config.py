@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import orjson
 
-from edge_agent.core.config_remote import Desired, parse_desired
+from edge_agent.core.config_remote import MAX_VERSION, Desired, parse_desired
 from edge_agent.core.timebase import DurationNs, RawNs, seconds
 
 MAX_STARTS: Final = 3
@@ -22,6 +22,9 @@ MAX_STARTS: Final = 3
 
 PROVEN: Final = seconds(60)
 """How long the agent has to live with a confirmed change until its starts are counted no more."""
+
+_LONGEST: Final = 1 << 62
+"""Nanoseconds that a counter may say: more than a century."""
 
 State: TypeAlias = Literal["applied", "rejected", "rolled_back", "pending_confirm"]
 Reasons: TypeAlias = tuple[tuple[str, str], ...]
@@ -67,6 +70,11 @@ class CloudConfig:
     content: str = ""
     given_up: Reasons | None = None
 
+    @property
+    def is_pending(self) -> bool:
+        """Whether it is on trial, and no broker has acknowledged it yet."""
+        return self.trial is not None and not self.trial.is_confirmed
+
     def judge(self, desired: Desired) -> Literal["new", "known", "old", "other", "dropped"]:
         """Return what a version is that has arrived.
 
@@ -85,8 +93,7 @@ class CloudConfig:
 
     def begin(self, desired: Desired | None, *, boot: str, raw: RawNs, within: DurationNs) -> CloudConfig:
         """Put a change on trial; ``None`` = to have nothing from the cloud."""
-        is_unconfirmed = self.trial is not None and not self.trial.is_confirmed
-        before = self.trial.before if self.trial is not None and is_unconfirmed else self.layer
+        before = self.trial.before if self.trial is not None and self.is_pending else self.layer
         return replace(self._with(desired), trial=Trial(before, boot, RawNs(raw + within), within))
 
     def _with(self, desired: Desired | None) -> CloudConfig:
@@ -108,11 +115,12 @@ class CloudConfig:
 
     def give_up(self, reasons: Reasons) -> CloudConfig:
         """Take back what is on trial."""
-        return self.go_back(None if self.trial is None else self.trial.before, reasons)
+        return replace(self, layer=None if self.trial is None else self.trial.before, trial=None, given_up=reasons)
 
     def go_back(self, layer: Desired | None, reasons: Reasons) -> CloudConfig:
-        """Take something else again."""
-        return replace(self, layer=layer, trial=None, given_up=reasons)
+        """Take what somebody wants who is on the device, be it the version that was taken back."""
+        is_newest = layer is not None and layer.version == self.version
+        return replace(self, layer=layer, trial=None, given_up=None if is_newest else reasons)
 
     def start(self, *, boot: str, raw: RawNs) -> CloudConfig:
         """Take note that the agent starts; one that was cut off too often goes back."""
@@ -122,15 +130,16 @@ class CloudConfig:
         if starts >= MAX_STARTS:
             how = "was confirmed" if self.trial.is_confirmed else "was not confirmed"
             return self.give_up((("", f"the agent started {starts} times with it and did not stay alive; it {how}"),))
-        until = self.trial.until if boot == self.trial.boot else RawNs(raw + self.trial.within)
+        until = RawNs(raw + self.trial.within)
+        until = min(self.trial.until, until) if boot == self.trial.boot else until
         return replace(self, trial=replace(self.trial, starts=starts, boot=boot, until=until))
 
     def verdict(self) -> tuple[int | None, State, Reasons]:
         """Return the version it is about, what became of it, and why."""
         if self.given_up is not None:
             return self.version, "rolled_back", self.given_up
-        is_pending = self.trial is not None and not self.trial.is_confirmed
-        return None if self.layer is None else self.layer.version, "pending_confirm" if is_pending else "applied", ()
+        version = None if self.layer is None else self.layer.version
+        return version, "pending_confirm" if self.is_pending else "applied", ()
 
     def document(self) -> dict[str, Any]:
         """Return it as JSON."""
@@ -171,8 +180,8 @@ def read(document: object) -> CloudConfig:
             "version": int(version),
             "content": str(said),
             "given_up": list() | None as given_up,
-        } if version >= 0:
-            reasons = None if given_up is None else tuple((str(key), str(reason)) for key, reason in given_up)
+        } if 0 <= version <= MAX_VERSION:
+            reasons = None if given_up is None else tuple(_reason(one) for one in given_up)
             return CloudConfig(_desired(layer), _trial(trial), version, said, reasons)
         case _:
             raise ValueError("not what was written")
@@ -189,8 +198,16 @@ def _trial(document: Mapping[str, Any] | None) -> Trial | None:
             "within": int(within),
             "starts": int(starts),
             "confirmed": bool(confirmed),
-        }:
+        } if 0 <= until <= _LONGEST and 0 <= within <= _LONGEST:
             return Trial(_desired(before), boot, RawNs(until), DurationNs(within), starts, confirmed)
+        case _:
+            raise ValueError("not what was written")
+
+
+def _reason(document: object) -> tuple[str, str]:
+    match document:
+        case [str(key), str(reason)]:
+            return key, reason
         case _:
             raise ValueError("not what was written")
 

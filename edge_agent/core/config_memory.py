@@ -130,7 +130,7 @@ def read_snapshot(document: object) -> Snapshot:
         ValueError: it is damaged, or of a newer version.
     """
     match document:
-        case {"form": 1, "sources": list(sources), "desired": dict() | None as desired}:
+        case {"form": 1, "sources": [_, *_] as sources, "desired": dict() | None as desired}:
             said = [_source(one) for one in sources]
             return Snapshot(tuple(said), None if desired is None else parse_desired(desired))
         case _:

@@ -75,8 +75,8 @@ def parse_desired(said: Mapping[str, Any]) -> Desired:
         wrong = ("version",), f"a whole number of 1 to {MAX_VERSION} is needed, larger than the last one"
     elif not isinstance(config, dict):
         wrong = ("config",), 'a table is needed, like {"heartbeat": {"every": "30s"}}'
-    else:
-        wrong = unfit(config)
+    elif (wrong := unfit(config)) is None and (size := len(orjson.dumps(config))) > MAX_SOURCE_BYTES:
+        wrong = ("config",), f"{size} bytes, numbers written out; {MAX_SOURCE_BYTES} are allowed"
     if wrong is not None:
         raise ConfigError([ConfigProblem("", dotted(wrong[0]), wrong[1])])
     return Desired(version, config)
@@ -108,8 +108,8 @@ def admit(desired: Desired, local: Table, kinds: Mapping[str, Described] | None)
     for section, table in config.items():
         if section not in opened:
             wrong.append(((section,), f"not open to the cloud; config.remote opens {', '.join(opened) or 'nothing'}"))
-        if table is None and any(section == local for local, _ in LOCAL_ALONE):
-            wrong.append(((section,), "only local files may unset it as a whole"))
+        if not isinstance(table, dict) and any(section == only for only, _ in LOCAL_ALONE):
+            wrong.append(((section,), "a table is needed; it also holds what only local files may say"))
         for key, value in table.items() if isinstance(table, dict) else ():
             is_path = (section, key) in LOCAL_PATHS and str(value).startswith("/")
             if (section, key) in LOCAL_ALONE or is_path:

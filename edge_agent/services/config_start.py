@@ -10,6 +10,7 @@ from typing import Any
 from edge_agent.config_ports import ConfigFiles, MemoryStore
 from edge_agent.core.cloud_config import Reasons
 from edge_agent.core.config import Loaded
+from edge_agent.core.config_diff import MAX_TOLD
 from edge_agent.core.config_document import Source
 from edge_agent.core.config_memory import ConfigMemory, Snapshot, fingerprint
 from edge_agent.core.config_remote import Desired
@@ -55,23 +56,23 @@ def begin(
     Raises:
         ConfigError: the files are bad, and nothing of theirs was in force before.
     """
-    memory = store.load()
-    if memory.cloud.trial is not None:
-        memory = replace(memory, cloud=memory.cloud.start(boot=boot, raw=raw))
-        try:
-            store.save(memory)  # before anything is done with it: it may be what ends the agent
-        except OSError as error:
-            log.warning("config_not_kept", extra={"reason": str(error)})
+    memory = _recall(store, boot=boot, raw=raw)
     seen, pin = fingerprint(found), memory.pin
     pinned = store.snapshot(pin.digest) if pin is not None and pin.files == seen else None
-    try:
-        if pinned is None:
-            sources = _good(found)
+    if pinned is not None:
+        try:
+            loaded, unfit = fit(files, pinned.sources, memory.cloud.layer, starting=True)
+        except ConfigError as bad:  # to another version of the agent, perhaps
+            report(bad)
         else:
-            sources = pinned.sources
-            log.warning("config_pinned", extra={"config": memory.pin and memory.pin.digest})
-        loaded, unfit = fit(files, sources, memory.cloud.layer, starting=True)
-        return Begun(loaded, Snapshot(tuple(sources), memory.cloud.layer), memory, seen, unfit=unfit)
+            log.warning("config_pinned", extra={"config": loaded.digest})
+            return Begun(loaded, replace(pinned, desired=memory.cloud.layer), memory, seen, unfit=unfit)
+    try:
+        if isinstance(found, ConfigError):
+            raise found
+        loaded, unfit = fit(files, found, memory.cloud.layer, starting=True)
+        unpinned = replace(memory, pin=None)
+        return Begun(loaded, Snapshot(tuple(found), memory.cloud.layer), unpinned, seen, unfit=unfit)
     except ConfigError as bad:
         last = store.snapshot(memory.in_force or "")
         if last is None or last.sources[0].name != files.main:
@@ -80,6 +81,19 @@ def begin(
         report(bad)
         log.warning("config_of_before", extra={"config": loaded.digest, "reason": "the files are not valid"})
         return Begun(loaded, replace(last, desired=memory.cloud.layer), memory, seen, bad.problems, unfit)
+
+
+def _recall(store: MemoryStore, *, boot: str, raw: RawNs) -> ConfigMemory:
+    memory = store.load()
+    if memory.cloud.trial is not None:
+        memory = replace(memory, cloud=memory.cloud.start(boot=boot, raw=raw))
+        try:
+            store.save(memory)  # before anything is done with it: it may be what ends the agent
+        except OSError as error:
+            log.warning("config_not_kept", extra={"reason": str(error)})
+        if memory.cloud.given_up is not None:
+            log.error("config_rolled_back", extra={"errors": [reason for _, reason in memory.cloud.given_up]})
+    return memory
 
 
 def fit(
@@ -106,17 +120,13 @@ def fit(
 
 
 def reasons(bad: ConfigError) -> Reasons:
-    """Return what is wrong, by key."""
-    return tuple((problem.key, problem.reason) for problem in bad.problems)
+    """Return what is wrong, by key, as far as it is told."""
+    told = tuple((problem.key, problem.reason) for problem in bad.problems[:MAX_TOLD])
+    more = len(bad.problems) - MAX_TOLD
+    return (*told, ("", f"{more} more")) if more > 0 else told
 
 
 def report(bad: ConfigError) -> None:
     """Log what is wrong, a line each."""
     for problem in bad.problems:
         log.error("config_rejected", extra=asdict(problem))
-
-
-def _good(found: Sequence[Source] | ConfigError) -> Sequence[Source]:
-    if isinstance(found, ConfigError):
-        raise found
-    return found

@@ -18,6 +18,7 @@ from typing import Any, Final, TypeAlias
 from edge_agent.config_ports import ConfigFiles, MemoryStore, Prepare, Watch
 from edge_agent.core.cloud_config import PROVEN, Reasons
 from edge_agent.core.config import Loaded
+from edge_agent.core.config_diff import MAX_TOLD
 from edge_agent.core.config_document import Source
 from edge_agent.core.config_memory import Pin, Snapshot, fingerprint
 from edge_agent.core.config_remote import Desired
@@ -29,9 +30,6 @@ from edge_agent.services.config_start import Begun, fit, reasons, report
 from edge_agent.services.in_force import Events, InForce
 
 log = logging.getLogger(__name__)
-
-MAX_SAID: Final = 50
-"""Keys that are named to the cloud."""
 
 _REFUSED: Final = {
     "other": "it said something else before; use a larger one",
@@ -92,14 +90,10 @@ class Configuring:
             while True:
                 await self._next()
 
-    async def stop(self) -> None:
-        """Take note that somebody stops the agent: no start counts against a change on trial."""
+    async def note_stop(self) -> None:
+        """Take note, once no changes are made any more, that somebody wanted the stop: a crash looks the same here."""
         if self.now.memory.cloud.trial is not None:
-            await self._done(self._note_stop)
-
-    async def _note_stop(self) -> bool:
-        await self.now.keep(replace(self.now.memory, cloud=self.now.memory.cloud.stop()))
-        return False
+            await self.now.keep(replace(self.now.memory, cloud=self.now.memory.cloud.stop()))
 
     # -- what may be asked
 
@@ -136,7 +130,7 @@ class Configuring:
 
     def confirm(self, told: Mapping[str, Any]) -> None:
         """Take note that a broker has what was ``said``."""
-        if told["state"] == "pending_confirm":
+        if self.now.memory.cloud.is_pending:
             self._ask(lambda: self._confirm(told))
 
     def said(self) -> dict[str, Any]:
@@ -147,13 +141,13 @@ class Configuring:
         if self._refused is not None:
             (version, why), state = self._refused, "rejected"
         ignored = list(self.now.loaded.ignored) if state in ("applied", "pending_confirm") else []
-        if (more := len(ignored) - MAX_SAID) > 0:
-            ignored[MAX_SAID:] = [f"{more} more"]
+        if (more := len(ignored) - MAX_TOLD) > 0:
+            ignored[MAX_TOLD:] = [f"{more} more"]
         return {
             "version": version,
             "state": state,
             "digest": self.now.loaded.digest,
-            "errors": [{"key": key, "reason": reason} for key, reason in why[:MAX_SAID]],
+            "errors": [{"key": key, "reason": reason} for key, reason in why],
             "ignored": ignored,
         }
 
@@ -304,7 +298,7 @@ class Configuring:
                 self.refuse(version, (("version", _REFUSED[judged]),))
             elif judged == "old":
                 log.info("config_outdated", extra={"version": version})
-            elif judged == "new" or self._unfit:
+            elif judged == "new" or (self._unfit and self.now.memory.cloud.given_up is None):
                 return await self._try(desired, taken)
             else:
                 self._refused = None
@@ -312,7 +306,7 @@ class Configuring:
         except ConfigError as bad:
             self.refuse(version, reasons(bad))
         except OSError as error:
-            self.refuse(version, (("", f"it cannot be kept on disk, and nothing has changed: {error}"),))
+            self.refuse(version, (("", f"it cannot be kept on disk, and nothing has changed: {error.strerror}"),))
         finally:
             taken()
         return False
@@ -333,10 +327,10 @@ class Configuring:
         return changed
 
     async def _confirm(self, told: Mapping[str, Any]) -> bool:
-        if told != self.said():
-            return False
+        if not self.now.memory.cloud.is_pending or self._unfit or told["digest"] != self.now.loaded.digest:
+            return False  # of something else; what else was told with it does not matter
         await self.now.keep(replace(self.now.memory, cloud=self.now.memory.cloud.confirm()))
-        log.info("config_confirmed", extra={"version": told["version"]})
+        log.info("config_confirmed", extra={"version": self.now.loaded.version})
         self._count_from_now()
         self.changed()
         return True

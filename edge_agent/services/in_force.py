@@ -61,9 +61,11 @@ class InForce:
         self._clock = clock
 
     async def note_start(self) -> None:
-        """Remember what the agent has started with, if that is another one than before."""
+        """Remember what the agent has started with, if that is not what was remembered."""
         if self.memory.in_force != self.loaded.digest:
             await self.keep(self._with_entry(self.memory, self.loaded, "start", ()))
+        elif self._store.snapshot(self.loaded.digest) != self.snapshot or self._store.load() != self.memory:
+            await self.keep(self.memory)
 
     async def turn(
         self,
@@ -92,12 +94,7 @@ class InForce:
         changes = shown(old.config, new.config)
         if is_other:
             memory = self._with_entry(memory, new, by, changes)
-        before, self.snapshot = self.snapshot, snapshot
-        try:
-            await self.keep(memory, tolerant=kept is None)
-        except OSError:
-            self.snapshot = before
-            raise
+        await self.keep(memory, snapshot, tolerant=kept is None)
         if kept is not None:
             kept()
         self.loaded = new
@@ -119,16 +116,16 @@ class InForce:
         entry = Entry(rfc3339(self._clock.now().time), new.digest, by, new.version, changes)
         return replace(memory, history=(*memory.history, entry)[-MAX_ENTRIES:])
 
-    async def keep(self, memory: ConfigMemory, *, tolerant: bool = True) -> None:
-        """Remember; what cannot be remembered holds until the agent ends."""
-        snapshots = {} if memory.in_force in self._store.kept() else {memory.in_force or "": self.snapshot}
+    async def keep(self, memory: ConfigMemory, snapshot: Snapshot | None = None, *, tolerant: bool = True) -> None:
+        """Remember, and how it was said if that has changed; what cannot be remembered holds until the agent ends."""
+        snapshot, digest = snapshot or self.snapshot, memory.in_force or ""
         try:
-            await self._store.save_soon(memory, snapshots)
+            await self._store.save_soon(memory, {} if self._store.snapshot(digest) == snapshot else {digest: snapshot})
         except OSError as error:
             if not tolerant:
                 raise
             log.warning("config_not_kept", extra={"reason": str(error)})
-        self.memory = memory
+        self.memory, self.snapshot = memory, snapshot
 
     def say(
         self,

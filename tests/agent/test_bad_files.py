@@ -71,7 +71,6 @@ async def test_a_running_agent_goes_on_as_if_there_were_none(tmp_path: Path) -> 
     ):
         await seen.wait(HEARTBEAT)
         await seen.wait(TICKS)
-        begun = time.monotonic()
         for bad in BAD_FILES:
             before = len(process.events("config_rejected"))
             with bad.put(process.config) as problems:
@@ -83,12 +82,10 @@ async def test_a_running_agent_goes_on_as_if_there_were_none(tmp_path: Path) -> 
             good = len(process.events("config_applied"))
             process.signal(signal.SIGHUP)
             await process.logged("config_applied", good + 1)
-        took = time.monotonic() - begun
         applied = process.events("config_applied")
         await seen.wait(HEARTBEAT, after=time.monotonic(), count=2)
         await seen.wait(TICKS, after=time.monotonic(), count=2)
 
-        assert took < 30
         assert not any(one["restarted"] for one in applied)
         assert [one.payload for one in seen.on(STATUS)] == [b"online"]
         assert len(process.events("connected")) == 1
