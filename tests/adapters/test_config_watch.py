@@ -32,6 +32,7 @@ from tests.support.virtual_time import VirtualTimeLoop
 WITHIN_S = 2.0
 PATIENCE_S = 30.0
 INSTEAD = "the configuration is looked at every 2 s instead"
+NOBODY = 65534
 CLONE_NEWUSER = 0x1000_0000
 
 Edit = Callable[[Path, str], None]
@@ -459,6 +460,8 @@ async def test_too_many_drop_ins_are_not_all_watched(path: Path) -> None:
 async def test_a_file_system_is_mounted_and_unmounted(tmp_path: Path) -> None:
     """On the way to the file, and again."""
     path = tmp_path / "disk/etc/X.toml"
+    async with watched(path):
+        pass  # what it leaves to the loop must not be in the way of the next one
     async with watched(path) as reader:
         absent = reader.contents[0]
         for text in ("first", "second"):
@@ -477,6 +480,28 @@ async def test_a_file_system_is_mounted_and_unmounted(tmp_path: Path) -> None:
         finally:
             run("umount", path.parent)
         await reader.sees(absent)
+
+
+@pytest.mark.root
+async def test_the_first_edit_on_an_overlay_is_seen(tmp_path: Path) -> None:
+    """Writing into a file of the lower layer copies it to the upper one; it is watched all the same."""
+    with tmpfs(tmp_path / "disk", 1 << 20) as disk:
+        for name in ("lower", "upper", "work", "merged"):
+            (disk / name).mkdir()
+        (disk / "lower/X.toml").write_text("lower")
+        layers = f"lowerdir={disk}/lower,upperdir={disk}/upper,workdir={disk}/work"
+        path = disk / "merged/X.toml"
+        run("mount", "-t", "overlay", "-o", layers, "none", path.parent)
+        try:
+            async with watched(path) as reader:
+                path.write_text("written")
+                await reader.sees("written")
+                path.write_text("again")
+                await reader.sees("again")
+                replace(path, "replaced")
+                await reader.sees("replaced")
+        finally:
+            run("umount", path.parent)
 
 
 # ---------------------------------------------------------------- polling
@@ -546,6 +571,55 @@ async def test_what_becomes_a_shared_file_system_is_looked_at_and_what_was_one_i
     assert len(polled_reasons(caplog)) == 1
 
 
+def permit(report: Report, folder: str) -> None:
+    """Report why it is polled for a user who has to allow himself first to read his file, then its folder."""
+    os.setgroups([])
+    os.setresgid(NOBODY, NOBODY, NOBODY)
+    os.setresuid(NOBODY, NOBODY, NOBODY)
+    path = Path(folder, "etc/X.toml")
+    path.parent.mkdir()
+    path.write_text("a = 1")
+    path.chmod(0)
+    reasons = list_reasons()
+
+    async def edit() -> None:
+        async with watched(path) as reader:
+            assert "permission denied" in reader.contents[0]
+            path.chmod(0o600)
+            await reader.sees("a = 1")
+            assert reasons == []
+            path.parent.chmod(0o300)
+            path.write_text("a = 2")
+            await reader.sees("a = 2")
+            path.write_text("a = 3")
+            await reader.sees("a = 3")
+
+    asyncio.run(edit())
+    path.parent.chmod(0o700)
+    for reason in reasons:
+        report(reason.encode())
+
+
+@pytest.mark.root
+def test_what_may_not_be_read_yet_is_seen_when_it_may() -> None:
+    """Of a folder that may only be passed through the kernel tells nothing: it is looked at."""
+    if os.geteuid() != 0:
+        missing("being another user needs root")
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own is shut to others
+        os.chown(folder, NOBODY, NOBODY)
+        (reason,) = finished(permit, folder)
+    assert reason.decode() == f"{folder}/etc: cannot be watched: Permission denied; {INSTEAD}"
+
+
+def list_reasons() -> list[str]:
+    """Return a list that grows by each reason that is logged from now on."""
+    reasons: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: reasons.append(vars(record)["reason"])  # type: ignore[method-assign]
+    logging.getLogger("edge_agent.adapters.config_watch").addHandler(handler)
+    return reasons
+
+
 def poll(report: Report, limit: str, path: str) -> None:
     """Report what is seen of three edits by a user who has no more of something of inotify, and why it is polled."""
     libc = ctypes.CDLL(None, use_errno=True)
@@ -553,10 +627,7 @@ def poll(report: Report, limit: str, path: str) -> None:
         report(b"no user namespace: " + os.strerror(ctypes.get_errno()).encode())
         return
     Path("/proc/sys/user", limit).write_text("0")
-    reasons: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: reasons.append(vars(record)["reason"])  # type: ignore[method-assign]
-    logging.getLogger("edge_agent.adapters.config_watch").addHandler(handler)
+    reasons = list_reasons()
 
     async def edit() -> None:
         async with watched(Path(path)) as reader:
