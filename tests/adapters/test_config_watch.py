@@ -110,6 +110,11 @@ def run(*command: str | Path, **environ: str) -> None:
     subprocess.run(command, check=True, timeout=PATIENCE_S, env={**os.environ, **environ})
 
 
+def polled_reasons(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return why it is polled, each time that this was logged."""
+    return [str(vars(record)["reason"]) for record in caplog.records if record.message == "config_polled"]
+
+
 # ---------------------------------------------------------------- ways of editing
 def vim(*settings: str) -> Edit:
     """Return the editing by vim with some settings."""
@@ -323,9 +328,10 @@ def queue_length() -> int:
     return int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
 
 
+@pytest.mark.virtual
 async def test_too_many_events_hide_no_edit(path: Path) -> None:
     """Those that the kernel has dropped may have been about any file."""
-    async with watched(path) as reader:
+    async with watched(path, FakeClock()) as reader:
         for number in range(queue_length() // 2 + 100):
             os.close(os.open(path.parent / f"{number % 2}", os.O_CREAT))
             (path.parent / f"{number % 2}").unlink()
@@ -383,6 +389,27 @@ async def test_a_folder_above_may_come_and_go(tmp_path: Path) -> None:
             await reader.sees("made")
         path.write_text("written")
         await reader.sees("written")
+
+
+@pytest.mark.virtual
+async def test_a_file_in_place_of_a_folder_is_replaced(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Nor is a folder in place of a file a reason to look at them all the time."""
+    async with watched(path, FakeClock()) as reader:
+        (path.parent / "X.d").touch()
+        await reader.sees("cannot list the folder: Not a directory")
+        (path.parent / "X.d").unlink()
+        await reader.sees("a = 1\n")
+        path.unlink()
+        path.mkdir()
+        await reader.sees("this is a folder; name a file")
+        shutil.rmtree(path.parent)
+        path.parent.touch()
+        await reader.sees("cannot list the folder: Not a directory")
+        path.parent.unlink()
+        path.parent.mkdir()
+        path.write_text("made")
+        await reader.sees("made")
+    assert polled_reasons(caplog) == []
 
 
 def kubernetes(folder: Path, version: int) -> None:
@@ -505,11 +532,6 @@ async def test_the_first_edit_on_an_overlay_is_seen(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------- polling
-def polled_reasons(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Return why it is polled, each time that this was logged."""
-    return [str(vars(record)["reason"]) for record in caplog.records if record.message == "config_polled"]
-
-
 @contextlib.contextmanager
 def fuse(path: Path, store: Path) -> Iterator[None]:
     """Show a folder through a FUSE file system, behind whose back it can be changed."""
