@@ -80,6 +80,7 @@ below it breaks it."""
 
 log = logging.getLogger(__name__)
 _libc: Final = ctypes.CDLL(None, use_errno=True)
+_statfs: Final = _libc.statfs64 if hasattr(_libc, "statfs64") else _libc.statfs  # of 32 bits it fails on a large disk
 
 
 class ConfigWatch:
@@ -315,7 +316,7 @@ def _file_system(path: Path) -> int:
         OSError: there is no such path.
     """
     found = ctypes.create_string_buffer(512)
-    if _libc.statfs(bytes(path), found) != 0:
+    if _statfs(bytes(path), found) != 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(path))
     return int.from_bytes(found.raw[: ctypes.sizeof(ctypes.c_long)], sys.byteorder) & 0xFFFF_FFFF
 

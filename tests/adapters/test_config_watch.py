@@ -13,7 +13,6 @@ import shutil
 import subprocess
 import tempfile
 import time
-import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -33,6 +32,7 @@ from tests.support.virtual_time import VirtualTimeLoop
 WITHIN_S = 2.0
 PATIENCE_S = 30.0
 INSTEAD = "the configuration is looked at every 2 s instead"
+NOBODY = 65534
 CLONE_NEWUSER = 0x1000_0000
 
 Edit = Callable[[Path, str], None]
@@ -108,6 +108,11 @@ def replace(path: Path, text: str) -> None:
 def run(*command: str | Path, **environ: str) -> None:
     """Run a program to its end."""
     subprocess.run(command, check=True, timeout=PATIENCE_S, env={**os.environ, **environ})
+
+
+def polled_reasons(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return why it is polled, each time that this was logged."""
+    return [str(vars(record)["reason"]) for record in caplog.records if record.message == "config_polled"]
 
 
 # ---------------------------------------------------------------- ways of editing
@@ -323,9 +328,10 @@ def queue_length() -> int:
     return int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
 
 
+@pytest.mark.virtual
 async def test_too_many_events_hide_no_edit(path: Path) -> None:
     """Those that the kernel has dropped may have been about any file."""
-    async with watched(path) as reader:
+    async with watched(path, FakeClock()) as reader:
         for number in range(queue_length() // 2 + 100):
             os.close(os.open(path.parent / f"{number % 2}", os.O_CREAT))
             (path.parent / f"{number % 2}").unlink()
@@ -383,6 +389,27 @@ async def test_a_folder_above_may_come_and_go(tmp_path: Path) -> None:
             await reader.sees("made")
         path.write_text("written")
         await reader.sees("written")
+
+
+@pytest.mark.virtual
+async def test_a_file_in_place_of_a_folder_is_replaced(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Nor is a folder in place of a file a reason to look at them all the time."""
+    async with watched(path, FakeClock()) as reader:
+        (path.parent / "X.d").touch()
+        await reader.sees("cannot list the folder: Not a directory")
+        (path.parent / "X.d").unlink()
+        await reader.sees("a = 1\n")
+        path.unlink()
+        path.mkdir()
+        await reader.sees("this is a folder; name a file")
+        shutil.rmtree(path.parent)
+        path.parent.touch()
+        await reader.sees("cannot list the folder: Not a directory")
+        path.parent.unlink()
+        path.parent.mkdir()
+        path.write_text("made")
+        await reader.sees("made")
+    assert polled_reasons(caplog) == []
 
 
 def kubernetes(folder: Path, version: int) -> None:
@@ -460,6 +487,8 @@ async def test_too_many_drop_ins_are_not_all_watched(path: Path) -> None:
 async def test_a_file_system_is_mounted_and_unmounted(tmp_path: Path) -> None:
     """On the way to the file, and again."""
     path = tmp_path / "disk/etc/X.toml"
+    async with watched(path):
+        pass  # what it leaves to the loop must not be in the way of the next one
     async with watched(path) as reader:
         absent = reader.contents[0]
         for text in ("first", "second"):
@@ -480,12 +509,29 @@ async def test_a_file_system_is_mounted_and_unmounted(tmp_path: Path) -> None:
         await reader.sees(absent)
 
 
+@pytest.mark.root
+async def test_the_first_edit_on_an_overlay_is_seen(tmp_path: Path) -> None:
+    """Writing into a file of the lower layer copies it to the upper one; it is watched all the same."""
+    with tmpfs(tmp_path / "disk", 1 << 20) as disk:
+        for name in ("lower", "upper", "work", "merged"):
+            (disk / name).mkdir()
+        (disk / "lower/X.toml").write_text("lower")
+        layers = f"lowerdir={disk}/lower,upperdir={disk}/upper,workdir={disk}/work"
+        path = disk / "merged/X.toml"
+        run("mount", "-t", "overlay", "-o", layers, "none", path.parent)
+        try:
+            async with watched(path) as reader:
+                path.write_text("written")
+                await reader.sees("written")
+                path.write_text("again")
+                await reader.sees("again")
+                replace(path, "replaced")
+                await reader.sees("replaced")
+        finally:
+            run("umount", path.parent)
+
+
 # ---------------------------------------------------------------- polling
-def polled_reasons(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Return why it is polled, each time that this was logged."""
-    return [str(vars(record)["reason"]) for record in caplog.records if record.message == "config_polled"]
-
-
 @contextlib.contextmanager
 def fuse(path: Path, store: Path) -> Iterator[None]:
     """Show a folder through a FUSE file system, behind whose back it can be changed."""
@@ -547,6 +593,55 @@ async def test_what_becomes_a_shared_file_system_is_looked_at_and_what_was_one_i
     assert len(polled_reasons(caplog)) == 1
 
 
+def permit(report: Report, folder: str) -> None:
+    """Report why it is polled for a user who has to allow himself first to read his file, then its folder."""
+    os.setgroups([])
+    os.setresgid(NOBODY, NOBODY, NOBODY)
+    os.setresuid(NOBODY, NOBODY, NOBODY)
+    path = Path(folder, "etc/X.toml")
+    path.parent.mkdir()
+    path.write_text("a = 1")
+    path.chmod(0)
+    reasons = list_reasons()
+
+    async def edit() -> None:
+        async with watched(path) as reader:
+            assert "permission denied" in reader.contents[0]
+            path.chmod(0o600)
+            await reader.sees("a = 1")
+            assert reasons == []
+            path.parent.chmod(0o300)
+            path.write_text("a = 2")
+            await reader.sees("a = 2")
+            path.write_text("a = 3")
+            await reader.sees("a = 3")
+
+    asyncio.run(edit())
+    path.parent.chmod(0o700)
+    for reason in reasons:
+        report(reason.encode())
+
+
+@pytest.mark.root
+def test_what_may_not_be_read_yet_is_seen_when_it_may() -> None:
+    """Of a folder that may only be passed through the kernel tells nothing: it is looked at."""
+    if os.geteuid() != 0:
+        missing("being another user needs root")
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own is shut to others
+        os.chown(folder, NOBODY, NOBODY)
+        (reason,) = finished(permit, folder)
+    assert reason.decode() == f"{folder}/etc: cannot be watched: Permission denied; {INSTEAD}"
+
+
+def list_reasons() -> list[str]:
+    """Return a list that grows by each reason that is logged from now on."""
+    reasons: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: reasons.append(vars(record)["reason"])  # type: ignore[method-assign]
+    logging.getLogger("edge_agent.adapters.config_watch").addHandler(handler)
+    return reasons
+
+
 def poll(report: Report, limit: str, path: str) -> None:
     """Report what is seen of three edits by a user who has no more of something of inotify, and why it is polled."""
     libc = ctypes.CDLL(None, use_errno=True)
@@ -554,10 +649,7 @@ def poll(report: Report, limit: str, path: str) -> None:
         report(b"no user namespace: " + os.strerror(ctypes.get_errno()).encode())
         return
     Path("/proc/sys/user", limit).write_text("0")
-    reasons: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: reasons.append(vars(record)["reason"])  # type: ignore[method-assign]
-    logging.getLogger("edge_agent.adapters.config_watch").addHandler(handler)
+    reasons = list_reasons()
 
     async def edit() -> None:
         async with watched(Path(path)) as reader:
@@ -584,35 +676,36 @@ def test_where_inotify_is_used_up_it_is_looked_at(path: Path, limit: str) -> Non
 
 
 # ---------------------------------------------------------------- what it costs
+def used() -> tuple[int, int, int]:
+    """Return how many descriptors this process has, how many watches of inotify, and how many objects."""
+    descriptors = list(Path("/proc/self/fdinfo").iterdir())
+    watches = 0
+    for descriptor in descriptors:
+        with contextlib.suppress(FileNotFoundError):  # the one by which they are listed
+            watches += descriptor.read_text().count("inotify wd")
+    gc.collect()
+    return len(descriptors), watches, len(gc.get_objects())
+
+
 @pytest.mark.virtual
 async def test_a_thousand_edits_leave_nothing_behind(path: Path) -> None:
-    """No descriptor, no memory; a cancelled watch leaves none of its descriptors, either."""
-    store = path.parent / "X.d"
-
-    def everything(number: int) -> None:
-        shutil.rmtree(store, ignore_errors=True)
-        store.mkdir()
-        (store / "a.toml").write_text("b")
-        replace(path, f"{number}")
-
-    def used() -> tuple[int, int]:
-        gc.collect()
-        return len(list(Path("/proc/self/fd").iterdir())), tracemalloc.get_traced_memory()[0]
-
-    idle, _ = used()
-    tracemalloc.start()
-    try:
-        async with watched(path, FakeClock()) as reader:
-            measured = []
-            for number in range(1101):
-                if number in (100, 1100):
-                    measured.append(used())
-                everything(number)
-                await reader.sees(f"{number}|b")
-                reader.contents.clear()
-    finally:
-        tracemalloc.stop()
-    (fds_before, bytes_before), (fds_after, bytes_after) = measured
-    assert fds_after == fds_before
-    assert bytes_after - bytes_before < 20_000
+    """No descriptor, no watch, no object; a cancelled watch leaves none of its descriptors, either."""
+    measured = []
+    idle, _, _ = used()
+    async with watched(path, FakeClock()) as reader:
+        for number in range(1101):
+            store = path.parent / f"{number}"
+            store.mkdir()
+            (store / "a.toml").write_text("b = 1")
+            replace_link(path.parent / "X.d", store.name)
+            replace(path, f"{number}")
+            if number % 2:
+                shutil.rmtree(path.parent / f"{number - 1}")  # every other folder stays
+            await reader.sees(f"{number}|b = 1")
+            reader.contents.clear()
+            if number in (100, 1100):
+                measured.append(used())
+    (descriptors, watches, objects), after = measured
+    assert after[:2] == (descriptors, watches)
+    assert after[2] - objects < 100
     assert used()[0] == idle
