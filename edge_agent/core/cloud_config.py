@@ -119,8 +119,9 @@ class CloudConfig:
 
     def go_back(self, layer: Desired | None, reasons: Reasons) -> CloudConfig:
         """Take what somebody wants who is on the device, be it the version that was taken back."""
-        is_newest = layer is not None and layer.version == self.version
-        return replace(self, layer=layer, trial=None, given_up=None if is_newest else reasons)
+        if layer is not None and layer.version >= self.version:
+            return self._with(layer)
+        return replace(self, layer=layer, trial=None, given_up=reasons)
 
     def start(self, *, boot: str, raw: RawNs) -> CloudConfig:
         """Take note that the agent starts; one that was cut off too often goes back."""
@@ -137,7 +138,7 @@ class CloudConfig:
     def verdict(self) -> tuple[int | None, State, Reasons]:
         """Return the version it is about, what became of it, and why."""
         if self.given_up is not None:
-            return self.version, "rolled_back", self.given_up
+            return self.version or None, "rolled_back", self.given_up
         version = None if self.layer is None else self.layer.version
         return version, "pending_confirm" if self.is_pending else "applied", ()
 

@@ -118,8 +118,10 @@ def admit(desired: Desired, local: Table, kinds: Mapping[str, Described] | None)
     for name, job in jobs.items():
         kind = {**_table(_table(local, "jobs"), name), **job}.get("kind")
         model = _options_of(kind, kinds)
-        if model is not None and isinstance(job.get("options"), dict):
-            job["options"] = _known(job["options"], model, ("jobs", name, "options"), ignored)
+        if model is not None and isinstance(options := job.get("options"), dict):
+            unset = {key: None for key, value in options.items() if value is None}  # of another kind, perhaps
+            said = {key: value for key, value in options.items() if value is not None}
+            job["options"] = unset | _known(said, model, ("jobs", name, "options"), ignored)
     remote = frozenset(name for name, job in jobs.items() if "kind" in job or "options" in job)
     return Admitted(Layer(desired.name, config), ignored, wrong, frozenset(_table(config, "jobs")), remote)
 

@@ -99,6 +99,7 @@ def test_a_hand_goes_back_to_whatever_it_wants() -> None:
     assert (back.layer, back.verdict()) == (ONE, (2, "rolled_back", WHY))
     assert back.go_back(TWO, WHY).verdict() == (2, "applied", ())
     assert tried(TWO).go_back(None, WHY).verdict() == (2, "rolled_back", WHY)
+    assert CloudConfig().go_back(TWO, WHY).judge(TWO) == "known"
 
 
 def test_within_a_boot_the_deadline_stays() -> None:
