@@ -27,6 +27,9 @@ MAX_BYTES: Final = 8 << 20
 MAX_KEPT: Final = 16 << 20
 """Of all configurations that can be gone back to; beyond it the oldest go."""
 
+MEMORY: Final = "config/memory.json"
+"""The file below the state directory that has all but those."""
+
 _DIGEST: Final = re.compile(r"[0-9a-f]{12}")
 
 

@@ -22,6 +22,7 @@ VERBS: Final = {
     "run": "the daemon, in the foreground",
     "demo": "see it work with nothing installed: a broker, an agent, an outage and its recovery",
     "check": "validate the configuration",
+    "config": "what is in force and where it comes from; what was changed, and the way back",
     "status": "connection, clock, outbox, jobs and configuration of the running agent",
     "publish": "hand a record to the running agent",
     "queue": "look into the outbox, and let go of some of it",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import tomllib
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -12,7 +11,7 @@ from edge_agent.adapters.control_client import ControlClient
 from edge_agent.adapters.system_clock import pause
 from edge_agent.cli.asking import daemon
 from edge_agent.cli.options import Actions, Options, add_actions, opened
-from edge_agent.cli.printing import facts, progress, show, table
+from edge_agent.cli.printing import facts, progress, show, table, toml
 from edge_agent.core.timebase import DurationNs, seconds
 from edge_agent.core.units import format_duration, parse_instant
 from edge_agent.errors import UsageError
@@ -86,7 +85,7 @@ def _told(job: Mapping[str, Any]) -> Iterator[str]:
     standing = {"next": _second(job["next"]), "owed": len(job["owed"])}
     yield from facts(_row(job, job["time"]) | standing, _FACTS)
     yield ""
-    yield from (f"{key} = {_toml(value)}" for key, value in job["config"].items())
+    yield from (f"{key} = {toml(value)}" for key, value in job["config"].items())
     if job["history"]:
         yield ""
         yield from table(_RUNS, [{**one, "slot": _second(one["slot"])} for one in reversed(job["history"])])
@@ -94,13 +93,6 @@ def _told(job: Mapping[str, Any]) -> Iterator[str]:
 
 def _second(time: str | None) -> str | None:
     return time and f"{time[:19]}Z"
-
-
-def _toml(value: object) -> str:
-    """Return a value as ``put`` takes it."""
-    if isinstance(value, dict):
-        return f"{{ {', '.join(f'{key} = {_toml(inner)}' for key, inner in value.items())} }}"
-    return f"[{', '.join(map(_toml, value))}]" if isinstance(value, list) else json.dumps(value)
 
 
 def _run(args: argparse.Namespace, agent: ControlClient) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -82,6 +83,20 @@ def shown(value: object) -> str:
     if isinstance(value, dict):
         return orjson.dumps(value).decode() if value else "-"
     return "-" if value is None else str(value)
+
+
+def toml(value: object) -> str:
+    """Return a value from JSON as TOML writes it, on one line."""
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{_key(key)} = {toml(inner)}' for key, inner in value.items())} }}" if value else "{}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(toml, value))}]"
+    # both escape alike, but that TOML knows no surrogates, and has delete escaped
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else toml(name)
 
 
 def columns(rows: Iterable[Sequence[object]]) -> list[str]:

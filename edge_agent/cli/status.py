@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from edge_agent.cli.asking import daemon
 from edge_agent.cli.options import ASKING, add
 from edge_agent.cli.printing import columns, show
 from edge_agent.core.timebase import seconds
 from edge_agent.core.units import format_duration
+
+_NOTHING: Final = {"version": None, "state": "applied"}
+"""What is said of the cloud's configuration where there is none."""
 
 
 def describe(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +51,12 @@ def _rows(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     sent = f"{_bytes(outbox['bytes_sent'])} sent, {outbox['dropped']} dropped"
     yield "outbox", f"{outbox['records']} records wait, {_bytes(outbox['bytes'])}{age}; {sent}"
     yield "jobs", ", ".join(f"{count} {how}" for how, count in jobs.items())
-    yield "config", f"{status['config']['digest']}, in force since {_second(status['config_since'])}"
+    change, cloud = status["config_change"], status["config_cloud"]
+    by = "" if change is None else f"; last changed {_second(change['time'])} by {change['by']}"
+    told = "" if cloud == _NOTHING else f"; cloud version {cloud['version'] or 'none'}, {cloud['state']}"
+    yield "config", f"{status['config']['digest']}, in force since {_second(status['config_since'])}{by}{told}"
+    if status["config_conditions"]:
+        yield "", f"{', '.join(status['config_conditions'])}; see edge-agent config show"
 
 
 def _second(time: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol
 
 from pydantic import Field, create_model
 from typing_extensions import TypedDict
@@ -16,6 +16,7 @@ from typing_extensions import TypedDict
 from edge_agent.adapters.logs import set_level
 from edge_agent.command_ports import Call, Command, CutOff, NoArgs
 from edge_agent.core.config import Loaded
+from edge_agent.core.config_memory import Entry
 from edge_agent.core.config_types import Name, Section, duration
 from edge_agent.core.connection import SPOKEN
 from edge_agent.core.events import HeartbeatData
@@ -78,6 +79,21 @@ class ConnectionData:
     since: str
 
 
+class LastChange(TypedDict):
+    """A change of the configuration: when, by whom, and to what."""
+
+    time: str
+    by: str
+    digest: str
+
+
+class Desired(TypedDict):
+    """Of the configuration that the cloud wants: its version, and what became of it."""
+
+    version: int | None
+    state: str
+
+
 @dataclass(frozen=True, slots=True)
 class Status(HeartbeatData):
     """The ``data`` of a heartbeat, and what it is sent over.
@@ -85,10 +101,32 @@ class Status(HeartbeatData):
     Attributes:
         connection: ``None`` while there is none.
         config_since: when the configuration in force was put in force.
+        config_change: the last change, which led to it; ``None`` = nothing is remembered.
+        config_cloud: what became of the cloud's.
+        config_conditions: what of it is less than it should be, as stable words.
     """
 
     connection: ConnectionData | None = None
     config_since: str | None = None
+    config_change: LastChange | None = None
+    config_cloud: Desired | None = None
+    config_conditions: tuple[str, ...] = ()
+
+
+class Standing(Protocol):
+    """How the configuration stands."""
+
+    def since(self) -> UtcNs:
+        """Return when what is in force was put in force."""
+
+    def last(self) -> Entry | None:
+        """Return the last change."""
+
+    def said(self) -> Mapping[str, Any]:
+        """Return what became of what the cloud wants."""
+
+    def conditions(self) -> list[str]:
+        """Return what is less than it should be, as stable words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +138,7 @@ class Host:
         state_dir: where it keeps what outlives it.
         environ: the process's environment.
         loaded: returns the configuration in force.
-        changed: returns since when.
+        standing: of the configuration.
         measure: returns the data of a heartbeat.
         session: returns the session that is open, or waits for one.
         reload: reads the configuration again; returns whether it has changed, or raises ``ConfigError``.
@@ -112,7 +150,7 @@ class Host:
     state_dir: Path
     environ: Mapping[str, str]
     loaded: Callable[[], Loaded]
-    changed: Callable[[], UtcNs]
+    standing: Standing
     measure: Callable[[], HeartbeatData]
     session: Callable[[], Awaitable[Session]]
     reload: Callable[[], Awaitable[bool]]
@@ -140,7 +178,15 @@ def commands(host: Host) -> list[Command]:
                 connection = ConnectionData(session.broker, protocol, since)
                 data = replace(data, session=session.name)
         known = {field.name: getattr(data, field.name) for field in fields(data)}
-        return Status(**known, connection=connection, config_since=rfc3339(host.changed()))
+        last, said = host.standing.last(), host.standing.said()
+        return Status(
+            **known,
+            connection=connection,
+            config_since=rfc3339(host.standing.since()),
+            config_change=None if last is None else {"time": last.time, "by": last.by, "digest": last.digest},
+            config_cloud={"version": said["version"], "state": said["state"]},
+            config_conditions=tuple(host.standing.conditions()),
+        )
 
     async def level(_call: Call, args: Section) -> Level:
         nonlocal reverting

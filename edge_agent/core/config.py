@@ -11,6 +11,7 @@ import hmac
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, TypeAlias
 
@@ -153,11 +154,21 @@ def _parse(
 
 def stated_dir(found: Sequence[Source] | ConfigError) -> str | None:
     """Return the state directory that files name, valid or not; ``None`` = they name none, or cannot be read."""
-    try:
-        state = {} if isinstance(found, ConfigError) else merge(read_layers(found))[0].get("state")
-    except ConfigError:
-        return None
-    named = state.get("dir") if isinstance(state, dict) else None
+    return None if isinstance(found, ConfigError) else _stated_path(found, "state", "dir")
+
+
+def stated_socket(found: Sequence[Source]) -> str | None:
+    """Return the control socket that files name, valid or not; ``None`` = they name none."""
+    return _stated_path(found, "control", "socket")
+
+
+def _stated_path(found: Sequence[Source], section: str, key: str) -> str | None:
+    layers: list[Layer] = []
+    for source in found:
+        with suppress(ConfigError):  # the others may say it
+            layers += read_layers([source])
+    table = merge(layers)[0].get(section)
+    named = table.get(key) if isinstance(table, dict) else None
     return named if isinstance(named, str) and named.startswith("/") else None
 
 

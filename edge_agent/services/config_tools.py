@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any, Final
 
 from pydantic import Field
 
@@ -12,20 +13,29 @@ from edge_agent.command_ports import NoArgs
 from edge_agent.core.config_diff import dump, leaves, shown
 from edge_agent.core.config_document import dotted
 from edge_agent.core.config_jobs import Job
-from edge_agent.core.config_types import Section
+from edge_agent.core.config_types import FromText, Section
 from edge_agent.core.job_entry import Origin
 from edge_agent.core.redaction import redact
 from edge_agent.core.timebase import rfc3339
+from edge_agent.core.units import quoted
 from edge_agent.errors import ConfigError
 from edge_agent.services.configuring import Configuring
 from edge_agent.services.control import Method, method
+
+_DIGEST_NEEDED: Final = "a digest of 12 hex digits, as config history shows them,"
+
+
+def _digest(text: str) -> str:
+    if re.fullmatch(r"[0-9a-f]{12}", text) is None:
+        raise ValueError(f"found {quoted(text)}; {_DIGEST_NEEDED} is needed")
+    return text
 
 
 class Which(Section):
     """To which configuration."""
 
-    digest: str | None = Field(
-        None, description="Of one in the history; default: the one before.", pattern="^[0-9a-f]{12}$"
+    digest: Annotated[str, FromText(_digest, _DIGEST_NEEDED)] | None = Field(
+        None, description="Of one in the history; default: the one before."
     )
 
 
@@ -73,18 +83,34 @@ class ConfigTools:
         }
 
     async def _diff(self, _args: NoArgs) -> object:
+        found: dict[str, Any] = {"changes": [], "pending": [], "unfit": [], "errors": []}
+        now = self._configuring.now.loaded.config
         try:
-            new = self._configuring.compare()
+            new, unfit = self._configuring.compare()
+            restarted, _ = self._configuring.compare(restarting=True)
         except ConfigError as bad:
-            return {"changes": [], "pending": [], "errors": [asdict(problem) for problem in bad.problems]}
-        changes = shown(self._configuring.now.loaded.config, new.config)
-        return {"changes": changes, "pending": list(new.pending), "errors": []}
+            found["errors"] = [asdict(problem) for problem in bad.problems]
+        else:
+            later = [change for change in shown(now, restarted.config) if change["key"] in new.pending]
+            found["changes"] = shown(now, new.config) + later
+            found["pending"] = list(new.pending)
+            found["unfit"] = [{"key": key, "reason": reason} for key, reason in unfit]
+        return found | {"conditions": self._configuring.conditions()}
 
     async def _history(self, _args: NoArgs) -> object:
         kept, history = self._configuring.kept(), self._configuring.now.memory.history
-        entries: list[dict[str, Any]] = [entry.document() | {"kept": entry.digest in kept} for entry in history]
+        entries = [entry.document() | {"kept": entry.digest in kept} for entry in reversed(history)]
         return {"digest": self._configuring.now.loaded.digest, "entries": entries}
 
     async def _roll_back(self, args: Which) -> object:
+        before = self._configuring.now.loaded
         changed = await self._configuring.roll_back(args.digest)
-        return {"digest": self._configuring.now.loaded.digest, "changed": changed}
+        now = self._configuring.now
+        return {
+            "digest": now.loaded.digest,
+            "changed": changed,
+            "before": before.digest,
+            "changes": shown(before.config, now.loaded.config),
+            "pinned": now.memory.pin is not None,
+            "pending": list(now.loaded.pending),
+        }

@@ -20,9 +20,9 @@ from edge_agent.core.cloud_config import PROVEN, Reasons
 from edge_agent.core.config import Loaded
 from edge_agent.core.config_diff import MAX_TOLD
 from edge_agent.core.config_document import Source
-from edge_agent.core.config_memory import Pin, Snapshot, fingerprint
+from edge_agent.core.config_memory import Entry, Pin, Snapshot, fingerprint
 from edge_agent.core.config_remote import Desired
-from edge_agent.core.timebase import MonotonicNs, elapsed, later, to_seconds
+from edge_agent.core.timebase import MonotonicNs, UtcNs, elapsed, later, to_seconds
 from edge_agent.core.units import format_duration
 from edge_agent.errors import ConfigError, EdgeAgentError
 from edge_agent.ports import Clock
@@ -151,6 +151,14 @@ class Configuring:
             "ignored": ignored,
         }
 
+    def since(self) -> UtcNs:
+        """Return when what is in force was put in force, in this life of the agent."""
+        return self.now.since
+
+    def last(self) -> Entry | None:
+        """Return the last change; ``None`` = nothing is remembered."""
+        return next(reversed(self.now.memory.history), None)
+
     def conditions(self) -> list[str]:
         """Return what is less than it should be, as stable words."""
         pinned = ["config_rolled_back"] if self.now.memory.pin is not None else []
@@ -161,13 +169,17 @@ class Configuring:
         """Return the digests of configurations that can be gone back to."""
         return self._store.kept()
 
-    def compare(self) -> Loaded:
-        """Return what would be in force if the files were read now.
+    def compare(self, *, restarting: bool = False) -> tuple[Loaded, Reasons]:
+        """Return what would be in force if the files were read now, and why what the cloud says would not be in it.
+
+        Args:
+            restarting: as after a restart.
 
         Raises:
             ConfigError: they are not valid.
         """
-        return fit(self._files, self._files.read(), self.now.memory.cloud.layer, held=self.now.loaded.config)[0]
+        held = None if restarting else self.now.loaded.config
+        return fit(self._files, self._files.read(), self.now.memory.cloud.layer, held=held)
 
     # -- one after the other
 

@@ -9,9 +9,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from edge_agent.ports import Message
+from tests.core.test_events import schema_of
 from tests.support.agents import DEVICE, HEARTBEAT, Observer, Seen, agent, config_text, observer
 from tests.support.brokers import free_port, mosquitto
 
@@ -37,7 +39,14 @@ async def told(seen: Observer, state: str, version: int | None, *, after: float 
     def found() -> list[Seen]:
         return [one for one in seen.on(UP, after=after) if (one.data["state"], one.data["version"]) == (state, version)]
 
-    return (await seen.until(found)).data
+    return fitting(await seen.until(found))
+
+
+def fitting(one: Seen) -> dict[str, Any]:
+    """Return the data of an event, which fits the schema that ships."""
+    event = json.loads(one.payload)
+    jsonschema.validate(event, schema_of(event["type"]), format_checker=jsonschema.FormatChecker())
+    return dict(event["data"])
 
 
 async def test_the_cloud_changes_what_it_may_and_it_is_confirmed(tmp_path: Path) -> None:
@@ -58,9 +67,9 @@ async def test_the_cloud_changes_what_it_may_and_it_is_confirmed(tmp_path: Path)
         faster = await seen.wait(HEARTBEAT, count=4)
         assert faster.data["session"] == beat.data["session"]
         assert faster.data["config"] == {"digest": applied["digest"], "version": 1}
-        event = await seen.wait(EVENT, count=1)
-        (change,) = event.data["changes"]
-        assert (event.data["what"], event.data["by"]) == ("applied", "cloud")
+        event = fitting(await seen.wait(EVENT, count=1))
+        (change,) = event["changes"]
+        assert (event["what"], event["by"]) == ("applied", "cloud")
         assert change == {"key": "heartbeat.every", "before": "10s", "after": "200ms"}
 
         at = await say(seen, b"")

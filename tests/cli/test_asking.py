@@ -42,6 +42,19 @@ async def test_the_socket_is_the_options_or_the_configurations(tmp_path: Path) -
         asked("echo", config=tmp_path / "none")
 
 
+@pytest.mark.parametrize("bad", ["[heartbeat]\nevry = 1\n", "[heartbeat\n"])
+async def test_bad_files_do_not_hide_a_daemon_that_runs(tmp_path: Path, bad: str) -> None:
+    """It goes on with what it had; if there is none, what is wrong with the files is said."""
+    socket, config, drop_in = tmp_path / "s", tmp_path / "x.toml", tmp_path / "x.d" / "0.toml"
+    drop_in.parent.mkdir()
+    drop_in.write_text(f'[control]\nsocket = "{socket}"\n')
+    config.write_text(bad)
+    async with serving(socket, Control({"echo": _echo}).answer):
+        assert await asyncio.to_thread(asked, "echo", config=config, a=1) == {"a": 1}
+    with pytest.raises(ConfigError, match=r"x\.toml"):
+        asked("echo", config=config)
+
+
 async def test_what_the_daemon_refuses_is_an_error(tmp_path: Path) -> None:
     """In its own words."""
     async with serving(tmp_path / "s", Control({"refuse": _refuse}).answer):

@@ -13,6 +13,7 @@ import pytest
 
 import edge_agent
 from edge_agent import cli
+from edge_agent.cli import config as configuration
 from edge_agent.cli import jobs, queue
 from edge_agent.errors import ConfigError, ConfigProblem, EdgeAgentError, UnreachableError
 
@@ -73,7 +74,8 @@ def test_every_verb_has_help(verb: str) -> None:
 @pytest.mark.parametrize(
     "verb",
     [
-        *sorted(set(cli.VERBS) - {"demo", "jobs", "keygen", "queue"}),
+        *sorted(set(cli.VERBS) - {"config", "demo", "jobs", "keygen", "queue"}),
+        *(f"config {action}" for action in configuration.ACTIONS),
         *(f"jobs {action}" for action in jobs.ACTIONS),
         *(f"queue {action}" for action in queue.ACTIONS),
     ],
@@ -152,10 +154,10 @@ def test_ctrl_c_is_130_without_a_word(
 def said_by_check(error: BaseException, config: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     """Run a verb that raises this, through the dispatcher."""
 
-    def load(*_arguments: object, **_named: object) -> None:
+    def read(_reader: object) -> None:
         raise error
 
-    monkeypatch.setattr("edge_agent.cli.check.load", load)
+    monkeypatch.setattr("edge_agent.cli.check.ConfigReader.read", read)
     return cli.main(["check", "--config", str(config)])
 
 

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+import tomllib
+from typing import Final
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from edge_agent.cli.printing import COUNT_EVERY, counted, facts, say, say_json, show, table
+from edge_agent.cli.printing import COUNT_EVERY, counted, facts, say, say_json, show, table, toml
+
+TEXT: Final = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
 
 
 @pytest.fixture
@@ -33,6 +39,24 @@ def test_facts_are_a_line_each() -> None:
     found = {"a_b": True, "c": [], "d": ["x", "y"], "e": False, "f": {"n": 1}}
     lines = ["a b  yes", "c    -", "d    x,y", "e    no", 'f    {"n":1}']
     assert facts(found, ("a_b", "none", "c", "d", "e", "f")) == lines
+
+
+@given(
+    st.recursive(
+        st.booleans()
+        | st.integers(-(1 << 63), (1 << 63) - 1)
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | TEXT,
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+        max_leaves=6,
+    )
+)
+@example({"a b": ["\x7f\u2028\U0001f600", {}, []]})
+def test_a_value_is_written_on_one_line_as_toml_reads_it(value: object) -> None:
+    """Whatever JSON can say but null."""
+    text = toml(value)
+    assert "\n" not in text
+    assert tomllib.loads(f"x = {text}")["x"] == value
 
 
 def test_states_have_their_colour_on_a_terminal(

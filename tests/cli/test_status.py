@@ -28,7 +28,8 @@ async def test_it_shows_how_the_agent_is(tmp_path: Path) -> None:
         assert re.search(r"^clock +os, by no server$", out, re.MULTILINE)
         assert re.search(r"^outbox +0 records wait, 0 B; 0 B sent, 0 dropped$", out, re.MULTILINE)
         assert re.search(r"^jobs +0 ok, 0 failed, 0 missed, 0 skipped$", out, re.MULTILINE)
-        assert re.search(rf"^config +{beat['config']['digest']}, in force since 20\S+Z$", out, re.MULTILINE)
+        since = r"in force since 20\S+Z; last changed 20\S+Z by start"
+        assert re.search(rf"^config +{beat['config']['digest']}, {since}$", out, re.MULTILINE)
         code, out, _ = await edge_agent(process, "status", "--json")
         found = json.loads(out)
         assert set(beat) < set(found)

@@ -62,6 +62,9 @@ async def test_the_status_is_the_heartbeat_s_data_and_the_connection(tmp_path: P
     assert online["connection"] == {"broker": "mqtt://b:1883", "protocol": "5", "since": "2027-01-15T08:00:00.000000Z"}
     assert online["session"] == "s1"
     assert online["config_since"] == "1970-01-01T00:00:00.000000Z"
+    assert online["config_change"] == {"time": online["config_since"], "by": "cloud", "digest": "0" * 12}
+    assert online["config_cloud"] == {"version": 7, "state": "applied"}
+    assert online["config_conditions"] == ["restart_needed: state.dir"]
 
 
 async def test_a_level_is_for_a_while(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from edge_agent.core.config import (
     Loaded,
     derived_id,
     parse,
+    stated_dir,
+    stated_socket,
 )
 from edge_agent.core.config_document import Source
 from edge_agent.core.config_models import Config
@@ -30,6 +32,15 @@ def load(*texts: str, facts: HostFacts = FACTS, common_name: CommonName | None =
     """Parse texts as the files a.toml, b.toml and so on."""
     sources = [Source(f"{chr(97 + index)}.toml", text.encode()) for index, text in enumerate(texts)]
     return parse(sources, facts, common_name=common_name)
+
+
+def test_what_is_needed_of_bad_files_is_taken_from_those_that_say_it() -> None:
+    """Valid or not, the last counts; a file that is no TOML says nothing."""
+    texts = ('[state]\ndir = "/a"\n[x]\n', "[", '[state]\ndir = "/b"\n[control]\nsocket = "s"\n')
+    sources = [Source(str(number), text.encode()) for number, text in enumerate(texts)]
+    assert stated_dir(sources) == "/b"
+    assert stated_socket(sources) is None
+    assert stated_dir([]) is stated_dir(ConfigError([ConfigProblem("x", "", "gone")])) is None
 
 
 def problems_of(*texts: str, facts: HostFacts = FACTS) -> list[ConfigProblem]:

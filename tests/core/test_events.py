@@ -54,10 +54,18 @@ COMMANDS = {
         }
     ]
 }
+CONFIG = {
+    "version": 8,
+    "state": "rejected",
+    "digest": "a91270885834",
+    "errors": [{"key": "heartbeat.every", "reason": 'found "1ms"; 100ms to 1d is allowed'}],
+    "ignored": [],
+}
 SAMPLES: dict[str, dict[str, Any]] = {
     events.HEARTBEAT: asdict(HEARTBEAT),
     events.HEALTH: HEALTH,
     "edge.commands.v1": COMMANDS,
+    "edge.config.v1": CONFIG,
 }
 
 
@@ -107,12 +115,14 @@ def test_what_comes_out_of_the_outbox_fits_its_schema() -> None:
         outbox_record("event/door", b'{"open": true, "state": "ajar", "count": "many"}'),
         outbox_record("event/outbox", json.dumps({"gaps": [gap]}).encode()),
         outbox_record("event/outbox", b'{"state": "degraded", "reason": "disk_full"}'),
+        outbox_record("event/config", b'{"what": "applied", "by": "cloud", "digest": "a91270885834", "version": 7}'),
     ):
         jsonschema.Draft202012Validator(schema_of(event["type"])).validate(event)
         assert event["id"] == "0123456789abcdef-bulk.7"
     for channel, wrong in (
         ("event/outbox", b'{"gaps": [{"stream": "s"}]}'),
         ("event/job", b'{"what": "ran", "job": "x"}'),
+        ("event/config", b'{"what": "applied", "by": "files"}'),
     ):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.Draft202012Validator(schema_of("edge.event.v1")).validate(outbox_record(channel, wrong))

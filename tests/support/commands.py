@@ -17,6 +17,7 @@ from edge_agent.commands.agent import Host
 from edge_agent.core.command_args import parse_args
 from edge_agent.core.config import HostFacts, parse
 from edge_agent.core.config_document import Source
+from edge_agent.core.config_memory import Entry
 from edge_agent.core.events import AgentData, ConfigData, HeartbeatData
 from edge_agent.core.timebase import UtcNs
 from edge_agent.services.session import Session
@@ -47,6 +48,26 @@ def closed(schema: Any) -> Any:  # noqa: ANN401  # as JSON has it
     return parts | ({"additionalProperties": False} if "properties" in parts else {})
 
 
+class Standing:
+    """How the configuration stands that the cloud has changed."""
+
+    def since(self) -> UtcNs:
+        """Return when what is in force was put in force."""
+        return UtcNs(0)
+
+    def last(self) -> Entry | None:
+        """Return the last change."""
+        return Entry("1970-01-01T00:00:00.000000Z", "0" * 12, "cloud", 7)
+
+    def said(self) -> Mapping[str, Any]:
+        """Return what became of what the cloud wants."""
+        return {"version": 7, "state": "applied", "digest": "0" * 12, "errors": [], "ignored": []}
+
+    def conditions(self) -> list[str]:
+        """Return what is less than it should be."""
+        return ["restart_needed: state.dir"]
+
+
 def host_of(folder: Path, text: str, clock: FakeClock, *, sessions: Sequence[Session] = (), **environ: str) -> Host:
     """Return an agent as its commands see it, of a configuration in TOML; ``sessions`` has the one that is open."""
     loaded = parse([Source("x.toml", text.encode())], HostFacts(machine_id="0" * 32))
@@ -65,7 +86,7 @@ def host_of(folder: Path, text: str, clock: FakeClock, *, sessions: Sequence[Ses
         folder,
         environ,
         loaded=lambda: loaded,
-        changed=lambda: UtcNs(0),
+        standing=Standing(),
         measure=lambda: beat,
         session=session,
         reload=reload,
