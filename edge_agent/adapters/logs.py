@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, TextIO
 import orjson
 from typing_extensions import override
 
-from edge_agent.core.timebase import UtcNs, rfc3339, seconds
+from edge_agent.core.timebase import NANOSECONDS_PER_SECOND, UtcNs, rfc3339
 
 _OWN: Final = len(logging.makeLogRecord({}).__dict__)
 _PLAIN: Final = (str, int, float, bool, type(None))
@@ -32,10 +32,18 @@ class _Handler(logging.StreamHandler[TextIO]):
     """Writes lines, and remembers them for a while."""
 
     @override
-    def format(self, record: logging.LogRecord) -> str:
-        line = super().format(record)
-        RECENT.append(line if len(line) <= MAX_LINE else f"({record.getMessage()}: {len(line)} characters)")
-        return line
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Do in one step what the library does in ten, for handlers with filters and streams that cannot be flushed."""
+        assert self.lock is not None, "every handler has one"
+        with self.lock:
+            try:
+                line = self.format(record)
+                RECENT.append(line if len(line) <= MAX_LINE else f"({record.getMessage()}: {len(line)} characters)")
+                self.stream.write(f"{line}\n")
+                self.stream.flush()
+            except Exception:  # noqa: BLE001  # the library says what, or nothing, as it is told
+                self.handleError(record)
+        return True
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
@@ -46,7 +54,7 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
 
 
 def _time(record: logging.LogRecord) -> str:
-    return rfc3339(UtcNs(seconds(record.created)))
+    return rfc3339(UtcNs(int(record.created * NANOSECONDS_PER_SECOND)))
 
 
 class JsonFormatter(logging.Formatter):
@@ -58,15 +66,24 @@ class JsonFormatter(logging.Formatter):
             "time": _time(record),
             "level": record.levelname.lower(),
             "event": record.getMessage(),
+            **_fields(record),
         }
-        line |= _fields(record)
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         try:
-            return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
-        except TypeError:  # huge integers, lone surrogates, odd keys, cycles: a line in plain words beats none
-            safe = {str(key): value if isinstance(value, _PLAIN) else repr(value) for key, value in line.items()}
-            return json.dumps(safe)
+            return orjson.dumps(line, default=str).decode()
+        except TypeError:
+            return _odd(line)
+
+
+def _odd(line: dict[str, object]) -> str:
+    """Return a line with keys that are no strings, at twice the cost of others, or with what no JSON can hold."""
+    try:
+        return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+    except TypeError:  # huge integers, lone surrogates, odd keys, cycles: a line in plain words beats none
+        return json.dumps(
+            {str(key): value if isinstance(value, _PLAIN) else repr(value) for key, value in line.items()}
+        )
 
 
 class ConsoleFormatter(logging.Formatter):

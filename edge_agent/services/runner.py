@@ -20,6 +20,7 @@ from edge_agent.core.config_jobs import Runner as Limits
 from edge_agent.core.runs import FAILURES, History, Outcome, Run, Status, one_line, summary
 from edge_agent.core.timebase import (
     NANOSECONDS_PER_MILLISECOND,
+    NANOSECONDS_PER_SECOND,
     DurationNs,
     RawNs,
     UtcNs,
@@ -34,6 +35,11 @@ from edge_agent.ports import Clock
 log = logging.getLogger(__name__)
 runs_log: Final = logging.getLogger(f"{__name__}.runs")
 """One line per run; its own logger, so that it can be silenced alone."""
+
+_BLANK: Final = {
+    level: vars(logging.LogRecord(runs_log.name, level, "", 0, "job_run", None, None))
+    for level in (logging.INFO, logging.WARNING)
+}
 
 LONGEST_PAUSE: Final = seconds(3600)
 """Between two attempts, unless the job's own ``backoff`` is longer."""
@@ -363,19 +369,22 @@ class Runner:
         self._ended(run, outcome)
 
     def _tell(self, level: int, run: Run, outcome: Outcome) -> None:
-        fields = {
-            **self._who(run),
-            "status": outcome.status,
-            "duration_ms": outcome.duration_ms,
-            "host": self._host,
-            "slot": rfc3339(run.slot),
-            "lateness_ms": outcome.lateness_ms,
-            "cause": run.cause,
-        }
+        record = logging.LogRecord.__new__(logging.LogRecord)
+        fields = record.__dict__ = _BLANK[level].copy()  # ``log`` would fill it in at five times the cost
+        fields.update(
+            created=self._clock.wall() / NANOSECONDS_PER_SECOND,
+            task_name=run.job,
+            trace_id=run.trace,
+            attempt=run.attempt,
+            status=outcome.status,
+            duration_ms=outcome.duration_ms,
+            host=self._host,
+            slot=rfc3339(run.slot),
+            lateness_ms=outcome.lateness_ms,
+            cause=run.cause,
+        )
         if outcome.reason is not None:
             fields["reason"] = outcome.reason
-        record = logging.LogRecord(runs_log.name, level, "", 0, "job_run", None, None)
-        record.__dict__.update(fields)  # ``log`` would do the same at twice the cost
         runs_log.handle(record)
 
     def _who(self, run: Run) -> dict[str, Any]:
