@@ -194,13 +194,13 @@ class Configuring:
         return await done
 
     async def _next(self) -> None:
-        """Make the next change, or do what is due."""
+        """Do what is due, and make the next change."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._left_s()):
                 await self._more.wait()
+        await self._expire()  # first, however much is asked
         if not self._asked:
             self._more.clear()
-            await self._expire()
             return
         change, done = self._asked.popleft()
         if not self._asked:
