@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import selectors
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar, TypeVarTuple, Unpack
 
 from typing_extensions import override
@@ -67,6 +68,15 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # asyncio's own
         """Wait for its threads in real time: from Python 3.12 on asyncio does so in the loop's, which would jump."""
         await super().shutdown_default_executor()
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Let time stand still while the block runs: it waits for a thread that the loop does not know of."""
+        self._jumping.busy_threads += 1
+        try:
+            yield
+        finally:
+            self._jumping.busy_threads -= 1
 
     def _thread_done(self, _future: asyncio.Future[Any]) -> None:
         self._jumping.busy_threads -= 1
