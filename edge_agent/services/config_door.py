@@ -50,7 +50,7 @@ class ConfigDoor:
     async def advertise(self, session: Session) -> bool:
         """Say what became of it if that is news; return ``False`` when the connection ended first."""
         said = session.name, self.configuring.said()
-        if said == self._said:
+        if said == self._said or self.configuring.now.is_turning:  # a broker that is being left confirms nothing
             return True
         self._said = said
         is_settled = await session.publish_event(CONFIG, self.topics.config, said[1], retain=True)

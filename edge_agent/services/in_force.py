@@ -48,6 +48,7 @@ class InForce:
         snapshot: how it was said.
         memory: what is remembered with it.
         since: since when it is in force, in true time.
+        is_turning: whether parts of the agent still go by the one before.
         prepare: prepares all parts of the agent for another one.
     """
 
@@ -56,6 +57,7 @@ class InForce:
     def __init__(self, begun: Begun, store: MemoryStore, outbox: Events, clock: Clock) -> None:
         self.loaded, self.snapshot, self.memory = begun.loaded, begun.snapshot, begun.memory
         self.since = clock.now().time
+        self.is_turning = False
         self._store = store
         self._outbox = outbox
         self._clock = clock
@@ -100,7 +102,9 @@ class InForce:
         self.loaded = new
         if is_other:
             self.since = self._clock.now().time
+        self.is_turning = True
         restarted = await commit()
+        self.is_turning = False
         said = {"by": by, "config": new.digest, "version": new.version, "not_used_yet": list(new.unused)}
         keys = [change["key"] for change in changes[:MAX_KEYS]]
         log.info("config_applied", extra=said | {"keys": keys, "restarted": restarted})
