@@ -69,12 +69,13 @@ def _standing(found: Mapping[str, Any]) -> Iterator[str]:
     told = "nothing from the cloud"
     if cloud["version"] is not None or cloud["state"] != "applied":
         told = f"cloud version {cloud['version'] or 'none'}, {cloud['state']}"
-    if cloud["state"] in ("rejected", "rolled_back"):
+    if cloud["state"] in _AT_ODDS:
         told += f"; of the cloud's, {f'version {version}' if version else 'nothing'} is in force"
     yield f"# digest {found['digest']}, in force since {_second(found['since'])}; {told}"
     for error in cloud["errors"]:
-        why = ": ".join(filter(None, (error["key"], error["reason"])))
-        yield f"# {cloud['state']}: {why}; {_AT_ODDS[cloud['state']]}"
+        yield f"# {': '.join(filter(None, (cloud['state'], error['key'], error['reason'])))}"
+    if cloud["state"] in _AT_ODDS:
+        yield f"# {cloud['state']}: {_AT_ODDS[cloud['state']]}"
     if cloud["ignored"]:
         yield f"# ignored, for this version does not know it: {', '.join(cloud['ignored'])}"
     for condition in found["conditions"]:

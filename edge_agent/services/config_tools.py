@@ -11,7 +11,7 @@ from pydantic import Field
 
 from edge_agent.command_ports import NoArgs
 from edge_agent.core.config_diff import dump, leaves, shown
-from edge_agent.core.config_document import dotted
+from edge_agent.core.config_document import Layer, dotted, merge
 from edge_agent.core.config_jobs import Job
 from edge_agent.core.config_types import FromText, Section
 from edge_agent.core.job_entry import Origin
@@ -65,6 +65,7 @@ class ConfigTools:
         now, jobs = self._configuring.now, self._jobs()
         config = dump(now.loaded.config)
         config["jobs"] = {name: job.model_dump(mode="json", exclude_none=True) for name, (job, _) in jobs.items()}
+        config, _ = merge([Layer("put", config)])  # what came as JSON may have null in its options, which TOML has not
         put = {name for name, (_, origin) in jobs.items() if origin == "runtime"}
         origins = {
             dotted(path): "put at run time"

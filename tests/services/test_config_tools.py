@@ -97,7 +97,7 @@ class Tools:
 async def test_what_is_in_force_is_shown_with_where_it_comes_from(tmp_path: Path) -> None:
     """A file, nobody, the cloud, or whoever has put a job; what may be secret is not."""
     tools = Tools(tmp_path)
-    tools.jobs["b"] = Job(kind="system", every="1m"), "runtime"  # type: ignore[arg-type]  # as a file says it
+    tools.jobs["b"] = Job.model_validate({"kind": "x", "every": "1m", "options": {"a": None, "b": 1}}), "runtime"
     async with tools.running():
         await tools.configuring.desire(Desired(7, {"heartbeat": {"every": "9s", "x": 1}}), lambda: None)
         found = await tools.ask("config-show")
@@ -107,6 +107,7 @@ async def test_what_is_in_force_is_shown_with_where_it_comes_from(tmp_path: Path
     assert found["since"] == "2027-01-15T08:00:00.000000Z"
     assert found["config"]["programs"]["p"]["argv"] == ["/bin/true", "[hidden]"]
     assert found["config"]["jobs"]["b"]["every"] == "1m"
+    assert found["config"]["jobs"]["b"]["options"] == {"b": 1}
     shown = {key: found["origins"][key] for key in ("device.id", "device.groups", "heartbeat.every", "jobs.a.every")}
     assert shown == {
         "device.id": str(tools.file),
