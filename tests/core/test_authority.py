@@ -148,7 +148,10 @@ ATTACKS: dict[str, tuple[bytes, str]] = {
     "payload too deep": (OPS.token(claims=b'{"args":' + b"[" * 9000), "no JSON object"),
     "exp not a number": (OPS.token(claims=b'{"exp": NaN}'), "no JSON object"),
     "truncated": (OPS.token()[:-5], "signature"),
-    "one bit off": (b".".join((*SIGNED[:2], bytes((SIGNED[2][0] ^ 1,)) + SIGNED[2][1:])), "signature"),
+    "one letter off": (
+        b".".join((*SIGNED[:2], (b"B" if SIGNED[2][:1] == b"A" else b"A") + SIGNED[2][1:])),
+        "signature",
+    ),
     "no signature": (b".".join((*SIGNED[:2], b"")), "only signed commands"),
     "two parts": (b".".join(SIGNED[:2]), "only signed commands"),
     "four parts": (OPS.token() + b".AAAA", "only signed commands"),
