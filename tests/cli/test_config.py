@@ -42,10 +42,16 @@ def settings(every: str = "7s", *, extra: str = "") -> str:
     return config_text("mqtt://127.0.0.1:1", every=every, extra=extra)
 
 
-async def edited(process: AgentProcess, text: str, event: str, count: int = 1) -> None:
+async def edited(
+    process: AgentProcess,
+    text: str,
+    event: str,
+    count: int = 1,
+    **fields: Any,  # noqa: ANN401  # as the log has them
+) -> None:
     """Change the file, and wait until the agent says what has become of it."""
     process.config.write_text(text)
-    await process.logged(event, count)
+    await process.logged(event, count, **fields)
 
 
 async def restarted(process: AgentProcess, count: int) -> None:
@@ -178,7 +184,7 @@ async def test_a_rollback_holds_until_the_files_are_changed(tmp_path: Path) -> N
         assert (await config(process, "rollback", now["digest"]))[1] == f"{now['digest']} was in force already\n"
         assert (await config(process, "diff"))[:2] == (0, "nothing: what the files say is in force\n")
         await config(process, "rollback", before["digest"])
-        await edited(process, settings("9s"), "config_applied", 4)
+        await edited(process, settings("9s"), "config_applied", 2, by="files")
         assert (await as_json(process, "show", "heartbeat"))["conditions"] == []
         found = await as_json(process, "history")
         assert [entry["by"] for entry in found["entries"]] == ["files", *["rollback"] * 3, "files", "start"]
@@ -210,8 +216,8 @@ async def test_bad_files_are_named_as_check_names_them(tmp_path: Path) -> None:
     """Also where the file that names the socket is bad: the agent runs, and is asked where it is."""
     async with agent(tmp_path, settings("7s")) as process:
         await process.logged("started")
-        for number, bad in enumerate((settings("1ms") + "[a]\n", "[heartbeat\n"), 1):
-            await edited(process, bad, "config_rejected", number)
+        for bad, key in ((settings("1ms") + "[a]\n", "a"), ("[heartbeat\n", "")):
+            await edited(process, bad, "config_rejected", key=key)
             code, out, err = await config(process, "diff")
             assert (code, out) == (78, "")
             assert err == (await edge_agent(process, "check"))[2]
