@@ -258,6 +258,8 @@ class Configuring:
         seen, pin = fingerprint(found), self.now.memory.pin
         if pin is not None and pin.files == seen:
             log.info("config_pinned", extra={"config": pin.digest, "reason": "somebody has gone back to it"})
+            self._seen, self._rejected = seen, []
+            self.changed()
             return False
         if seen == self._seen and not forced:
             return False
@@ -294,7 +296,7 @@ class Configuring:
         if snapshot.desired != cloud.layer:
             cloud = cloud.go_back(snapshot.desired, (("", "taken back by hand"),))
         changed = await self.now.turn(new, snapshot, "rollback", replace(self.now.memory, cloud=cloud, pin=pin))
-        self._unfit, self._refused = unfit, None
+        self._unfit, self._refused, self._rejected = unfit, None, []
         self._count_from_now()
         self.changed()
         return changed

@@ -264,8 +264,10 @@ class Histories(RuleBasedStateMachine):
     def model_look(self, *, forced: bool = False) -> bool:
         """Go by the file; return whether that is good."""
         known = self.known
-        pinned = known.pin is not None and known.pin[1] == self.file
-        if (self.file == known.seen and not forced) or pinned:
+        if known.pin is not None and known.pin[1] == self.file:
+            self.known = replace(known, seen=self.file, rejected=False)
+            return True
+        if self.file == known.seen and not forced:
             return True
         if self.file.nonsense:
             self.known = replace(known, seen=self.file, rejected=True)
@@ -308,7 +310,7 @@ class Histories(RuleBasedStateMachine):
             return False
         source, layer = shots[key]
         pin = None if source == known.seen else (key, known.seen)
-        back = replace(known, source=source, pin=pin, refused=None)
+        back = replace(known, source=source, pin=pin, refused=None, rejected=False)
         if layer != known.layer:
             back = back.given(layer)
             if layer is not None and layer.version >= known.version:

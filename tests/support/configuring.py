@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -65,7 +66,7 @@ class Disk(ConfigStore):
 
     Attributes:
         left: steps until the process is killed; ``None`` = it is not.
-        written: names of the files that were written.
+        written: names of the files that were written; ``in force`` and ``acknowledged`` where a device does that.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -194,9 +195,10 @@ class Device:
         return await self._desire(None)
 
     async def _desire(self, desired: Desired | None) -> bool:
-        taken: list[bool] = []
-        changed = await self.do(self.configuring.desire(desired, lambda: taken.append(True)))
-        assert taken, "whatever comes is acknowledged"
+        before = len(self.disk.written)
+        taken = partial(self.disk.written.append, "acknowledged")
+        changed = await self.do(self.configuring.desire(desired, taken))
+        assert "acknowledged" in self.disk.written[before:], "whatever comes"
         return changed
 
     async def confirm(self, told: Mapping[str, Any] | None = None) -> None:
@@ -242,6 +244,7 @@ class Device:
         async def commit() -> list[str]:
             self.disk.step()
             self.used.append(new)
+            self.disk.written.append("in force")
             await asyncio.sleep(0)
             self.disk.step()
             return ["part"]
