@@ -9,7 +9,8 @@ from functools import partial
 from typing import Any, Final
 
 from edge_agent.core.authority import Authority
-from edge_agent.core.config_remote import parse_desired
+from edge_agent.core.cloud_config import Reasons
+from edge_agent.core.config_remote import Desired, parse_desired
 from edge_agent.core.timebase import later, seconds
 from edge_agent.core.topics import Topics
 from edge_agent.errors import ConfigError
@@ -40,7 +41,8 @@ class ConfigDoor:
     clock: Clock
     _session: Session | None = None
     _said: tuple[str, Mapping[str, Any]] | None = None
-    _newest: tuple[bytes, asyncio.Future[None]] | None = None
+    _wanted: tuple[Desired | None, asyncio.Future[None]] | None = None
+    _bad: tuple[int | None, Reasons] | None = None
     _more: asyncio.Event = field(default_factory=asyncio.Event)
 
     def begin(self, session: Session) -> None:
@@ -64,34 +66,42 @@ class ConfigDoor:
             return False
         taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._session.acknowledge(delivery, taken)
-        if self._newest is not None:  # what is wanted is what was said last
-            self._newest[1].set_result(None)
-        self._newest = delivery.payload, taken
+        version: object = None
+        try:
+            said = self.authority().configuration(delivery.payload)
+            version = None if said is None else said.get("version")
+            desired = None if said is None else parse_desired(said)
+        except (ConfigError, ValueError) as error:
+            why = reasons(error) if isinstance(error, ConfigError) else (("", str(error)),)
+            self._bad = version if type(version) is int else None, why
+            taken.set_result(None)
+        else:
+            self._want(desired, taken)
         self._more.set()
         return True
+
+    def _want(self, desired: Desired | None, taken: asyncio.Future[None]) -> None:
+        """Take what is wanted in place of what was, unless that is newer: an old one may arrive late."""
+        before, overtaken = self._wanted or (None, None)
+        if desired is not None and before is not None and desired.version < before.version:
+            overtaken = taken
+        else:
+            self._wanted, self._bad = (desired, taken), None
+        if overtaken is not None:
+            _resolve(overtaken)
 
     async def serve(self, _session: Session) -> None:
         """Have what arrives put in force, the newest each time, for as long as a session lasts."""
         while True:
             await self._more.wait()
             self._more.clear()
-            if self._newest is not None:
-                (payload, taken), self._newest = self._newest, None
-                await self._obey(payload, partial(_resolve, taken))
-                await self.clock.sleep_until(later(self.clock.monotonic(), ANOTHER_AFTER))
-
-    async def _obey(self, payload: bytes, taken: Callable[[], object]) -> None:
-        version: object = None
-        try:
-            said = self.authority().configuration(payload)
-            version = None if said is None else said.get("version")
-            desired = None if said is None else parse_desired(said)
-        except (ConfigError, ValueError) as error:
-            why = reasons(error) if isinstance(error, ConfigError) else (("", str(error)),)
-            self.configuring.refuse(version if type(version) is int else None, why)
-            taken()
-        else:
-            await self.configuring.desire(desired, taken)
+            if self._wanted is not None:
+                (desired, taken), self._wanted = self._wanted, None
+                await self.configuring.desire(desired, partial(_resolve, taken))
+            if self._bad is not None:
+                (version, why), self._bad = self._bad, None
+                self.configuring.refuse(version, why)
+            await self.clock.sleep_until(later(self.clock.monotonic(), ANOTHER_AFTER))
 
 
 def _resolve(taken: asyncio.Future[None]) -> None:

@@ -91,6 +91,9 @@ def _recall(store: MemoryStore, *, boot: str, raw: RawNs) -> ConfigMemory:
             store.save(memory)  # before anything is done with it: it may be what ends the agent
         except OSError as error:
             log.warning("config_not_kept", extra={"reason": str(error)})
+            if memory.cloud.trial is not None:  # what ends the agent would do so for ever
+                how = f"a start with it cannot be noted on disk, and so it is not started: {error.strerror}"
+                memory = replace(memory, cloud=memory.cloud.give_up((("", how),)))
         if memory.cloud.given_up is not None:
             log.error("config_rolled_back", extra={"errors": [reason for _, reason in memory.cloud.given_up]})
     return memory
