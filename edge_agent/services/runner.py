@@ -226,7 +226,6 @@ class Runner:
 
     # ---------------------------------------------------------------- one attempt
     def _begin(self, active: _Active) -> None:
-        loop = asyncio.get_running_loop()
         self._at_work += 1
         if active.started is None:
             active.begun = raw = self._clock.raw()
@@ -237,7 +236,7 @@ class Runner:
             active.run = active.run._replace(attempt=active.run.attempt + 1)
         active.task = self._tasks.put(active, active.run.job)
         if active.job.timeout is not None:
-            active.ends = loop.time() + to_seconds(active.job.timeout)
+            active.ends = asyncio.get_running_loop().time() + to_seconds(active.job.timeout)
             if self._watch is None or active.ends < self._watch.when():
                 self._watch_until(active.ends)
 

@@ -316,7 +316,7 @@ class Scheduler:
                 memory.put_off(run.slot)
             else:
                 memory.end(run.slot, again=cut_off)
-        if is_noted or entry.job.breaker is not None:
+        if is_noted or run.job in self._runner.breakers:
             self._keep_breaker(entry)
             self.book.save(entry.name)
         if memory.owed and self._group is not None and self._timers.due(f"{entry.name}@") is None:
