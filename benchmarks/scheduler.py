@@ -157,7 +157,7 @@ def _ours(plan: Plan, changes: Mapping[str, object]) -> object:
         Limits(max_concurrent=64, max_waiting=10_000),
         work=Kinds(
             {"no-op": Kind("no-op", Section, no_op)},
-            RunContexts(accept, clock, Path("state"), Locals({}, {}, {}), 1000),
+            RunContexts(accept, clock, Path("state"), Locals({}, {}, {}), 1000).of,
         ).begin,
         clock=clock,
         uniform=random.random,

@@ -56,7 +56,7 @@ class Scheduling:
         )
         self._runner = Runner(
             config.runner,
-            work=Kinds(self._kinds, self._contexts).begin,
+            work=Kinds(self._kinds, self._contexts.of).begin,
             clock=clock,
             uniform=uniform,
             ended=lambda *ended: self._scheduler.ended(*ended),  # noqa: PLW0108  # it is made after the runner

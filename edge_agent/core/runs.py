@@ -79,7 +79,7 @@ class Past:
 
     def __init__(self) -> None:
         self._last: deque[tuple[Any, ...]] = deque(maxlen=KEPT)  # bare tuples cost the garbage collector least
-        self.counts: defaultdict[Status, int] = defaultdict(int)
+        self.counts: dict[Status, int] = {}  # that collector looks into every defaultdict
         self.streak = 0
 
     @property
@@ -91,7 +91,7 @@ class Past:
         """Remember how a run ended."""
         status = outcome.status
         self._last.append(run + outcome)
-        self.counts[status] += 1
+        self.counts[status] = self.counts.get(status, 0) + 1
         if status == "succeeded":
             self.streak = self.streak + 1 if self.streak > 0 else 1
         elif status in FAILURES:

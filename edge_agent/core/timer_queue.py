@@ -21,21 +21,24 @@ class TimerQueue(Generic[T]):
     """Timers by name, each with a deadline in nanoseconds and a payload; equal deadlines come up in order of entry."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[int, int, str, T]] = []
-        self._pending: dict[str, tuple[int, int, str, T]] = {}
+        self._heap: list[tuple[int, int, str]] = []  # of nothing that the garbage collector would have to look into
+        self._pending: dict[str, tuple[int, int, str]] = {}
+        self._payloads: dict[str, T] = {}
         self._entered = 0
 
     def put(self, name: str, deadline: int, payload: T) -> None:
         """Add a timer, in place of the one of that name."""
         if name in self._pending:
             self.cancel(name)
-        self._entered += 1  # it decides between equal deadlines, so that payloads are never compared
-        entry = self._pending[name] = (deadline, self._entered, name, payload)
+        self._entered += 1  # it decides between equal deadlines
+        entry = self._pending[name] = (deadline, self._entered, name)
+        self._payloads[name] = payload
         heapq.heappush(self._heap, entry)
 
     def cancel(self, name: str) -> bool:
         """Remove a timer; return whether there was one."""
         found = self._pending.pop(name, None) is not None
+        self._payloads.pop(name, None)
         self._compact()
         return found
 
@@ -65,7 +68,7 @@ class TimerQueue(Generic[T]):
         for entry in due:
             if self._pending.get(entry[2]) is entry:
                 del self._pending[entry[2]]
-                yield entry[3]
+                yield self._payloads.pop(entry[2])
         self._compact()
 
     def _compact(self) -> None:

@@ -20,9 +20,9 @@ class Kinds:
     def __init__(self, kinds: Mapping[str, Kind], context: Callable[[Run, Job], Context]) -> None:
         self._kinds = kinds
         self._context = context
-        self._known: dict[
-            str, tuple[Job, Kind, Section]
-        ] = {}  # by job, as long as its configuration is the same object
+        self._known: dict[str, Job] = {}  # by name: as long as its configuration is the same object
+        self._ways: dict[str, tuple[Kind, Section]] = {}
+        self._alike: dict[tuple[str, str], tuple[Kind, Section]] = {}
 
     def begin(self, run: Run, job: Job) -> Awaitable[Mapping[str, object] | None]:
         """Return the work of a run, to be awaited.
@@ -30,14 +30,19 @@ class Kinds:
         Raises:
             JobError: there is no such kind.
         """
-        known = self._known.get(run.job)
-        if known is None or known[0] is not job:
-            if len(self._known) >= MAX_KNOWN:  # jobs come and go
-                self._known.clear()
-            kind = self._kind(job.kind)
-            known = self._known[run.job] = job, kind, kind.options.model_validate(job.options)
-        _, kind, options = known
+        if self._known.get(run.job) is not job:
+            self._learn(run.job, job)
+        kind, options = self._ways[run.job]
         return kind.run(self._context(run, job), options)
+
+    def _learn(self, name: str, job: Job) -> None:
+        """Read a job's options; jobs with the same ones share them, as the garbage collector looks into each."""
+        if len(self._known) >= MAX_KNOWN:  # jobs come and go
+            self._known, self._ways, self._alike = {}, {}, {}
+        kind, same = self._kind(job.kind), (job.kind, repr(job.options))
+        if same not in self._alike:
+            self._alike[same] = kind, kind.options.model_validate(job.options)
+        self._known[name], self._ways[name] = job, self._alike[same]
 
     def _kind(self, name: str) -> Kind:
         kind = self._kinds.get(name)

@@ -32,7 +32,7 @@ class RunContexts:
     locals: Locals
     max_record: int
 
-    def __call__(self, run: Run, job: Job) -> Context:
+    def of(self, run: Run, job: Job) -> Context:
         """Return the context of a run."""
         publish = partial(self._publish, run.job, job)
         return Context(

@@ -31,6 +31,7 @@ from edge_agent.core.timebase import (
 from edge_agent.core.waiting_line import WaitingLine
 from edge_agent.errors import JobError, OutboxError
 from edge_agent.ports import Clock
+from edge_agent.services.shared_task import SharedTask
 
 log = logging.getLogger(__name__)
 runs_log: Final = logging.getLogger(f"{__name__}.runs")
@@ -55,7 +56,7 @@ class _Active:
     """A run under way: in the line, at work, in its grace, or in the pause before another attempt."""
 
     task: asyncio.Task[None] | None = None  # while it is at work or in its grace
-    has_begun = False  # the task
+    has_begun = False  # its work
     timer: asyncio.TimerHandle | None = None  # what ends its grace or its pause
     ends = math.inf  # when its work has lasted too long, in the loop's time
     started: UtcNs | None = None
@@ -116,6 +117,7 @@ class Runner:
         self._active: dict[str, _Active] = {}
         self._line: WaitingLine[_Active] = WaitingLine()
         self._at_work = 0
+        self._tasks = SharedTask(self._attempt)
         self._abandoned: dict[str, _Active] = {}
         self._asked_at = RawNs(-NANOSECONDS_PER_MILLISECOND)
         self._ahead = 0  # true time of the counter, then
@@ -224,7 +226,6 @@ class Runner:
 
     # ---------------------------------------------------------------- one attempt
     def _begin(self, active: _Active) -> None:
-        loop = asyncio.get_running_loop()
         self._at_work += 1
         if active.started is None:
             active.begun = raw = self._clock.raw()
@@ -233,15 +234,15 @@ class Runner:
             active.started = UtcNs(raw + self._ahead)
         else:
             active.run = active.run._replace(attempt=active.run.attempt + 1)
-        active.task = loop.create_task(self._attempt(active), name=active.run.job)
+        active.task = self._tasks.put(active, active.run.job)
         if active.job.timeout is not None:
-            active.ends = loop.time() + to_seconds(active.job.timeout)
+            active.ends = asyncio.get_running_loop().time() + to_seconds(active.job.timeout)
             if self._watch is None or active.ends < self._watch.when():
                 self._watch_until(active.ends)
 
-    async def _attempt(self, active: _Active) -> None:
+    async def _attempt(self, active: _Active, task: asyncio.Task[None]) -> None:
         """Make an attempt; nothing that it raises gets any further."""
-        active.has_begun = True
+        active.has_begun, active.task = True, task
         status: Status = "failed"
         reason = result = None
         try:
@@ -278,7 +279,7 @@ class Runner:
         active.ends = math.inf
         if active.task is None or active.verdict is not None:
             return
-        if not active.has_begun and not active.task.done():  # cancelled now it would never come to its end
+        if not active.has_begun:  # its task may be another one by then
             loop.call_soon(self._interrupt, active, status, reason)
             return
         active.verdict = status, reason

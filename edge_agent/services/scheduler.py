@@ -250,14 +250,13 @@ class Scheduler:
         is_booked = entry.is_booked and (self._has_time or entry.is_once)
         if not is_booked and misfire.rule != "skip":  # what is owed must be written down
             misfire = misfire._replace(rule="skip")
-        decision = decide(entry.trigger, misfire, last=entry.last, now=until)
-        entry.last, missed, run = decision.last, decision.missed, decision.run
+        run, missed, entry.last, following = decide(entry.trigger, misfire, last=entry.last, now=until)
         if is_booked:
             run = tuple(slot for slot in run if slot not in memory.owed)  # what was believed in may come again
-            missed += memory.decide(decision.last, run)
+            missed += memory.decide(entry.last, run)
             self.book.save(entry.name)
-        if decision.next is not None:
-            self._timers.put(entry.name, decision.next, entry.fire)
+        if following is not None:
+            self._timers.put(entry.name, following, entry.fire)
         if missed:
             self._pass_over(entry, missed)
         for slot in run:
@@ -317,7 +316,7 @@ class Scheduler:
                 memory.put_off(run.slot)
             else:
                 memory.end(run.slot, again=cut_off)
-        if is_noted or entry.job.breaker is not None:
+        if is_noted or run.job in self._runner.breakers:
             self._keep_breaker(entry)
             self.book.save(entry.name)
         if memory.owed and self._group is not None and self._timers.due(f"{entry.name}@") is None:

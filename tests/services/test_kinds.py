@@ -63,3 +63,20 @@ async def test_options_that_are_wrong_are_no_reason_from_outside() -> None:
     """They were checked when the job was put: it is a bug if they get here."""
     with pytest.raises(ValidationError):
         await KINDS.begin(RUN, _job("blink", times="often"))
+
+
+async def test_jobs_that_are_alike_share_their_options() -> None:
+    """And no others: equal numbers of another type are not the same options."""
+    seen: list[Section] = []
+
+    async def _see(_context: Context, options: Section) -> None:
+        seen.append(options)
+
+    class _Any(Section):
+        value: object = None
+
+    kinds = Kinds({"see": Kind("see", _Any, _see)}, _context)
+    for name, value in (("a", 1), ("b", 1), ("c", True), ("a", 2)):
+        await kinds.begin(Run(name, EPOCH, "c" * 32), _job("see", value=value))
+    assert seen[0] is seen[1]
+    assert [repr(options) for options in seen[1:]] == ["_Any(value=1)", "_Any(value=True)", "_Any(value=2)"]

@@ -30,8 +30,8 @@ async def test_what_a_run_publishes_is_handed_in_as_its_job_says(tmp_path: Path)
         return f"s.{len(taken)}"
 
     contexts = RunContexts(accept, FakeClock(), tmp_path, Locals({}, {}, {}), 1000)
-    assert await contexts(RUN, job_with()).publish(b"1") == "s.1"
-    urgent = contexts(RUN, job_with(priority="critical", keep="latest", durability="always"))
+    assert await contexts.of(RUN, job_with()).publish(b"1") == "s.1"
+    urgent = contexts.of(RUN, job_with(priority="critical", keep="latest", durability="always"))
     assert await urgent.publish(b"2", key="k") == "s.2"
     assert taken == [
         Submission("data/lamp", b"1", Priority.NORMAL),
@@ -47,7 +47,7 @@ async def test_a_run_knows_itself_and_what_is_allowed_now(tmp_path: Path) -> Non
 
     contexts = RunContexts(accept, FakeClock(), tmp_path, Locals({}, {}, {}), 1000)
     contexts.max_record = 2000
-    context = contexts(RUN, job_with(grace="3s"))
+    context = contexts.of(RUN, job_with(grace="3s"))
     assert (context.job, context.slot, context.trace) == RUN[:3]
     assert (context.folder, context.max_record, context.grace_ns) == (tmp_path / "lamp", 2000, seconds(3))
     assert not context.folder.exists()
