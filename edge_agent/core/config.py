@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, TypeAlias
 
-from edge_agent.core.config_document import Layer, Path, Source, Table, dotted, merge, read_layers
+from edge_agent.core.config_document import Layer, Path, Source, Table, dotted, lay_over, merge, read_layers
 from edge_agent.core.config_findings import validated
 from edge_agent.core.config_kinds import Described, check_jobs
 from edge_agent.core.config_models import Config
@@ -113,7 +113,7 @@ def parse(
     pending = [(section, key, value) for section, key, value in fixed if value != new.config.model_dump()[section][key]]
     if not pending:
         return new
-    above = [Layer("pending", {section: {key: value}}) for section, key, value in pending]
+    above = [Layer("until a restart", {section: {key: value}}) for section, key, value in pending]
     return replace(parsed(*above), pending=tuple(dotted((section, key)) for section, key, _ in pending))
 
 
@@ -127,11 +127,13 @@ def _parse(
     names = [layer.name for layer in layers] or [""]
     admitted = None if desired is None else admit(desired, merge(layers)[0], kinds)
     layers = [*layers, *(() if admitted is None else (admitted.layer,))]
-    profile = merge(layers)[0].get("profile")
-    merged, origins = merge([Layer("profile metered", _METERED), *layers] if profile == "metered" else layers)
-    data: Table = merged
-    found = list(_fill_templates(data, facts, common_name))
-    config, wrong = validated(Config, data)
+    merged, origins = merge(layers)
+    if merged.get("profile") == "metered":
+        said, (merged, sparing) = merged, merge([Layer("profile metered", _METERED)])
+        lay_over(merged, said)
+        origins = sparing | origins
+    found = list(_fill_templates(merged, facts, common_name))
+    config, wrong = validated(Config, merged)
     found += wrong + ([] if admitted is None else admitted.wrong)
     if config is not None:
         found += _dangling(config)

@@ -78,7 +78,14 @@ _SIZE: Final = FromText(parse_size, 'a size like "64MiB"', show=format_size, pat
 
 def kind_of(value: object) -> str:
     """Return what a TOML value is, in words; never the value itself, which may be a secret."""
-    kinds = {str: "a string", bool: "a boolean", int: "a number", float: "a decimal number", dict: "a table"}
+    kinds = {
+        type(None): "null",
+        str: "a string",
+        bool: "a boolean",
+        int: "a number",
+        float: "a decimal number",
+        dict: "a table",
+    }
     return kinds.get(type(value), "an array" if isinstance(value, list | tuple) else "a date or time")
 
 

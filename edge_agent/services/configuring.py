@@ -268,7 +268,8 @@ class Configuring:
             if isinstance(found, ConfigError):
                 raise found
             layer = self.now.memory.cloud.layer
-            new, unfit = fit(self._files, found, layer, held=self.now.loaded.config)
+            new, self._unfit = fit(self._files, found, layer, held=self.now.loaded.config)
+            self._rejected = []
             changed = await self.now.turn(
                 new, Snapshot(tuple(found), layer), "files", replace(self.now.memory, pin=None)
             )
@@ -278,7 +279,6 @@ class Configuring:
             self.now.say("rejected", "files", errors=bad.problems)
             self.changed()
             raise
-        self._rejected, self._unfit = [], unfit
         self.changed()
         return changed
 
