@@ -143,8 +143,8 @@ def test_of_a_long_value_its_length_is_shown_and_of_many_changes_their_number() 
     """What is told has a bound."""
     short, long = "x" * (MAX_VALUE - 2), "x" * (MAX_VALUE - 1)
     for text, told in ((short, short), (long, f"{MAX_VALUE + 1} characters")):
-        labels = config_of(jobs={"j": {"kind": "x", "every": "1m", "options": {"a": text}}})
-        changes = shown(config_of(jobs={"j": {"kind": "x", "every": "1m"}}), labels)
+        loaded = config_of(jobs={"j": {"kind": "x", "every": "1m", "options": {"a": text}}})
+        changes = shown(config_of(jobs={"j": {"kind": "x", "every": "1m"}}), loaded)
         assert {"key": "jobs.j.options.a", "before": None, "after": told} in changes
     many = config_of(device={"labels": {}}, programs={f"p{n}": {"argv": ["/bin/x"]} for n in range(100)})
     changes = shown(config_of(), many)
