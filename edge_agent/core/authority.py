@@ -18,9 +18,8 @@ from typing import Any, Final, Protocol
 import orjson
 
 from edge_agent.core.command_request import MAX_PAYLOAD, Code, CommandError, Request, parse_request, request_from
-from edge_agent.core.config_document import MAX_SOURCE_BYTES
 from edge_agent.core.config_models import Commands
-from edge_agent.core.config_remote import parse_payload
+from edge_agent.core.config_remote import MAX_DESIRED_BYTES, parse_payload
 from edge_agent.core.config_types import NAME_NEEDED, NAME_PATTERN
 from edge_agent.core.timebase import NANOSECONDS_PER_SECOND, UtcNs
 from edge_agent.core.units import quoted
@@ -28,7 +27,7 @@ from edge_agent.core.units import quoted
 ALL: Final = "_all"
 CONFIGURE: Final = "config"
 """What ``allow`` of a key has to match, where there is one, for configuration to be signed with it."""
-MAX_CONFIGURATION: Final = 2 * MAX_SOURCE_BYTES
+MAX_CONFIGURATION: Final = 2 * MAX_DESIRED_BYTES
 """Bytes: base64url makes them more."""
 
 _GROUP: Final = "_group/"

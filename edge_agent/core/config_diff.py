@@ -77,20 +77,25 @@ def apply(table: Table, changes: Iterable[Change]) -> Table:
 
 def shown(before: Config, after: Config) -> list[dict[str, JsonValue]]:
     """Return what is different as it may be told: ``{"key", "before", "after"}``, without secrets, nothing too long."""
-    old, new = dump(before), dump(after)
-    changes = diff(old, new)
-    old, new = redact(old)[0], redact(new)[0]
-    told = [
-        {"key": dotted(path), "before": _at(old, path), "after": _at(new, path)}
-        for path in (change.path for change in changes)
+    changes = diff(dump(before), dump(after))
+    some = changes[:MAX_TOLD]  # what is not told costs nothing
+    old = redact(apply({}, (Change(change.path, change.after, change.before) for change in some)))[0]
+    new = redact(apply({}, some))[0]
+    told: list[dict[str, JsonValue]] = [
+        {
+            "key": dotted(change.path),
+            "before": None if change.before is MISSING else _at(old, change.path),
+            "after": None if change.after is MISSING else _at(new, change.path),
+        }
+        for change in some
     ]
-    if (more := len(told) - MAX_TOLD) > 0:
-        told[MAX_TOLD:] = [{"key": f"{more} more", "before": None, "after": None}]
+    if (more := len(changes) - MAX_TOLD) > 0:
+        told.append({"key": f"{more} more", "before": None, "after": None})
     return told
 
 
 def _at(table: Table, path: Keys) -> JsonValue:
-    """Return a value, or ``None``; in the place of a long one, how long it is."""
+    """Return a value; in the place of a long one, how long it is."""
     value: JsonValue = table
     for key in path:
         value = value.get(key) if isinstance(value, dict) else None

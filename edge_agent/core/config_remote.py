@@ -13,11 +13,14 @@ from typing import Any, Final, get_args, get_origin
 
 import orjson
 
-from edge_agent.core.config_document import MAX_SOURCE_BYTES, Layer, Path, Table, dotted, unfit
+from edge_agent.core.config_document import Layer, Path, Table, dotted, unfit
 from edge_agent.core.config_kinds import Described
 from edge_agent.core.config_models import Config
 from edge_agent.core.config_types import Section
 from edge_agent.errors import ConfigError, ConfigProblem, JobError
+
+MAX_DESIRED_BYTES: Final = 128 << 10
+"""What large clouds carry in a message; a device is busy for seconds with the jobs that find room in it."""
 
 MAX_VERSION: Final = (1 << 53) - 1
 """What every JSON parser takes for a whole number."""
@@ -75,8 +78,8 @@ def parse_desired(said: Mapping[str, Any]) -> Desired:
         wrong = ("version",), f"a whole number of 1 to {MAX_VERSION} is needed, larger than the last one"
     elif not isinstance(config, dict):
         wrong = ("config",), 'a table is needed, like {"heartbeat": {"every": "30s"}}'
-    elif (wrong := unfit(config)) is None and (size := len(orjson.dumps(config))) > MAX_SOURCE_BYTES:
-        wrong = ("config",), f"{size} bytes, numbers written out; {MAX_SOURCE_BYTES} are allowed"
+    elif (wrong := unfit(config)) is None and (size := len(orjson.dumps(config))) > MAX_DESIRED_BYTES:
+        wrong = ("config",), f"{size} bytes, numbers written out; {MAX_DESIRED_BYTES} are allowed"
     if wrong is not None:
         raise ConfigError([ConfigProblem("", dotted(wrong[0]), wrong[1])])
     return Desired(version, config)
@@ -88,8 +91,8 @@ def parse_payload(payload: bytes) -> Mapping[str, Any]:
     Raises:
         ValueError: it is too large, or none.
     """
-    if len(payload) > MAX_SOURCE_BYTES:
-        raise ValueError(f"{len(payload)} bytes; {MAX_SOURCE_BYTES} are allowed")
+    if len(payload) > MAX_DESIRED_BYTES:
+        raise ValueError(f"{len(payload)} bytes; {MAX_DESIRED_BYTES} are allowed")
     try:
         said = orjson.loads(payload)
     except orjson.JSONDecodeError as error:

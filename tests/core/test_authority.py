@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.adapters import jose
-from edge_agent.core.authority import Authority, Grant
+from edge_agent.core.authority import MAX_CONFIGURATION, Authority, Grant
 from edge_agent.core.command_request import MAX_PAYLOAD, Code, CommandError, Request
 from edge_agent.core.config_models import Commands
 from tests.support.tokens import GOOD, Key, b64
@@ -246,3 +246,105 @@ def test_whatever_arrives_only_a_command_error_comes_out(payload: bytes) -> None
             by.read("job-run", "dev-1", payload)
         except CommandError as error:
             assert error.code in {Code.BAD_SIGNATURE, Code.INVALID_ARGS}  # noqa: PT017  # it need not be raised
+
+
+# ---------------------------------------------------------------- configuration
+SAID: dict[str, Any] = {"version": 7, "config": {"heartbeat": {"every": "30s"}}}
+CONFIGURING: dict[str, Any] = {
+    "ops": {"public": OPS.public, "allow": ["ping", "conf*"]},
+    "field": {"public": FIELD.public, "groups": ["plant-7"]},
+}
+
+
+def not_taken(payload: bytes, by: Authority | None = None) -> str:
+    """Return why a configuration is not taken."""
+    with pytest.raises(ValueError, match=r".") as caught:
+        (by or authority(keys=CONFIGURING)).configuration(payload)
+    assert str(caught.value).isprintable()
+    return str(caught.value)
+
+
+def test_without_keys_a_configuration_is_json() -> None:
+    """Nothing at all says that there is to be none; a signed one cannot be verified."""
+    plain = authority(allow=[])
+    assert plain.configuration(json.dumps(SAID).encode()) == SAID
+    assert plain.configuration(b" \n\t") is plain.configuration(b"") is None
+    assert "has no keys" in not_taken(OPS.token(SAID | {"aud": "dev-1"}), plain)
+    assert "no JSON" in not_taken(b"[", plain)
+    assert "an object" in not_taken(b"7", plain)
+
+
+@pytest.mark.parametrize("audience", ["dev-1", "_all", "_group/plant-7", ["x", 5, None, "_group/plant-8"], ["dev-1"]])
+def test_a_signed_configuration_is_for_the_device_a_group_of_its_or_all(audience: object) -> None:
+    """By a key that may sign configuration; white space around it is no trouble."""
+    claims = authority(keys=CONFIGURING).configuration(b" " + OPS.token(SAID | {"aud": audience}) + b"\n")
+    assert claims == SAID | {"aud": audience}
+
+
+@pytest.mark.parametrize(
+    ("audience", "taken"),
+    [("dev-1", True), ("_group/plant-7", True), ("_group/plant-8", False), ("_all", False), (["_all", "dev-1"], True)],
+)
+def test_a_key_for_groups_configures_those_and_single_devices(audience: object, *, taken: bool) -> None:
+    """A key without a list of its own may configure."""
+    token = FIELD.token(SAID | {"aud": audience})
+    if taken:
+        assert authority(keys=CONFIGURING).configuration(token) is not None
+    else:
+        assert "sign for this device, by a key that may" in not_taken(token)
+
+
+@pytest.mark.parametrize(
+    ("payload", "words"),
+    [
+        (b"", "nothing counts that is not signed"),
+        (b" ", "nothing counts that is not signed"),
+        (json.dumps(SAID).encode(), "only signed commands and configuration count"),
+        (b"e", "one JWT in the compact form is needed"),
+        (OPS.token(SAID), "aud: "),
+        (OPS.token(SAID | {"aud": None}), "aud: "),
+        (OPS.token(SAID | {"aud": []}), "aud: "),
+        (OPS.token(SAID | {"aud": {"dev-1": 1}}), "aud: "),
+        (OPS.token(SAID | {"aud": "dev-2"}), "aud: "),
+        (OPS.token(SAID | {"aud": "_group/plant-9"}), "aud: "),
+        (OPS.token(SAID | {"aud": "dev-1", "exp": 1_900_000_000}), "exp: "),
+        (OPS.token(SAID | {"aud": "dev-1", "exp": None}), "exp: "),
+        (OPS.token(SAID | {"aud": "dev-1", "nbf": 1_900_000_000}), "nbf: "),
+        (STRANGER.token(SAID | {"aud": "dev-1"}), ""),
+        (OPS.token(SAID | {"aud": "dev-1"}, {"alg": "none", "kid": "ops"}), "alg: "),
+        (OPS.token(SAID | {"aud": "dev-1"}, {"alg": "EdDSA", "kid": "who"}), "unknown kid"),
+        (OPS.token([SAID]), "no JSON object"),
+        (b"e" * (MAX_CONFIGURATION + 1), "bytes; "),
+    ],
+    ids=range(18),
+)
+def test_where_there_are_keys_nothing_else_is_taken(payload: bytes, words: str) -> None:
+    """Least of all that there is to be none: whoever holds the broker must not undo what was signed."""
+    assert words in not_taken(payload)
+
+
+def test_a_key_that_may_not_configure_does_not() -> None:
+    """Whatever else it may do; config-get is something else."""
+    for allow in ([], ["ping", "config-*"], ["CONFIG"]):
+        keys = {"ops": {"public": OPS.public, "allow": allow}}
+        assert "by a key that may" in not_taken(OPS.token(SAID | {"aud": "dev-1"}), authority(keys=keys))
+
+
+def test_a_signed_command_is_no_configuration_and_the_reverse() -> None:
+    """What was signed for one purpose serves no other."""
+    assert "exp: " in not_taken(OPS.token())
+    error = refused(OPS.token(SAID | {"aud": "dev-1"}), by=authority(keys=CONFIGURING), command="config")
+    assert error.code is Code.BAD_SIGNATURE
+
+
+@given(
+    st.binary(max_size=200) | st.binary(max_size=60).map(lambda tail: OPS.token(SAID | {"aud": "dev-1"})[:-30] + tail)
+)
+def test_whatever_arrives_as_configuration_only_a_reason_comes_out(payload: bytes) -> None:
+    """With keys, and without."""
+    not_taken(payload)
+    try:
+        found = authority(allow=[]).configuration(payload)
+    except ValueError as error:
+        found = {"why": str(error)}
+    assert found is None or isinstance(found, dict)

@@ -20,6 +20,7 @@ from edge_agent.core.config import (
 )
 from edge_agent.core.config_document import Source
 from edge_agent.core.config_models import Config
+from edge_agent.core.config_remote import Desired
 from edge_agent.core.timebase import seconds
 from edge_agent.errors import ConfigError, ConfigProblem
 
@@ -285,3 +286,83 @@ def test_arbitrary_values_are_a_configuration_or_an_error(document: dict[str, An
     else:
         problems = []
     assert all(str(problem).isprintable() for problem in problems)
+
+
+# ---------------------------------------------------------------- what a restart alone changes
+def edited(text: str, held: Loaded, *, desired: Desired | None = None) -> Loaded:
+    """Return what a file comes to while something is in force."""
+    return parse([Source("a.toml", text.encode())], FACTS, held=held.config, desired=desired)
+
+
+def test_the_id_and_the_state_directory_stay_until_a_restart() -> None:
+    """All else counts at once, and what follows from the id follows from the one that is held."""
+    held = load('device.id = "one"\nstate.dir = "/one"')
+    new = edited('device.id = "two"\nstate.dir = "/two"\nheartbeat.every = "5s"\nmqtt.prefix = "x/{id}"', held)
+    assert new.pending == ("device.id", "state.dir")
+    assert (new.config.device.id, new.config.state.dir) == ("one", "/one")
+    assert (new.config.mqtt.client_id, new.config.mqtt.prefix) == ("one", "x/one")
+    assert new.config.heartbeat.every == seconds(5)
+    assert edited('device.id = "one"\nstate.dir = "/one"\n# x', new).pending == ()
+    assert load('device.id = "two"').pending == ()
+
+
+def test_what_is_no_longer_said_waits_for_a_restart_as_well() -> None:
+    """Then the default holds, as it would have from the start."""
+    gone = edited("", load('device.id = "one"\nstate.dir = "/one"'))
+    assert gone.pending == ("device.id", "state.dir")
+    assert (gone.config.device.id, gone.config.state.dir) == ("one", "/one")
+    come = edited('state.dir = "/one"', load(""))
+    assert (come.pending, come.config.state.dir) == (("state.dir",), None)
+    assert edited("", load("")).pending == ()
+
+
+def test_only_what_waits_makes_no_other_configuration() -> None:
+    """Its digest is that of what is in force."""
+    held = load('device.id = "one"\nheartbeat.every = "5s"')
+    new = edited('device.id = "two"\nheartbeat.every = "5s"', held)
+    assert (new.digest, new.config, new.pending) == (held.digest, held.config, ("device.id",))
+
+
+def test_a_bad_id_is_an_error_although_it_would_wait() -> None:
+    """A restart must not find out."""
+    with pytest.raises(ConfigError, match=r"device\.id"):
+        edited('device.id = "_"', load('device.id = "one"'))
+
+
+# ---------------------------------------------------------------- who says so
+def test_each_key_has_the_layer_that_said_it_last() -> None:
+    """A file, the profile, the cloud; what nobody says has none."""
+    files = (
+        'profile = "metered"\nheartbeat.every = "5s"\nlog.level = "debug"',
+        'log = {level = "info", format = "json"}',
+    )
+    sources = [Source(name, text.encode()) for name, text in zip(("a.toml", "b.toml"), files, strict=True)]
+    loaded = parse(sources, FACTS, desired=Desired(7, {"log": {"level": "error"}, "outbox": {"max_age": None}}))
+    said = {path: loaded.origins.get(path) for path in (("heartbeat", "every"), ("log", "format"), ("log", "level"))}
+    assert list(said.values()) == ["a.toml", "b.toml", "cloud version 7"]
+    assert loaded.origins["mqtt", "keepalive"] == "profile metered"
+    assert ("time", "host") not in loaded.origins
+    problem = loaded.problem(("log", "level"), "why")
+    assert (problem.file, problem.key, problem.reason) == ("cloud version 7", "log.level", "why")
+    assert loaded.problem(("control", "group"), "why").file == "a.toml"
+
+
+def test_what_the_cloud_says_is_blamed_on_it_after_the_files() -> None:
+    """By its version; what both make wrong together, on the one that said it last."""
+    desired = Desired(7, {"heartbeat": {"every": "1ms"}, "outbox": {"max_record": "1MiB"}})
+    with pytest.raises(ConfigError) as bad:
+        parse([Source("a.toml", b'outbox.max_bytes = "64KiB"\nx = 1')], FACTS, desired=desired)
+    assert [(problem.file, problem.key) for problem in bad.value.problems] == [
+        ("a.toml", "x"),
+        ("cloud version 7", "outbox"),
+        ("cloud version 7", "heartbeat.every"),
+    ]
+
+
+def test_what_the_cloud_says_is_in_what_is_loaded() -> None:
+    """Its version, what was not known of it, the jobs of which it says something."""
+    said = {"jobs": {"j": {"kind": "x", "every": "1m"}, "gone": None}, "moon": 1, "log": {"x": {"y": 1}}}
+    loaded = parse([Source("a.toml", b"")], FACTS, desired=Desired(7, said))
+    assert (loaded.version, loaded.ignored, loaded.cloud_jobs) == (7, ("moon", "log.x"), frozenset({"j", "gone"}))
+    assert (load("").version, load("").ignored, load("").cloud_jobs) == (None, (), frozenset())
+    assert parse([Source("a.toml", b"")], FACTS, desired=Desired(8, {})).digest == load("").digest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
 import pytest
@@ -11,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.core.config import HostFacts, parse
-from edge_agent.core.config_diff import MISSING, Change, Missing, apply, diff, dump
-from edge_agent.core.config_document import Source, Table
+from edge_agent.core.config_diff import MAX_TOLD, MAX_VALUE, MISSING, Change, Missing, apply, diff, dump, shown
+from edge_agent.core.config_document import Source, Table, dotted
 from edge_agent.core.config_models import Config
 from tests.support.configurations import documents
 
@@ -102,3 +103,62 @@ def test_a_dump_is_read_back_to_the_same_configuration(document: Table) -> None:
     assert again.config == loaded.config
     assert again.digest == loaded.digest
     assert diff(dump(loaded.config), dump(again.config)) == []
+
+
+# ---------------------------------------------------------------- what may be told
+def config_of(**sections: Any) -> Config:  # noqa: ANN401  # as the file has them
+    """Return a configuration."""
+    return Config.model_validate(sections)
+
+
+def test_a_change_is_shown_with_its_values_as_a_file_would_say_them() -> None:
+    """``None`` where there is none; nothing where nothing differs."""
+    job = {"kind": "system", "every": "90s"}
+    changes = shown(config_of(heartbeat={"every": "60s"}), config_of(heartbeat={"every": "1m30s"}, jobs={"j": job}))
+    assert {"key": "heartbeat.every", "before": "1m", "after": "1m30s"} in changes
+    assert {"key": "jobs.j.every", "before": None, "after": "1m30s"} in changes
+    assert shown(config_of(), config_of()) == []
+
+
+def test_that_a_secret_has_changed_is_shown_and_not_the_secret() -> None:
+    """Neither the old one nor the new one, whatever it is in."""
+
+    def secrets(word: str) -> Config:
+        return config_of(
+            programs={"p": {"argv": ["/bin/x", word], "env": {"A": word}}},
+            endpoints={"e": {"url": f"https://h/path?key={word}"}},
+            jobs={"j": {"kind": "x", "every": "1m", "options": {"api_key": word, "deep": {"token": [word]}}}},
+            mqtt={"username": "u", "password_file": word},
+        )
+
+    changes = shown(secrets("hunter2one"), secrets("hunter2two"))
+    assert {change["key"] for change in changes} == {
+        *("programs.p.argv", "programs.p.env.A", "endpoints.e.url", "mqtt.password_file"),
+        *("jobs.j.options.api_key", "jobs.j.options.deep.token"),
+    }
+    assert "hunter2" not in repr(changes)
+
+
+def test_of_a_long_value_its_length_is_shown_and_of_many_changes_their_number() -> None:
+    """What is told has a bound."""
+    short, long = "x" * (MAX_VALUE - 2), "x" * (MAX_VALUE - 1)
+    for text, told in ((short, short), (long, f"{MAX_VALUE + 1} characters")):
+        loaded = config_of(jobs={"j": {"kind": "x", "every": "1m", "options": {"a": text}}})
+        changes = shown(config_of(jobs={"j": {"kind": "x", "every": "1m"}}), loaded)
+        assert {"key": "jobs.j.options.a", "before": None, "after": told} in changes
+    many = config_of(device={"labels": {}}, programs={f"p{n}": {"argv": ["/bin/x"]} for n in range(100)})
+    changes = shown(config_of(), many)
+    more = len(diff(dump(config_of()), dump(many))) - MAX_TOLD
+    assert (len(changes), changes[-1]) == (MAX_TOLD + 1, {"key": f"{more} more", "before": None, "after": None})
+
+
+@given(documents(), documents())
+def test_what_is_shown_is_json_of_a_bounded_size(before: Table, after: Table) -> None:
+    """For whatever the models take; every change is one that there is."""
+    configs = [
+        parse([Source("a.toml", tomli_w.dumps(document).encode())], FACTS).config for document in (before, after)
+    ]
+    changes = shown(configs[0], configs[1])
+    real = {dotted(change.path) for change in diff(dump(configs[0]), dump(configs[1]))}
+    assert {change["key"] for change in changes[:MAX_TOLD]} <= real
+    assert len(json.dumps(changes)) < 200_000

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.core.config import HostFacts, Loaded, parse
-from edge_agent.core.config_document import MAX_SOURCE_BYTES, Source, Table
-from edge_agent.core.config_remote import MAX_VERSION, Desired, admit, parse_desired, parse_payload
+from edge_agent.core.config_document import Source, Table
+from edge_agent.core.config_remote import MAX_DESIRED_BYTES, MAX_VERSION, Desired, admit, parse_desired, parse_payload
 from edge_agent.core.config_types import NAME_PATTERN
 from edge_agent.core.timebase import seconds
 from edge_agent.errors import ConfigError
@@ -69,7 +69,7 @@ def refused(said: dict[str, Any], local: str = LOCAL) -> dict[str, str]:
         ({"version": 1, "config": None}, "config"),
         ({"version": 1, "config": []}, "config"),
         ({"version": 1, "config": {"a": {"b": [1 << 63]}}}, "a.b[0]"),
-        ({"version": 1, "config": {"x": [1e15] * (1 << 16)}}, "config"),
+        ({"version": 1, "config": {"x": [1e15] * (1 << 14)}}, "config"),
     ],
 )
 def test_a_configuration_has_a_version_and_a_table(said: dict[str, Any], key: str) -> None:
@@ -96,10 +96,10 @@ def test_what_is_no_object_is_refused(payload: bytes) -> None:
 
 def test_size_is_judged_before_anything_is_read() -> None:
     """One byte more than a file may have."""
-    whole = b'{"x":"' + b"x" * (MAX_SOURCE_BYTES - 8) + b'"}'
-    assert len(whole) == MAX_SOURCE_BYTES
+    whole = b'{"x":"' + b"x" * (MAX_DESIRED_BYTES - 8) + b'"}'
+    assert len(whole) == MAX_DESIRED_BYTES
     assert parse_payload(whole)
-    with pytest.raises(ValueError, match="bytes; 1048576 are allowed"):
+    with pytest.raises(ValueError, match="bytes; 131072 are allowed"):
         parse_payload(whole + b" ")
 
 

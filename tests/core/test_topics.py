@@ -130,3 +130,11 @@ def test_a_reply_goes_nowhere_else(topic: str) -> None:
 def test_a_filter_stands_for_topics(pattern: str, topic: str, *, fits: bool) -> None:
     """MQTT 5 §4.7."""
     assert matches(pattern, topic) is fits
+
+
+def test_configuration_has_topics_of_its_own() -> None:
+    """One to be told what is wanted, of which a device hears with its other messages; one to say what became of it."""
+    assert (TOPICS.desired, TOPICS.config) == ("acme/edge/gw-1/down/config", "acme/edge/gw-1/up/config")
+    assert any(matches(wanted, TOPICS.desired) for wanted in TOPICS.filters(()))
+    assert TOPICS.command(TOPICS.desired) is None
+    assert TOPICS.channel(TOPICS.config, ()) is None

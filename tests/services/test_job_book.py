@@ -174,3 +174,39 @@ async def test_what_a_store_tells_that_comes_late_counts() -> None:
     book.configure({name: Job.model_validate(FILED) for name in ("over", "gone", "rests")}, read)
     assert found(book) == {"new": "put runtime", "over": "put runtime", "rests": "filed file"}
     assert rests.paused
+
+
+async def test_a_job_of_which_the_cloud_says_something_is_the_clouds() -> None:
+    """Whatever somebody has put or deleted under that name; that counts again once the cloud says nothing of it."""
+    notebook = Notebook()
+    book = book_of(notebook, "put", "gone", "kept")
+    book.put("put", PUT)
+    book.delete("gone")
+    files = {name: Job.model_validate(FILED) for name in ("put", "gone", "kept", "new")}
+    book.configure(files, read, {"put", "gone", "new", "removed"})
+    expected = {"gone": "filed cloud", "kept": "filed file", "new": "filed cloud", "put": "filed cloud"}
+    assert (found(book), book.hidden()) == (expected, [])
+    again = JobBook(notebook)
+    again.configure(files, read, {"put", "gone", "new", "removed"})
+    assert found(again) == expected
+    book.configure({name: files[name] for name in ("put", "gone", "kept")}, read)
+    assert found(book) == {"kept": "filed file", "put": "put runtime"}
+    assert book.hidden() == ["gone"]
+
+
+async def test_a_job_of_the_clouds_is_changed_there_and_nowhere_else() -> None:
+    """Put, deleted and restored alike; also one that it has taken away."""
+    notebook = Notebook()
+    book = book_of(notebook)
+    book.put("away", PUT)
+    book.configure({"j": Job.model_validate(FILED)}, read, {"j", "away"})
+    assert found(book) == {"j": "filed cloud"}
+    notes = dict(notebook.notes)
+    for name in ("j", "away"):
+        with pytest.raises(JobError, match="change it there"):
+            book.put(name, PUT)
+        with pytest.raises(JobError, match="change it there"):
+            book.put(name, None)
+        with pytest.raises(JobError, match="change it there"):
+            book.delete(name)
+    assert (found(book), notebook.notes) == ({"j": "filed cloud"}, notes)

@@ -22,6 +22,7 @@ from edge_agent.core.topics import Topics
 from edge_agent.ports import Connection, Delivery, Message
 from edge_agent.services.link import Link
 from edge_agent.services.presence import Presence
+from edge_agent.services.session import Session
 from tests.fakes import ClosedDoor, FakeBroker, FakeClock, FakeConnection, FakeConnector, fake_link
 from tests.support.agents import observer
 from tests.support.brokers import free_port, mosquitto
@@ -282,3 +283,92 @@ async def test_the_waits_follow_the_policy_in_time() -> None:
         times = [at for at, _ in broker.attempts[start:]]
     gaps = [round(b - a) for a, b in pairwise(times)]
     assert gaps[:4] == [2, 4, 4, 4]
+
+
+class NotingDoor(ClosedDoor):
+    """Takes what is on some topics, and notes what it is asked."""
+
+    def __init__(self, name: str, notes: list[str], topic: str) -> None:
+        self.name, self.notes, self.topic = name, notes, topic
+        self.sessions: list[Session] = []
+
+    @override
+    def begin(self, session: Session) -> None:
+        self.sessions.append(session)
+
+    @override
+    async def advertise(self, _session: Session) -> bool:
+        self.notes.append(f"{self.name} advertises")
+        return True
+
+    @override
+    async def serve(self, session: Session) -> None:
+        self.notes.append(f"{self.name} serves {session.name}")
+        await asyncio.Event().wait()
+
+    @override
+    def hear(self, delivery: Delivery) -> bool:
+        self.notes.append(f"{self.name} hears {delivery.topic}")
+        if delivery.topic == self.topic and delivery.payload == b"x":
+            self.sessions[-1].acknowledge(delivery)
+            return True
+        return False
+
+
+@pytest.mark.virtual
+async def test_each_door_is_asked_in_its_turn_until_one_takes_what_arrives() -> None:
+    """What none takes is acknowledged all the same; each lives as long as a session."""
+    broker, notes, mine = FakeBroker(), list[str](), "edge/dev-1/down/x"
+    link, _ = fake_link(broker, clock=FakeClock())
+    doors = [NotingDoor("first", notes, mine), NotingDoor("second", notes, "edge/dev-1/down/y")]
+    link.doors = doors
+    async with running(link):
+        await link.session()
+        await asyncio.sleep(1)
+        own = [note for note in notes if STATUS not in note]  # it hears itself, too
+        assert sorted(own) == ["first advertises", "first serves s1", "second advertises", "second serves s1"]
+        notes.clear()
+        for topic in (mine, "edge/dev-1/down/y", "edge/dev-1/down/z"):
+            broker.route(Message(topic, b"x"))
+        await asyncio.sleep(1)
+        assert notes == [
+            f"first hears {mine}",
+            *(f"{name} hears edge/dev-1/down/{topic}" for topic in "yz" for name in ("first", "second")),
+        ]
+        assert not broker.sessions["fake"].unacknowledged
+        notes.clear()
+        link.review()
+        await asyncio.sleep(1)
+        assert notes == ["first advertises", "second advertises"]
+        broker.cut()
+        await asyncio.sleep(90)
+        assert [session.name for session in doors[0].sessions] == ["s1", "s2"]
+
+
+@pytest.mark.virtual
+async def test_where_the_connection_ends_over_what_a_door_says_the_next_is_not_asked() -> None:
+    """The session is not handed out either."""
+
+    class EndingDoor(NotingDoor):
+        @override
+        async def advertise(self, session: Session) -> bool:
+            await super().advertise(session)
+            return len(self.sessions) > 1
+
+    broker, notes = FakeBroker(), list[str]()
+    link, _ = fake_link(broker, clock=FakeClock())
+    link.doors = [EndingDoor("first", notes, ""), NotingDoor("second", notes, "")]
+    async with running(link):
+        await asyncio.sleep(5)
+        assert "second advertises" not in notes
+        assert link._open is None
+        broker.cut()
+        assert (await link.session()).name == "s2"
+        assert notes[-1] == "second advertises"
+
+
+async def test_a_review_without_a_session_is_nothing() -> None:
+    """Whoever has something new to say need not know."""
+    link, _ = fake_link(FakeBroker(), clock=FakeClock())
+    link.review()
+    assert link._current is None
