@@ -52,6 +52,9 @@ async def die(ctx, options):
 async def stumble(ctx, options):
     asyncio.get_running_loop().call_soon(lambda: 1 / 0)
 
+if os.path.exists(os.path.join(os.path.dirname(__file__), "armed")):
+    os._exit(7)
+
 LEAVE, DIE, STUMBLE = Kind("leave", Options, leave), Kind("die", Options, die), Kind("stumble", Options, stumble)
 '''
 
@@ -277,3 +280,27 @@ async def test_a_change_that_ends_the_agent_is_taken_back_at_the_third_start(
         assert one.process.process.poll() is None
         await one.is_well(before["digest"], since=at)
         one.process.log_path.write_text("")  # the bug that is logged there was ordered
+
+
+async def test_a_kind_that_ends_the_agent_when_it_is_loaded_is_given_up_at_the_third_start(tmp_path: Path) -> None:
+    """The change is not even in force by then, and another that is not valid leaves no trace."""
+    async with (
+        mosquitto(tmp_path) as broker,
+        observer(broker.url) as seen,
+        device(tmp_path, broker, seen, **ending(tmp_path)) as one,
+    ):
+        before = await one.told("applied", None)
+        (tmp_path / "armed").touch()
+        at = await one.desire(1, jobs={"end": {"kind": "leave", "every": "1h"}})
+        for _ in range(3):
+            assert await one.process.wait() == ENDS["leave"]
+            one.process.start()
+        assert (await one.told("rolled_back", 1, after=at))["digest"] == before["digest"]
+        (tmp_path / "armed").unlink()
+        at = await one.restart()
+        await one.told("rolled_back", 1, after=at)
+        await one.desire(2, jobs={"end": {"kind": "leave", "every": "1h", "timeout": "soon"}})
+        await one.told("rejected", 2)
+        at = await one.restart()
+        await one.told("rejected", 2, after=at)
+        assert one.begun() == {}
