@@ -44,6 +44,12 @@ class Desired:
         """What it is called in messages."""
         return f"cloud version {self.version}"
 
+    @property
+    def kinds(self) -> set[str]:
+        """The kinds of job that it names."""
+        jobs = _table(self.config, "jobs")
+        return {kind for name in jobs if isinstance(kind := _table(jobs, name).get("kind"), str)}
+
 
 @dataclass(frozen=True, slots=True)
 class Admitted:

@@ -326,14 +326,19 @@ class Configuring:
         return False
 
     async def _try(self, desired: Desired | None, taken: Callable[[], object]) -> bool:
-        snapshot = Snapshot(self.now.snapshot.sources, desired)
-        new = self._files.parse(snapshot.sources, desired=desired, held=self.now.loaded.config)
-        cloud = self.now.memory.cloud
-        if new.digest == self.now.loaded.digest:
-            cloud = cloud.take(desired)
-        else:
-            within = new.config.config.confirm_timeout
-            cloud = cloud.begin(desired, boot=self._boot, raw=self._clock.raw(), within=within)
+        snapshot, held = Snapshot(self.now.snapshot.sources, desired), self.now.loaded.config
+        cloud, within = self.now.memory.cloud, held.config.confirm_timeout
+        on_trial = cloud.begin(desired, boot=self._boot, raw=self._clock.raw(), within=within)
+        loads = set() if desired is None else desired.kinds - {job.kind for job in held.jobs.values()}
+        if loads:  # code of others, perhaps, which may end the agent already when it is loaded
+            await self.now.note(replace(self.now.memory, cloud=on_trial))
+        try:
+            new = self._files.parse(snapshot.sources, desired=desired, held=held)
+        except ConfigError:
+            if loads:
+                await self.now.keep(self.now.memory)
+            raise
+        cloud = cloud.take(desired) if new.digest == self.now.loaded.digest else on_trial
         changed = await self.now.turn(new, snapshot, "cloud", replace(self.now.memory, cloud=cloud), kept=taken)
         self._refused, self._unfit = None, ()
         self._count_from_now()

@@ -131,6 +131,14 @@ class InForce:
             log.warning("config_not_kept", extra={"reason": str(error)})
         self.memory, self.snapshot = memory, snapshot
 
+    async def note(self, memory: ConfigMemory) -> None:
+        """Have the next life begin with something else than this one goes by, as long as nothing is kept.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        await self._store.save_soon(memory, {})
+
     def say(
         self,
         what: str,

@@ -107,4 +107,4 @@ async def test_what_ends_the_agent_is_taken_back_where_no_start_can_be_counted(t
         await one.told("applied", 2, after=at)
         at = await one.restart()
         await one.told("applied", 2, after=at)
-        assert one.begun() == [1, 2]
+        assert list(one.begun()) == [1, 2]

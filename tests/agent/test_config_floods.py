@@ -119,6 +119,7 @@ async def test_edits_without_end_cost_no_record_no_run_no_connection_and_no_memo
 ) -> None:
     """While a thousand records a second come in: heartbeat, log, a job, labels, drop-ins, and what is not valid."""
     every_s, count = 0.001, round(within_s * 1000)
+    asyncio.get_running_loop().set_debug(False)  # it would be slower than what it feeds
     async with mosquitto(tmp_path, config_lines=("max_queued_messages 0",)) as broker, consumer(broker.url) as reader:
         text = Files(AgentProcess(tmp_path, tmp_path), broker.url).text()
         async with agent(tmp_path, text) as process:
@@ -150,7 +151,7 @@ async def test_edits_without_end_cost_no_record_no_run_no_connection_and_no_memo
             assert len(applied) > edits / 2
             assert rejected
             assert last.descriptors <= early.descriptors + 2
-            assert last.rss < early.rss + 6 * MIB
+            assert last.rss < early.rss + 3 * MIB  # what the allocator makes of it
             check_steady(process)
 
 
@@ -188,8 +189,7 @@ async def test_a_flood_from_the_cloud_wears_nothing_and_the_last_version_is_in_f
             _ = cloud.send(Message(DOWN, json.dumps(said).encode(), retain=True))
 
         await one.until(lambda: len(beats(one)) > 12, "heartbeats", within_s=30)
-        begun, before, pings = time.monotonic(), Cost.of(process.pid), list[float]()
-        peak = before.rss
+        begun, before, pings, rss = time.monotonic(), Cost.of(process.pid), list[float](), list[int]()
         for number in range(1, each + 1):
             await say({"version": 2 * number, "config": {"log": {"level": ("info", "warning")[number % 2]}}})
             await say({"version": 2 * number + 1, "config": {"heartbeat": {"every": f"{number}s ago"}}})
@@ -198,7 +198,7 @@ async def test_a_flood_from_the_cloud_wears_nothing_and_the_last_version_is_in_f
                 asked = time.monotonic()
                 assert (await one.final(one.send("ping"), within_s=30)).state == "succeeded"
                 pings.append(time.monotonic() - asked)
-                peak = max(peak, Cost.of(process.pid).rss)
+                rss.append(Cost.of(process.pid).rss)
         last = 2 * each + 2
         await say({"version": last, "config": {"log": {"level": "info"}, "heartbeat": {"every": "200ms"}}})
         await say({"version": 1, "config": {"log": {"level": "debug"}}})
@@ -208,7 +208,7 @@ async def test_a_flood_from_the_cloud_wears_nothing_and_the_last_version_is_in_f
         await one.until(lambda: beats(one)[-1][1]["data"]["config"]["version"] == last, "its heartbeat")
         await cloud.disconnect()
         assert not process.events("disconnected")
-        after = Cost.of(process.pid)
+        rss.append(Cost.of(process.pid).rss)
         late = sorted(lateness(begun, ended, [at for at, _ in beats(one)]))
         ops = PowerCut.load(log).ops
         saves = sum(op.kind == "R" and op.names[1] == "memory.json" for op in ops)
@@ -216,13 +216,14 @@ async def test_a_flood_from_the_cloud_wears_nothing_and_the_last_version_is_in_f
         took = ended - begun
         print(
             f"{3 * each} in {sent - begun:.1f} s, in force after {took:.1f} s; {saves} saves, {syncs} syncs; memory "
-            f"{before.rss / MIB:.1f} -> {peak / MIB:.1f} -> {after.rss / MIB:.1f} MiB; pings up to {max(pings):.2f} s; "
+            f"{before.rss / MIB:.1f} -> {rss[0] / MIB:.1f} -> {rss[-1] / MIB:.1f} MiB; pings up to {max(pings):.2f} s; "
             f"heartbeats late {late[len(late) // 2] * 1000:.0f} ms, 99 %: {late[len(late) * 99 // 100] * 1000:.0f} ms"
         )
         assert saves <= 2 * took + 5  # each is written down when it is begun, and when it is confirmed
-        assert max(peak, after.rss) - before.rss < 12 * MIB
+        assert max(rss) - before.rss < 12 * MIB
         assert max(pings) < 10
         if each > 10_000:
+            assert max(rss) - rss[0] < 2 * MIB, "it grows on"
             assert late[len(late) * 99 // 100] < 0.5
 
 
