@@ -121,6 +121,8 @@ class Runner:
         self._abandoned: dict[str, _Active] = {}
         self._asked_at = RawNs(-NANOSECONDS_PER_MILLISECOND)
         self._ahead = 0  # true time of the counter, then
+        self._read = RawNs(0)  # the counter when the last run ended
+        self._reader: asyncio.Task[None] | None = None  # which may go on at once
         self._stopping = False
         self._idle = asyncio.Event()
         self._watch: asyncio.TimerHandle | None = None  # one for all, as most end before
@@ -187,7 +189,7 @@ class Runner:
         policy = new.job.overlap
         if policy == "cancel":
             self._cut(current, "cancelled", "the next run took its place", follower=new)
-        elif policy == "queue" and current.started is not None and current.follower is None:
+        elif policy == "queue" and current.follower is None and (current.task or current.started) is not None:
             current.follower = new
         else:
             self._report(new, "skipped", "the run before it has not ended" if policy == "skip" else "one waits already")
@@ -227,13 +229,6 @@ class Runner:
     # ---------------------------------------------------------------- one attempt
     def _begin(self, active: _Active) -> None:
         self._at_work += 1
-        if active.started is None:
-            active.begun = raw = self._clock.raw()
-            if raw - self._asked_at >= NANOSECONDS_PER_MILLISECOND:  # within it, true time has the counter's rate
-                self._asked_at, self._ahead = raw, self._clock.now().time - raw
-            active.started = UtcNs(raw + self._ahead)
-        else:
-            active.run = active.run._replace(attempt=active.run.attempt + 1)
         active.task = self._tasks.put(active, active.run.job)
         if active.job.timeout is not None:
             active.ends = asyncio.get_running_loop().time() + to_seconds(active.job.timeout)
@@ -243,6 +238,13 @@ class Runner:
     async def _attempt(self, active: _Active, task: asyncio.Task[None]) -> None:
         """Make an attempt; nothing that it raises gets any further."""
         active.has_begun, active.task = True, task
+        if active.started is None:
+            raw = self._read if task is self._reader else self._clock.raw()  # in one task it is the instant before
+            if raw - self._asked_at >= NANOSECONDS_PER_MILLISECOND:  # within it, true time has the counter's rate
+                self._asked_at, self._ahead = raw, self._clock.now().time - raw
+            active.begun, active.started = raw, UtcNs(raw + self._ahead)
+        else:
+            active.run = active.run._replace(attempt=active.run.attempt + 1)
         status: Status = "failed"
         reason = result = None
         try:
@@ -303,7 +305,7 @@ class Runner:
         if active.timer is not None and active.verdict is not None:
             active.timer.cancel()
             (status, reason), result = active.verdict, None
-        active.task = None  # who waits to interrupt it comes too late
+        self._reader, active.task = active.task, None  # who waits to interrupt it comes too late
         self._at_work -= 1
         self._fill()
         if not self._at_work:
@@ -314,7 +316,7 @@ class Runner:
             self._settle(active, status, reason, None if result is None else summary(result))
 
     def _pause(self, active: _Active, reason: str | None) -> None:
-        active.verdict, active.has_begun, active.ends, active.reason = None, False, math.inf, reason
+        active.verdict, active.has_begun, active.ends, active.reason, self._reader = None, False, math.inf, reason, None
         base = active.job.retry.backoff
         cap = max(base, LONGEST_PAUSE)
         pause = full_jitter(active.run.attempt - 1, base=base, cap=cap, uniform=self._uniform)
@@ -357,7 +359,8 @@ class Runner:
         if started is None:
             outcome = Outcome(status, None, self._clock.now().time, reason=reason)
         else:
-            finished = UtcNs(started + self._clock.raw() - active.begun)
+            self._read = self._clock.raw()
+            finished = UtcNs(started + self._read - active.begun)
             outcome = Outcome(
                 status, started, finished, (started - run.slot) / NANOSECONDS_PER_MILLISECOND, reason, result
             )

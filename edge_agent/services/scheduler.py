@@ -297,7 +297,7 @@ class Scheduler:
             self._submit(run, entry.job)
 
     def _submit(self, run: Run, job: Job) -> None:
-        fallback = None if job.fallback is None else self.entries.get(job.fallback)
+        fallback = None if job.breaker is None or job.fallback is None else self.entries.get(job.fallback)
         self._runner.submit(run, job, None if fallback is None else fallback.job)
 
     # -- what became of it
