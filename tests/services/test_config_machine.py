@@ -399,7 +399,7 @@ class Histories(RuleBasedStateMachine):
         if not lives[0]:
             self.survive(lives[1])
 
-    LEFT: Final = st.none() | st.integers(0, 5)
+    LEFT: Final = st.sampled_from([None] * 8 + [0, 1, 2, 3, 4])  # steps until the process is killed
 
     @rule(file=st.sampled_from([*GOOD, *GOOD, *BAD]), left=LEFT, noticed=st.booleans())
     def edit(self, file: File, left: int | None, noticed: bool) -> None:  # noqa: FBT001
@@ -429,9 +429,12 @@ class Histories(RuleBasedStateMachine):
         version = max(known.version, known.refused[0] or 0 if known.refused else 0) + newer
         if newer == 0 and same and isinstance(known.content, dict):
             version, config = known.version, known.content
-        desired = Desired(max(version, 1), config)
-        lives = self.change(self.device.desire(desired.version, desired.config), left)
-        self.model_desire(desired)
+        self.desire_now(max(version, 1), config, left)
+
+    def desire_now(self, version: int, config: dict[str, Any], left: int | None) -> None:
+        """Have the cloud say that."""
+        lives = self.change(self.device.desire(version, config), left)
+        self.model_desire(Desired(version, config))
         self.settle(lives)
 
     @rule(left=LEFT)
@@ -481,14 +484,27 @@ class Histories(RuleBasedStateMachine):
         assert not lives[0] or can == (went == [])
         self.settle(lives)
 
-    @rule(reboots=st.booleans(), passed_s=st.sampled_from([0, 3, WITHIN_S + 2]))
-    def kill(self, reboots: bool, passed_s: int) -> None:  # noqa: FBT001
-        """The process, or the whole device, is gone at once, and comes back a while later."""
-        self.within(self.device.kill())
-        self.within(self.clock.sleep_until(self.clock.monotonic() + passed_s * 10**9))  # type: ignore[arg-type]
-        if reboots:
-            self.clock.reboot()
-        self.begin()
+    @rule(
+        times=st.sampled_from([1, 1, 2, 3]),
+        reboots=st.booleans(),
+        passed_s=st.sampled_from([0, 0, 3, WITHIN_S + 2]),
+        edits=st.none() | st.sampled_from([*GOOD, *BAD]),
+    )
+    def kill(self, times: int, reboots: bool, passed_s: int, edits: File | None) -> None:  # noqa: FBT001
+        """The process, or the whole device, is gone at once, and comes back a while later, perhaps to another file."""
+        if edits is not None:
+            self.write(edits)
+        for _ in range(times):
+            self.within(self.device.kill())
+            self.within(self.clock.sleep_until(self.clock.monotonic() + passed_s * 10**9))  # type: ignore[arg-type]
+            if reboots:
+                self.clock.reboot()
+            self.begin()
+
+    @rule(every=st.sampled_from(["10s", "20s", "40s", "50s"]))
+    def succeed(self, every: str) -> None:
+        """The cloud says something that counts."""
+        self.desire_now(max(self.known.version, 0) + 1, {"heartbeat": {"every": every}}, None)
 
     @rule()
     def stop(self) -> None:
