@@ -169,7 +169,7 @@ def check_steady(process: AgentProcess) -> None:
     "each",
     [
         pytest.param(1_000, marks=pytest.mark.timeout_s(120)),
-        pytest.param(20_000, marks=[pytest.mark.slow, pytest.mark.timeout_s(600)]),
+        pytest.param(20_000, marks=[pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout_s(600)]),
     ],
 )
 async def test_a_flood_from_the_cloud_wears_nothing_and_the_last_version_is_in_force(each: int, tmp_path: Path) -> None:
