@@ -20,7 +20,6 @@ WITHOUT_A_TEST_FILE: Final = {
     "edge_agent/clock_ports.py": "protocols only, as ports.py",
     "edge_agent/config_ports.py": "protocols only; their implementations are config_reader and config_store",
     "edge_agent/command_ports.py": "declarations only; tested by the commands in tests/commands",
-    "edge_agent/config_ports.py": "protocols only; tests/services/test_configuring.py has them on real files",
     "edge_agent/job_ports.py": "declarations only; tested by the kinds in tests/jobs",
     "edge_agent/errors.py": "declarations only; tested where each error is raised",
 }
