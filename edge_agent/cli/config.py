@@ -178,7 +178,8 @@ def _gone_back(done: Mapping[str, Any]) -> Iterator[str]:
         undo = f" to undo it: edge-agent config rollback {before}, or edit them" if done["changed"] else ""
         yield f"note: it holds until the files are changed again, over restarts, too;{undo}".rstrip(";")
     elif done["changed"]:
-        yield f"note: it is what the files say, too; to undo it: edge-agent config rollback {before}"
+        also = "" if done["version"] else "it is what the files say, too; "
+        yield f"note: {also}to undo it: edge-agent config rollback {before}"
 
 
 def _second(time: str) -> str:

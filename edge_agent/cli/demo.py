@@ -55,7 +55,8 @@ now try, in another terminal:
   edge-agent jobs list --socket {folder}/control.sock
   edge-agent jobs run disk --wait --socket {folder}/control.sock
   kill -9 {pid}    # the broker publishes the agent's Will: offline
-  kill -HUP {pid}  # after an edit of {folder}/edge-agent.toml"""
+  $EDITOR {folder}/edge-agent.toml  # it notices by itself; then:
+  edge-agent config history --socket {folder}/control.sock"""
 
 
 def describe(parser: argparse.ArgumentParser) -> None:

@@ -75,6 +75,12 @@ class CloudConfig:
         """Whether it is on trial, and no broker has acknowledged it yet."""
         return self.trial is not None and not self.trial.is_confirmed
 
+    @property
+    def is_about_connection(self) -> bool:
+        """Whether what is on trial, or was there before, says something of the connection to the broker."""
+        before = None if self.trial is None else self.trial.before
+        return any(desired is not None and "mqtt" in desired.config for desired in (self.layer, before))
+
     def judge(self, desired: Desired) -> Literal["new", "known", "old", "other", "dropped"]:
         """Return what a version is that has arrived.
 
@@ -110,8 +116,8 @@ class CloudConfig:
         return replace(self, trial=None)
 
     def stop(self) -> CloudConfig:
-        """Take note of a stop that somebody wanted: what was started was not cut off."""
-        return self if self.trial is None else replace(self, trial=replace(self.trial, starts=0))
+        """Take note of a stop that somebody wanted: what was started was not cut off, and gets all its time again."""
+        return self if self.trial is None else replace(self, trial=replace(self.trial, starts=0, boot=""))
 
     def give_up(self, reasons: Reasons) -> CloudConfig:
         """Take back what is on trial."""
@@ -122,6 +128,11 @@ class CloudConfig:
         if layer is not None and layer.version >= self.version:
             return self._with(layer)
         return replace(self, layer=layer, trial=None, given_up=reasons)
+
+    def try_again(self, layer: Desired, reasons: Reasons, *, boot: str, raw: RawNs, within: DurationNs) -> CloudConfig:
+        """Put on trial what somebody wants who is on the device: it may be what has cut the device off."""
+        trial = Trial(self.layer, boot, RawNs(raw + within), within)
+        return replace(self.go_back(layer, reasons), trial=trial)
 
     def start(self, *, boot: str, raw: RawNs) -> CloudConfig:
         """Take note that the agent starts; one that was cut off too often goes back."""

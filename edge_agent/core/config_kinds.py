@@ -76,6 +76,7 @@ def check_jobs(
             continue
         options, found = validated(kind.options, job.options)
         found += [] if options is None else _dangling(options, config, literals=name not in remote)
+        found += [(path, "only local files may say a path") for path in _paths(job.options)] if name in remote else []
         yield from (((*at, "options", *path), reason) for path, reason in found)
 
 
@@ -91,6 +92,15 @@ def _dangling(options: Section, config: Config, *, literals: bool) -> Iterator[t
                     reason = "" if literals else f"only local files may say it so; name a table below [{mark.table}]"
                 if reason:
                     yield (key,), reason
+
+
+def _paths(options: object, at: Path = ()) -> Iterator[Path]:
+    """Yield where absolute paths stand in options that no ``Reference`` marks, whatever the kind takes them for."""
+    inner = options.items() if isinstance(options, dict) else enumerate(options) if isinstance(options, list) else ()
+    for key, value in inner:
+        if isinstance(value, str) and value.startswith("/"):
+            yield (*at, key)
+        yield from _paths(value, (*at, key))
 
 
 def _unresolved(mark: Reference, name: str, options: Section, config: Config) -> str:

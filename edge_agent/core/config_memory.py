@@ -11,6 +11,7 @@ from edge_agent.core.cloud_config import CloudConfig
 from edge_agent.core.cloud_config import read as read_cloud
 from edge_agent.core.config_document import Source
 from edge_agent.core.config_remote import Desired, parse_desired
+from edge_agent.core.units import parse_instant
 from edge_agent.errors import ConfigError
 
 VERSION: Final = 1
@@ -158,6 +159,7 @@ def _entry(document: object) -> Entry:
             "version": int() | None as version,
             "changes": list(changes),
         } if all(isinstance(one, dict) for one in changes):
+            parse_instant(time)
             return Entry(time, digest, by, version, changes)
         case _:
             raise ValueError(_DAMAGED)

@@ -11,7 +11,7 @@ from typing import Any, Final
 from edge_agent.core.authority import Authority
 from edge_agent.core.cloud_config import Reasons
 from edge_agent.core.config_remote import Desired, parse_desired
-from edge_agent.core.timebase import later, seconds
+from edge_agent.core.timebase import DurationNs, later, seconds
 from edge_agent.core.topics import Topics
 from edge_agent.errors import ConfigError
 from edge_agent.ports import Clock, Delivery
@@ -20,8 +20,10 @@ from edge_agent.services.configuring import Configuring
 from edge_agent.services.session import Session
 
 CONFIG: Final = "edge.config.v1"
-ANOTHER_AFTER: Final = seconds(1)
-"""So that a flood wears neither the device nor its flash; what was overtaken meanwhile is skipped."""
+PAUSE_AT_LEAST: Final = seconds(1)
+PAUSE_AT_MOST: Final = seconds(30)
+"""After each that was obeyed, longer each time while more comes: a flood must wear out neither device nor flash. What
+was overtaken meanwhile is skipped."""
 
 
 @dataclass(slots=True)
@@ -44,6 +46,7 @@ class ConfigDoor:
     _wanted: tuple[Desired | None, asyncio.Future[None]] | None = None
     _bad: tuple[int | None, Reasons] | None = None
     _more: asyncio.Event = field(default_factory=asyncio.Event)
+    _pause: DurationNs = PAUSE_AT_LEAST
 
     def begin(self, session: Session) -> None:
         """Take it from a session from now on; what an earlier one has not acknowledged comes again."""
@@ -57,8 +60,14 @@ class ConfigDoor:
         self._said = said
         is_settled = await session.publish_event(CONFIG, self.topics.config, said[1], retain=True)
         if is_settled:
-            self.configuring.confirm(said[1])
+            self.configuring.confirm(said[1], is_heard=self._is_heard(session))
         return is_settled
+
+    def _is_heard(self, session: Session) -> bool:
+        """Whether the broker takes what is said here, and lets the device hear what it is told."""
+        now, (told, *_) = self.clock.monotonic(), self.topics.filters(())
+        is_said = self.topics.config not in session.refused and session.policy.may_publish(self.topics.config, now)
+        return is_said and told not in session.refused and session.policy.batches((told,), now) != []
 
     def hear(self, delivery: Delivery) -> bool:
         """Take a delivery if it is configuration for this device, to be acknowledged when it cannot be lost."""
@@ -101,7 +110,8 @@ class ConfigDoor:
             if self._bad is not None:
                 (version, why), self._bad = self._bad, None
                 self.configuring.refuse(version, why)
-            await self.clock.sleep_until(later(self.clock.monotonic(), ANOTHER_AFTER))
+            await self.clock.sleep_until(later(self.clock.monotonic(), self._pause))
+            self._pause = min(DurationNs(2 * self._pause), PAUSE_AT_MOST) if self._more.is_set() else PAUSE_AT_LEAST
 
 
 def _resolve(taken: asyncio.Future[None]) -> None:

@@ -111,6 +111,7 @@ class ConfigTools:
             "digest": now.loaded.digest,
             "changed": changed,
             "before": before.digest,
+            "version": now.loaded.version,
             "changes": shown(before.config, now.loaded.config),
             "pinned": now.memory.pin is not None,
             "pending": list(now.loaded.pending),

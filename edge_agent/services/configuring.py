@@ -84,7 +84,7 @@ class Configuring:
         self._count_from_now()
         if self._rejected:
             self.now.say("rejected", "files", errors=self._rejected)
-        await self.now.note_start()
+        await self.now.note_start(self._files)
         async with asyncio.TaskGroup() as group:
             group.create_task(_watch(watch, lambda: self._ask(self._look)), name="config-watch")
             while True:
@@ -128,9 +128,14 @@ class Configuring:
         self._refused = version, why
         self.changed()
 
-    def confirm(self, told: Mapping[str, Any]) -> None:
-        """Take note that a broker has what was ``said``."""
-        if self.now.memory.cloud.is_pending:
+    def confirm(self, told: Mapping[str, Any], *, is_heard: bool) -> None:
+        """Take note that a broker has answered to what was ``said``.
+
+        Args:
+            told: that.
+            is_heard: whether it takes what this device says there, and lets it hear what the cloud says.
+        """
+        if is_heard or not self.now.memory.cloud.is_about_connection:
             self._ask(lambda: self._confirm(told))
 
     def said(self) -> dict[str, Any]:
@@ -283,18 +288,22 @@ class Configuring:
         return changed
 
     async def _roll_back(self, digest: str | None) -> bool:
+        cloud = self.now.memory.cloud
         if digest is None:
-            known = self.kept()
-            earlier = (entry.digest for entry in reversed(self.now.memory.history) if entry.digest in known)
-            digest = next((one for one in earlier if one != self.now.loaded.digest), None)
+            known, bad = self.kept() - {self.now.loaded.digest}, cloud.version if cloud.given_up is not None else None
+            earlier = (entry for entry in reversed(self.now.memory.history) if entry.digest in known)
+            digest = next((entry.digest for entry in earlier if bad is None or entry.version != bad), None)
         snapshot = None if digest is None else self._store.snapshot(digest)
         if digest is None or snapshot is None:
             raise EdgeAgentError("there is no such configuration to go back to; see edge-agent config history")
         new, unfit = fit(self._files, snapshot.sources, snapshot.desired, held=self.now.loaded.config)
         pin = None if fingerprint(snapshot.sources) == self._seen else Pin(digest, self._seen)
-        cloud = self.now.memory.cloud
-        if snapshot.desired != cloud.layer:
-            cloud = cloud.go_back(snapshot.desired, (("", "taken back by hand"),))
+        why: Reasons = (("", "taken back by hand"),)
+        if snapshot.desired is not None and snapshot.desired != cloud.layer:
+            within = new.config.config.confirm_timeout
+            cloud = cloud.try_again(snapshot.desired, why, boot=self._boot, raw=self._clock.raw(), within=within)
+        elif snapshot.desired != cloud.layer:
+            cloud = cloud.go_back(None, why)
         changed = await self.now.turn(new, snapshot, "rollback", replace(self.now.memory, cloud=cloud, pin=pin))
         self._unfit, self._refused, self._rejected = unfit, None, []
         self._count_from_now()
@@ -306,14 +315,14 @@ class Configuring:
     async def _desire(self, desired: Desired | None, taken: Callable[[], object]) -> bool:
         """Put on trial what the cloud wants, if it is new."""
         version = None if desired is None else desired.version
-        judged = "new" if desired is None else self.now.memory.cloud.judge(desired)
+        judged, changed = "new" if desired is None else self.now.memory.cloud.judge(desired), False
         try:
             if judged in _REFUSED:
                 self.refuse(version, (("version", _REFUSED[judged]),))
             elif judged == "old":
                 log.info("config_outdated", extra={"version": version})
             elif judged == "new" or (self._unfit and self.now.memory.cloud.given_up is None):
-                return await self._try(desired, taken)
+                changed = await self._try(desired, taken)
             else:
                 self._refused = None
                 self.changed()
@@ -321,9 +330,8 @@ class Configuring:
             self.refuse(version, reasons(bad))
         except OSError as error:
             self.refuse(version, (("", f"it cannot be kept on disk, and nothing has changed: {error.strerror}"),))
-        finally:
-            taken()
-        return False
+        taken()  # not where it is cut off by a stop: it comes again
+        return changed
 
     async def _try(self, desired: Desired | None, taken: Callable[[], object]) -> bool:
         snapshot, held = Snapshot(self.now.snapshot.sources, desired), self.now.loaded.config

@@ -10,13 +10,14 @@ from typing import Any, Final, Literal, Protocol, TypeAlias
 
 import orjson
 
-from edge_agent.config_ports import MemoryStore, Prepare
+from edge_agent.config_ports import ConfigFiles, MemoryStore, Prepare
 from edge_agent.core.config import Loaded
 from edge_agent.core.config_diff import shown
 from edge_agent.core.config_memory import MAX_ENTRIES, ConfigMemory, Entry, Snapshot
 from edge_agent.core.submission import Submission
 from edge_agent.core.timebase import rfc3339
-from edge_agent.errors import ConfigProblem, OutboxError
+from edge_agent.core.units import parse_instant
+from edge_agent.errors import ConfigError, ConfigProblem, OutboxError
 from edge_agent.ports import Clock
 from edge_agent.services.config_start import Begun
 
@@ -56,16 +57,27 @@ class InForce:
 
     def __init__(self, begun: Begun, store: MemoryStore, outbox: Events, clock: Clock) -> None:
         self.loaded, self.snapshot, self.memory = begun.loaded, begun.snapshot, begun.memory
-        self.since = clock.now().time
+        is_old = self.memory.in_force == self.loaded.digest
+        self.since = parse_instant(self.memory.history[-1].time) if is_old else clock.now().time
         self.is_turning = False
         self._store = store
         self._outbox = outbox
         self._clock = clock
 
-    async def note_start(self) -> None:
-        """Remember what the agent has started with, if that is not what was remembered."""
+    async def note_start(self, files: ConfigFiles) -> None:
+        """Remember what the agent has started with, if that is not what was remembered, and tell what is different."""
         if self.memory.in_force != self.loaded.digest:
-            await self.keep(self._with_entry(self.memory, self.loaded, "start", ()))
+            last = self._store.snapshot(self.memory.in_force or "")
+            changes: Sequence[Mapping[str, Any]] = ()
+            by: By = "start"
+            with contextlib.suppress(ConfigError):  # to another version of the agent it may say nothing
+                if last is not None:
+                    by = "files" if last.desired == self.snapshot.desired else "rollback"
+                    before = files.parse(last.sources, desired=last.desired, starting=True)
+                    changes = shown(before.config, self.loaded.config)
+            by = by if changes else "start"
+            await self.keep(self._with_entry(self.memory, self.loaded, by, changes))
+            self._tell_applied(by, changes)
         elif self._store.snapshot(self.loaded.digest) != self.snapshot or self._store.load() != self.memory:
             await self.keep(self.memory)
 
@@ -96,7 +108,8 @@ class InForce:
         changes = shown(old.config, new.config)
         if is_other:
             memory = self._with_entry(memory, new, by, changes)
-        await self.keep(memory, snapshot, tolerant=kept is None)
+        if (memory, snapshot) != (self.memory, self.snapshot):
+            await self.keep(memory, snapshot, tolerant=kept is None)
         if kept is not None:
             kept()
         self.loaded = new
@@ -111,8 +124,12 @@ class InForce:
         if new.pending:
             log.warning("config_pending", extra={"keys": new.pending, "reason": "only a restart changes that"})
         if is_other or new.pending != old.pending:
-            self.say("rolled_back" if by == "rollback" else "applied", by, changes=changes)
+            self._tell_applied(by, changes)
         return is_other
+
+    def _tell_applied(self, by: By, changes: Sequence[Mapping[str, Any]]) -> None:
+        if by != "start":
+            self.say("rolled_back" if by == "rollback" else "applied", by, changes=changes)
 
     def _with_entry(
         self, memory: ConfigMemory, new: Loaded, by: By, changes: Sequence[Mapping[str, Any]]

@@ -105,7 +105,7 @@ async def test_it_shows_heartbeats_an_outage_and_the_recovery(tmp_path: Path) ->
         ]
         assert places == sorted(places)
         assert text.rindex(" connected to") > text.index("connection lost")
-        tried = await read_until(process, "kill -HUP")
+        tried = await read_until(process, "config history")
         children = children_of(process)
         assert f"kill -9 {children['agent']} " in tried
         assert re.search(r"^system .* succeeded ", await output_of(tried, "jobs list"), re.MULTILINE)

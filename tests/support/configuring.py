@@ -203,7 +203,7 @@ class Device:
 
     async def confirm(self, told: Mapping[str, Any] | None = None) -> None:
         """Have a broker acknowledge what was said, or what is now."""
-        self.configuring.confirm(self.configuring.said() if told is None else told)
+        self.configuring.confirm(self.configuring.said() if told is None else told, is_heard=True)
         await self.idle()
 
     async def edited(self) -> None:
