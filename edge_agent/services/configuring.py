@@ -22,7 +22,7 @@ from edge_agent.core.config_diff import MAX_TOLD
 from edge_agent.core.config_document import Source
 from edge_agent.core.config_memory import Entry, Pin, Snapshot, fingerprint
 from edge_agent.core.config_remote import Desired
-from edge_agent.core.timebase import MonotonicNs, UtcNs, elapsed, later, to_seconds
+from edge_agent.core.timebase import MonotonicNs, UtcNs, elapsed, later, seconds, to_seconds
 from edge_agent.core.units import format_duration
 from edge_agent.errors import ConfigError, EdgeAgentError
 from edge_agent.ports import Clock
@@ -30,6 +30,9 @@ from edge_agent.services.config_start import Begun, fit, reasons, report
 from edge_agent.services.in_force import Events, InForce
 
 log = logging.getLogger(__name__)
+
+READ_AGAIN_AFTER: Final = seconds(0.05)
+"""What is written in place is empty first, and then only a part of it is there; and that may be valid, too."""
 
 _REFUSED: Final = {
     "other": "it said something else before; use a larger one",
@@ -255,19 +258,19 @@ class Configuring:
 
     async def _look(self, *, forced: bool = False) -> bool:
         """Go by the files, if they have changed."""
-        found: Sequence[Source] | ConfigError
-        try:
-            found = self._files.read()
-        except ConfigError as unreadable:
-            found = unreadable
+        found = self._read()
         seen, pin = fingerprint(found), self.now.memory.pin
         if pin is not None and pin.files == seen:
             log.info("config_pinned", extra={"config": pin.digest, "reason": "somebody has gone back to it"})
             self._seen, self._rejected = seen, []
             self.changed()
             return False
-        if seen == self._seen and not forced:
-            return False
+        if not forced:
+            if seen == self._seen:
+                return False
+            await self._clock.sleep_until(later(self._clock.monotonic(), READ_AGAIN_AFTER))
+            if fingerprint(self._read()) != seen:  # of which the watch will tell
+                return False
         self._seen = seen
         try:
             if isinstance(found, ConfigError):
@@ -286,6 +289,12 @@ class Configuring:
             raise
         self.changed()
         return changed
+
+    def _read(self) -> Sequence[Source] | ConfigError:
+        try:
+            return self._files.read()
+        except ConfigError as unreadable:
+            return unreadable
 
     async def _roll_back(self, digest: str | None) -> bool:
         cloud = self.now.memory.cloud

@@ -15,7 +15,7 @@ import pytest
 
 from edge_agent.ports import Message
 from tests.agent.test_command_floods import beats, lateness
-from tests.support.agents import DEVICE, AgentProcess, agent, config_text, connect, toml
+from tests.support.agents import DEVICE, HEARTBEAT, AgentProcess, agent, config_text, connect, toml
 from tests.support.brokers import mosquitto
 from tests.support.commanding import Operator, device_text, operator
 from tests.support.feeding import Feeder, consumer
@@ -148,7 +148,9 @@ async def test_edits_without_end_cost_no_record_no_run_no_connection_and_no_memo
             assert len(reader.came) >= len(feeder.confirmed) == count
             assert not feeder.refused
             assert len(process.events("connected")) == 1
-            assert len(applied) > edits / 2
+            assert len(applied) > edits / 4  # a burst is one change, and on a busy machine many are bursts
+            beat = next(payload for _, topic, payload in reversed(reader.seen) if topic == HEARTBEAT)
+            assert json.loads(beat)["data"]["interval_s"] == 0.4  # as the last edit says
             assert rejected
             assert last.descriptors <= early.descriptors + 2
             assert last.rss < early.rss + 3 * MIB  # what the allocator makes of it
