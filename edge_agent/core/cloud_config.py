@@ -99,8 +99,7 @@ class CloudConfig:
 
     def begin(self, desired: Desired | None, *, boot: str, raw: RawNs, within: DurationNs) -> CloudConfig:
         """Put a change on trial; ``None`` = to have nothing from the cloud."""
-        before = self.trial.before if self.trial is not None and self.is_pending else self.layer
-        return replace(self._with(desired), trial=Trial(before, boot, RawNs(raw + within), within))
+        return replace(self._with(desired), trial=Trial(self._stays(), boot, RawNs(raw + within), within))
 
     def _with(self, desired: Desired | None) -> CloudConfig:
         if desired is None:
@@ -131,8 +130,12 @@ class CloudConfig:
 
     def try_again(self, layer: Desired, reasons: Reasons, *, boot: str, raw: RawNs, within: DurationNs) -> CloudConfig:
         """Put on trial what somebody wants who is on the device: it may be what has cut the device off."""
-        trial = Trial(self.layer, boot, RawNs(raw + within), within)
-        return replace(self.go_back(layer, reasons), trial=trial)
+        before, back = self._stays(), self.go_back(layer, reasons)
+        return back if layer == before else replace(back, trial=Trial(before, boot, RawNs(raw + within), within))
+
+    def _stays(self) -> Desired | None:
+        """Return what is in force, or will be again where that is on trial."""
+        return self.trial.before if self.trial is not None and self.is_pending else self.layer
 
     def start(self, *, boot: str, raw: RawNs) -> CloudConfig:
         """Take note that the agent starts; one that was cut off too often goes back."""

@@ -79,8 +79,8 @@ def shown(before: Config, after: Config) -> list[dict[str, JsonValue]]:
     """Return what is different as it may be told: ``{"key", "before", "after"}``, without secrets, nothing too long."""
     found = diff(dump(before), dump(after))
     # a table that is empty on one side is told by what it holds on the other
-    pairs = zip(found, [*found[1:], None], strict=True)
-    changes = [one for one, then in pairs if then is None or then.path[: len(one.path)] != one.path]
+    then = [*found[1:], Change((), MISSING, MISSING)]
+    changes = [one for one, after in zip(found, then, strict=False) if after.path[: len(one.path)] != one.path]
     some = changes[:MAX_TOLD]  # what is not told costs nothing
     old = redact(apply({}, (Change(change.path, change.after, change.before) for change in some)))[0]
     new = redact(apply({}, some))[0]

@@ -76,7 +76,9 @@ def check_jobs(
             continue
         options, found = validated(kind.options, job.options)
         found += [] if options is None else _dangling(options, config, literals=name not in remote)
-        found += [(path, "only local files may say a path") for path in _paths(job.options)] if name in remote else []
+        if name in remote:
+            said = {path for path, _ in found}
+            found += [(path, "only local files may say a path") for path in _paths(job.options) if path not in said]
         yield from (((*at, "options", *path), reason) for path, reason in found)
 
 

@@ -22,8 +22,8 @@ from edge_agent.services.session import Session
 CONFIG: Final = "edge.config.v1"
 PAUSE_AT_LEAST: Final = seconds(1)
 PAUSE_AT_MOST: Final = seconds(30)
-"""After each that was obeyed, longer each time while more comes: a flood must wear out neither device nor flash. What
-was overtaken meanwhile is skipped."""
+"""After each that was looked at, longer each time that something was changed and more has come: a flood must not wear
+out the flash. What was overtaken meanwhile is skipped."""
 
 
 @dataclass(slots=True)
@@ -104,14 +104,16 @@ class ConfigDoor:
         while True:
             await self._more.wait()
             self._more.clear()
+            changed = False
             if self._wanted is not None:
                 (desired, taken), self._wanted = self._wanted, None
-                await self.configuring.desire(desired, partial(_resolve, taken))
+                changed = await self.configuring.desire(desired, partial(_resolve, taken))
             if self._bad is not None:
                 (version, why), self._bad = self._bad, None
                 self.configuring.refuse(version, why)
             await self.clock.sleep_until(later(self.clock.monotonic(), self._pause))
-            self._pause = min(DurationNs(2 * self._pause), PAUSE_AT_MOST) if self._more.is_set() else PAUSE_AT_LEAST
+            is_flood = changed and self._more.is_set()
+            self._pause = min(DurationNs(2 * self._pause), PAUSE_AT_MOST) if is_flood else PAUSE_AT_LEAST
 
 
 def _resolve(taken: asyncio.Future[None]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -131,3 +133,47 @@ async def test_a_change_that_cuts_the_device_off_is_taken_back(tmp_path: Path) -
         await told(seen, "rolled_back", 1, after=at)
         await asyncio.sleep(2)  # the retained message comes again: it must not be begun anew
         assert [one.data["state"] for one in seen.on(UP, after=at)] == ["rolled_back"]
+
+
+@pytest.mark.timeout_s(90)
+async def test_a_version_with_which_the_device_is_not_heard_is_taken_back(tmp_path: Path) -> None:
+    """The broker lets it in and refuses what it says there: that confirms nothing; nor does going back to it."""
+    extra = '[config]\nremote = ["mqtt"]\nconfirm_timeout = "10s"\n'
+    acl = tmp_path / "acl"
+    acl.write_text("topic readwrite edge/#\n")
+    async with (
+        mosquitto(tmp_path, config_lines=[f"acl_file {acl}"]) as broker,
+        observer(broker.url) as seen,
+        agent(tmp_path, config_text(broker.url, extra=extra)) as process,
+    ):
+        before = await told(seen, "applied", None)
+        await desire(seen, 1, mqtt={"prefix": "elsewhere"})
+        await process.logged("config_applied", by="cloud")
+        back = await told(seen, "rolled_back", 1)
+        assert back["digest"] == before["digest"]
+        assert not process.events("config_confirmed")
+        bad = process.events("config_applied", by="cloud")[0]["config"]
+        tool = [sys.executable, "-m", "edge_agent", "config", "rollback", "--config", str(process.config)]
+        refused = await asyncio.to_thread(subprocess.run, tool, capture_output=True, check=False)
+        assert refused.returncode == 1  # what was before is what was taken back
+        gone = await asyncio.to_thread(subprocess.run, [*tool, bad], capture_output=True, check=False)
+        assert gone.returncode == 0
+        at = time.monotonic()
+        assert (await told(seen, "rolled_back", 1, after=at))["digest"] == before["digest"]
+
+
+async def test_a_change_made_while_it_was_stopped_is_told(tmp_path: Path) -> None:
+    """By an event, and in the history, with its keys."""
+    async with (
+        mosquitto(tmp_path) as broker,
+        observer(broker.url) as seen,
+        agent(tmp_path, config_text(broker.url, every="1s")) as process,
+    ):
+        await seen.wait(HEARTBEAT)
+        process.signal(signal.SIGTERM)
+        await process.wait()
+        process.config.write_text(config_text(broker.url, every="2s"))
+        process.start()
+        event = (await seen.wait(EVENT)).data
+        assert (event["what"], event["by"]) == ("applied", "files")
+        assert event["changes"] == [{"key": "heartbeat.every", "before": "1s", "after": "2s"}]

@@ -238,7 +238,7 @@ async def test_what_waits_for_a_restart_is_marked(tmp_path: Path) -> None:
         waits = "waits for a restart: systemctl restart edge-agent"
         assert (await config(process, "diff"))[1] == f'device.id: "dev-1" -> "dev-2" ({waits})\n'
         _, out, _ = await config(process, "show", "device", "--origin")
-        assert 'device.id = "dev-1"  # pending' in out.splitlines()
+        assert 'device.id = "dev-1"  # until a restart' in out.splitlines()
         assert "\n# restart_needed: device.id: the files have changed it, and only a restart does: " in out
         _, out, _ = await config(process, "rollback")
         assert "device.id" not in out

@@ -14,7 +14,7 @@ from edge_agent.core.config import HostFacts, parse
 from edge_agent.core.config_document import Source
 from edge_agent.core.config_kinds import Described, EndpointName, FolderName, ProgramName, Reference, check_jobs
 from edge_agent.core.config_models import Config
-from edge_agent.core.config_types import Section
+from edge_agent.core.config_types import Listed, Section
 from edge_agent.errors import ConfigError, JobError
 
 
@@ -38,6 +38,14 @@ class Asks(Section):
     """Names an endpoint."""
 
     endpoint: EndpointName
+
+
+class Takes(Section):
+    """Takes texts, which may be paths."""
+
+    text: str
+    paths: Listed[str]
+    tables: dict[str, dict[str, str]]
 
 
 @dataclass
@@ -147,3 +155,16 @@ def test_the_configuration_as_a_whole_is_checked_with_it() -> None:
     (problem,) = bad.value.problems
     assert (problem.file, problem.key) == ("b.toml", "jobs.j.options.program")
     assert parse(sources, HostFacts(mac="02:00:00:00:00:01")).config.jobs["j"].options == {"program": "p"}
+
+
+def test_options_from_afar_hold_no_path_at_all() -> None:
+    """Not even where no reference marks it: what the kind would do with it is not known."""
+    options = {"text": "a/b", "paths": ["x", "/etc"], "tables": {"t": {"deep": "/root/.ssh"}}}
+    config = Config.model_validate({"jobs": {"j": {"kind": "takes", "every": "1m", "options": options}}})
+    kinds = {"takes": Kind(Takes)}
+    said = "only local files may say a path"
+    assert list(check_jobs(config, kinds, remote=("j",))) == [
+        (("jobs", "j", "options", "paths", 1), said),
+        (("jobs", "j", "options", "tables", "t", "deep"), said),
+    ]
+    assert list(check_jobs(config, kinds)) == []

@@ -145,7 +145,7 @@ async def test_nonsense_is_acknowledged_and_said_to_be_rejected(
     await one.end()
 
 
-async def test_a_flood_costs_one_change_a_second(tmp_path: Path) -> None:
+async def test_a_flood_costs_ever_fewer_changes(tmp_path: Path) -> None:
     """The newest counts, all are acknowledged, and what was overtaken is skipped."""
     one = await online(tmp_path)
     for number in range(1, 301):
@@ -157,8 +157,8 @@ async def test_a_flood_costs_one_change_a_second(tmp_path: Path) -> None:
     for number in range(301, 401):
         one.hear(version(number, f"{number}s"))
         await asyncio.sleep(0.05)
-    assert len(one.used) <= 3 + 6
-    await asyncio.sleep(2)
+    assert len(one.used) <= 3 + 3
+    await asyncio.sleep(10)
     assert (one.every, one.unacknowledged, one.told()[-1]) == (400, 0, (400, "applied"))
     await one.end()
 

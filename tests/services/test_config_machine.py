@@ -221,6 +221,9 @@ class Histories(RuleBasedStateMachine):
         if known.now != self.known.now:
             entry = known.now, by, known.in_force_version
             known = replace(known, history=(*known.history, entry)[-KEPT:])
+        if (known.kept(), known.source) == (self.known.kept(), self.known.source):  # there is nothing to write
+            self.known = known
+            return True
         return self.save(known, strict=strict)
 
     def model_start(self) -> bool:
@@ -245,7 +248,8 @@ class Histories(RuleBasedStateMachine):
             return False
         known = replace(known, seen=self.file).ended(at=self.s)
         if not known.history or known.history[-1][0] != known.now:
-            history = (*known.history, (known.now, "start", known.in_force_version))[-KEPT:]
+            by = "start" if last is None else "files" if last[1] == known.layer else "rollback"
+            history = (*known.history, (known.now, by, known.in_force_version))[-KEPT:]
             known = replace(known, history=history)
         self.known = known
         if known.kept() != self.stored.known or shots.get(known.now) != (known.source, known.layer):
@@ -304,7 +308,11 @@ class Histories(RuleBasedStateMachine):
         """Go back; return whether that is possible."""
         known, shots = self.known, self.stored.shots
         if key is None:
-            earlier = [key for key, _, _ in reversed(known.history) if key in shots and key != known.now]
+            earlier = [
+                key
+                for key, _, version in reversed(known.history)
+                if key in shots and key != known.now and not (known.given_up and version == known.version)
+            ]
             key = earlier[0] if earlier else None
         if key is None or key not in shots:
             return False
@@ -315,6 +323,10 @@ class Histories(RuleBasedStateMachine):
             back = back.given(layer)
             if layer is not None and layer.version >= known.version:
                 back = back.taken(layer)
+            stays = known.before if known.pending else known.layer
+            if layer is not None and layer != stays:
+                until = self.s - self.clock._booted / 1e9 + WITHIN_S
+                back = replace(back, on_trial=True, before=stays, until=until, boot=self.clock.boot)
         self.turn(back.ended(at=self.s), "rollback")
         return True
 
@@ -511,7 +523,7 @@ class Histories(RuleBasedStateMachine):
         """Somebody stops the agent and starts it again."""
         self.within(self.device.stop())
         if self.known.on_trial:
-            self.save(replace(self.known, starts=0))
+            self.save(replace(self.known, starts=0, boot=-1))
         self.begin()
 
     @precondition(lambda self: len(self.known.history) > 1)

@@ -50,7 +50,9 @@ class Place:
         cloud = cloud or CloudConfig()
         sources = self.files.read()
         loaded, _ = fit(self.files, sources, cloud.layer)
-        memory = ConfigMemory(cloud, None, (Entry("", loaded.digest, "files", loaded.version, []),))
+        memory = ConfigMemory(
+            cloud, None, (Entry("2027-01-15T08:00:00.000000Z", loaded.digest, "files", loaded.version, []),)
+        )
         await self.store.save_soon(memory, {loaded.digest: Snapshot(tuple(sources), cloud.layer)})
         return memory
 

@@ -173,6 +173,7 @@ async def test_going_back_says_what_has_changed_and_for_how_long(tmp_path: Path)
             "digest": first,
             "changed": True,
             "before": second,
+            "version": None,
             "changes": [{"key": "heartbeat.every", "before": "2s", "after": "1s"}],
             "pinned": True,
             "pending": [],

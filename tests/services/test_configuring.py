@@ -527,8 +527,10 @@ async def test_going_back_takes_the_cloud_with_it(tmp_path: Path) -> None:
     one = await restarted(one)
     assert (one.every, one.said()) == (10, (1, "rolled_back"))
     await one.do(one.configuring.roll_back(five))
-    assert (one.every, one.said()) == (5, (1, "applied"))
+    assert (one.every, one.said()) == (5, (1, "pending_confirm"))
+    await one.confirm()
     await lives(one, 100)
+    assert (one.every, one.said()) == (5, (1, "applied"))
     assert await one.desire(2, beat("6s"))
     await one.kill()
 
