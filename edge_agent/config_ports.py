@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Protocol, TypeAlias
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
 
 from edge_agent.core.config import Loaded
 from edge_agent.core.config_document import Source
@@ -17,7 +17,7 @@ Commit: TypeAlias = Callable[[], Awaitable[list[str]]]
 Prepare: TypeAlias = Callable[[Loaded, Loaded], Commit]
 """Takes the configuration in force and another one, and prepares all for that; raises ``ConfigError`` if it cannot."""
 
-Watch: TypeAlias = Callable[[Callable[[], None]], Awaitable[None]]
+Watch: TypeAlias = Callable[[Callable[[], None]], Coroutine[Any, Any, None]]
 """Calls what it is given now, and whenever the files may have been changed; until it is cancelled."""
 
 

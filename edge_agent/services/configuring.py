@@ -89,7 +89,7 @@ class Configuring:
             self.now.say("rejected", "files", errors=self._rejected)
         await self.now.note_start(self._files)
         async with asyncio.TaskGroup() as group:
-            group.create_task(_watch(watch, lambda: self._ask(self._look)), name="config-watch")
+            group.create_task(watch(lambda: self._ask(self._look)), name="config-watch")
             while True:
                 await self._next()
 
@@ -386,7 +386,3 @@ class Configuring:
         self._refused, self._unfit = None, unfit
         self._count_from_now()
         self.changed()
-
-
-async def _watch(watch: Watch, changed: Callable[[], None]) -> None:
-    await watch(changed)
