@@ -19,7 +19,7 @@ from edge_agent.core.timebase import rfc3339
 from edge_agent.core.units import parse_instant
 from edge_agent.errors import ConfigError, ConfigProblem, OutboxError
 from edge_agent.ports import Clock
-from edge_agent.services.config_start import Begun
+from edge_agent.services.config_start import Begun, fit
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class InForce:
             with contextlib.suppress(ConfigError):  # to another version of the agent it may say nothing
                 if last is not None:
                     by = "files" if last.desired == self.snapshot.desired else "rollback"
-                    before = files.parse(last.sources, desired=last.desired, starting=True)
+                    before, _ = fit(files, last.sources, last.desired, starting=True)
                     changes = shown(before.config, self.loaded.config)
             by = by if changes else "start"
             await self.keep(self._with_entry(self.memory, self.loaded, by, changes))

@@ -57,11 +57,11 @@ async def test_an_accepting_broker_sees_one_connection(tmp_path: Path) -> None:
         (subscribe,) = connection.subscribes
         assert set(subscribe.filters) == {DOWN, STATUS, ALL}
         topics = [publish.topic for publish in connection.publishes]
-        assert topics[:3] == [STATUS, HEALTH, f"edge/{DEVICE}/up/commands"]
-        assert set(topics[3:]) == {HEARTBEAT}
+        assert topics[:4] == [STATUS, HEALTH, f"edge/{DEVICE}/up/commands", f"edge/{DEVICE}/up/config"]
+        assert set(topics[4:]) == {HEARTBEAT}
         assert all(publish.qos == 1 for publish in connection.publishes)
-        assert [publish.retain for publish in connection.publishes[:4]] == [True, True, True, False]
-        beat = connection.publishes[3]
+        assert [publish.retain for publish in connection.publishes[:5]] == [True, True, True, True, False]
+        beat = connection.publishes[4]
         assert (beat.expiry, beat.content_type) == (1, "application/cloudevents+json")
         assert reasons(process) == []
 

@@ -77,7 +77,7 @@ def test_a_wrong_configuration_is_said(tmp_path: Path) -> None:
     ("arguments", "text"),
     [
         (["--broker", "http://x"], r"--broker: found \"http://x\"; a URL like"),
-        (["--broker", "mqtt://x", "--prefix", "a#"], r"--prefix: found \"a#\"; topic levels"),
+        (["--broker", "mqtt://x", "--prefix", "a#"], r"--prefix: found \"a#\"; a path of topic levels"),
     ],
 )
 def test_a_wrong_option_is_named(arguments: list[str], text: str) -> None:
