@@ -574,7 +574,7 @@ def live_through(examples: int, steps: int, caplog: pytest.LogCaptureFixture) ->
 
 def test_whatever_happens_what_is_in_force_follows_from_what_was_said(caplog: pytest.LogCaptureFixture) -> None:
     """Edits, versions, confirmations, kills at every step, reboots, a full disk; 200 random histories."""
-    live_through(200, 15, caplog)
+    live_through(100, 15, caplog)
 
 
 @pytest.mark.slow
