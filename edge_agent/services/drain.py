@@ -236,6 +236,7 @@ class Drain:
         except TooLargeError:
             self._not_taken(records, PACKET_TOO_LARGE)
             return
+        session.is_owed = True
         if session.unanswered is None:
             session.unanswered = True
         self._in_flight[records[0].key] = records[0]
@@ -251,7 +252,7 @@ class Drain:
             return  # the session is over, and the outbox takes them back
         channel = self._in_flight.pop(records[0].key).channel
         self._isolation.answered(records[0].key, channel)
-        session.unanswered = self._isolation.suspects
+        session.unanswered, session.is_owed = self._isolation.suspects, bool(self._in_flight)
         if reason < REFUSED_FROM:
             self._outbox.delivered(records)
             self._wait = FIRST_WAIT

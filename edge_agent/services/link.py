@@ -23,6 +23,8 @@ CONNECTS_WITHIN: Final = seconds(60)  # resolver, TCP, TLS and CONNACK, each wit
 RETURN_FIRST: Final = seconds(300)  # on a broker that is not the first: when to look for the first one
 RETURN_LAST: Final = seconds(3600)
 SAY_FAILURE_AGAIN: Final = seconds(600)
+AT_ONCE_S: Final = 0.5
+"""How soon a broker that closes the connection over a record does so."""
 
 
 class Door(Protocol):
@@ -120,7 +122,9 @@ class Link:
         how = {"by": closing.by.value, "reason": closing.reason, "detail": closing.detail}
         level = logging.INFO if closing.by is ClosedBy.US else logging.WARNING
         log.log(level, "disconnected", extra={"broker": session.broker, **how, "after_s": life_s})
-        if self.policy.closed(closing, session.suspects(), now, unanswered=session.unanswered is True):
+        # answers to those before it may have come just in time; another client takes longer to come back
+        is_over_record = session.unanswered is True or (session.is_owed and life_s < AT_ONCE_S)
+        if self.policy.closed(closing, session.suspects(), now, unanswered=is_over_record):
             reason = "another client connects with this client id; give each device its own [device] id"
             log.error("client_id_taken_over", extra={"reason": reason})
 

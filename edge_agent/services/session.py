@@ -41,6 +41,7 @@ class Session:
         changed: set when that changes.
         unanswered: whether records were sent on it and none was answered, or at least not the one over which the last
             connection may have ended; ``None`` = none was sent.
+        is_owed: whether any record that was sent on it has not been answered yet.
         closing: how it ended.
         over: set once the link has let go of it and will hand it out no more.
     """
@@ -56,6 +57,7 @@ class Session:
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     over: asyncio.Event = field(default_factory=asyncio.Event)
     unanswered: bool | None = None
+    is_owed: bool = False
     closing: Closing | None = None
     _seq: int = 0
     _outstanding: list[Suspect] = field(default_factory=list)
