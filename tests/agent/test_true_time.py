@@ -279,7 +279,8 @@ async def test_without_servers_the_kernel_s_word_counts_as_far_as_it_goes(tmp_pa
             event = json.loads(beat.payload)
             assert (event["timestate"], event.get("timeerrorms")) == (state, error_ms), name
             assert event["data"]["clock"]["state"] == "os", name
-        made = [line for line in calls.read_text().splitlines() if any(call in line for call in SETTERS)]
+        lines = [line for line in calls.read_text().splitlines() if "<unfinished" not in line]  # a later one resumes it
+        made = [line for line in lines if any(call in line for call in SETTERS)]
         assert made, "those that read are seen"
         assert all("modes=0" in call for call in made), made
 
