@@ -22,7 +22,7 @@ from edge_agent.core.config_diff import MAX_TOLD
 from edge_agent.core.config_document import Source
 from edge_agent.core.config_memory import Entry, Pin, Snapshot, fingerprint
 from edge_agent.core.config_remote import Desired
-from edge_agent.core.timebase import MonotonicNs, UtcNs, elapsed, later, seconds, to_seconds
+from edge_agent.core.timebase import DurationNs, MonotonicNs, UtcNs, elapsed, later, seconds, to_seconds
 from edge_agent.core.units import format_duration
 from edge_agent.errors import ConfigError, EdgeAgentError
 from edge_agent.ports import Clock
@@ -160,7 +160,7 @@ class Configuring:
         }
 
     def since(self) -> UtcNs:
-        """Return when what is in force was put in force, in this life of the agent."""
+        """Return when what is in force was put in force, in true time."""
         return self.now.since
 
     def last(self) -> Entry | None:
@@ -208,7 +208,6 @@ class Configuring:
                 await self._more.wait()
         await self._expire()  # first, however much is asked
         if not self._asked:
-            self._more.clear()
             return
         change, done = self._asked.popleft()
         if not self._asked:
@@ -229,7 +228,7 @@ class Configuring:
             return None
         if self._proven_at is not None:
             return max(to_seconds(elapsed(now, self._proven_at)), 0)
-        return max((trial.until - self._clock.raw()) / 1e9, 0)
+        return max(to_seconds(DurationNs(trial.until - self._clock.raw())), 0)
 
     async def _expire(self) -> None:
         trial = self.now.memory.cloud.trial
@@ -250,7 +249,7 @@ class Configuring:
     def _keys_on_trial(self) -> list[str]:
         """Return the keys that the trial is about."""
         for entry in reversed(self.now.memory.history):
-            if entry.by == "cloud":
+            if entry.by in ("cloud", "rollback"):
                 return [str(change["key"]) for change in entry.changes] or [""]
         return [""]
 

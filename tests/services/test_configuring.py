@@ -535,6 +535,22 @@ async def test_going_back_takes_the_cloud_with_it(tmp_path: Path) -> None:
     await one.kill()
 
 
+async def test_what_was_gone_back_to_in_vain_is_named_by_its_own_keys(tmp_path: Path) -> None:
+    """Those that the going back has changed, not those of the version when it came."""
+    one = await started(tmp_path)
+    await confirmed(one, 1, "5s")
+    five = one.configuring.now.loaded.digest
+    await one.do(one.configuring.roll_back())
+    write(tmp_path, rest='log.level = "debug"\n')
+    await one.edited()
+    await one.do(one.configuring.roll_back(five))
+    assert one.every == 5
+    await lives(one, WITHIN_S + 1)
+    assert one.every == 10
+    assert [error["key"] for error in one.configuring.said()["errors"]] == ["heartbeat.every", "log.level"]
+    await one.kill()
+
+
 async def test_going_back_ends_a_trial_of_what_is_gone_back_from(tmp_path: Path) -> None:
     """Nothing is due any more."""
     one = await started(tmp_path)
