@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from edge_agent.adapters.config_store import ConfigStore
 from edge_agent.core.config_diff import MAX_TOLD
+from edge_agent.core.config_remote import Desired
 from edge_agent.errors import ConfigError, ConfigProblem, EdgeAgentError
 from tests.support.configuring import HEAD, WITHIN_S, Device, device
 
@@ -533,6 +535,24 @@ async def test_going_back_takes_the_cloud_with_it(tmp_path: Path) -> None:
     assert (one.every, one.said()) == (5, (1, "applied"))
     assert await one.desire(2, beat("6s"))
     await one.kill()
+
+
+async def test_what_a_stop_cuts_off_is_not_acknowledged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk takes its time: what is not on it by then has to come again."""
+    one, writing, taken = await started(tmp_path), asyncio.Event(), list[str]()
+
+    async def hang(*_: object) -> None:
+        writing.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(one.disk, "save_soon", hang)
+    wanted = one.configuring.desire(Desired(1, beat("5s")), lambda: taken.append("taken"))
+    asking = asyncio.get_running_loop().create_task(wanted)
+    await writing.wait()
+    await one.stop()
+    asking.cancel()
+    assert taken == []
+    assert ConfigStore(tmp_path / "state").load().cloud.layer is None
 
 
 async def test_what_was_gone_back_to_in_vain_is_named_by_its_own_keys(tmp_path: Path) -> None:
