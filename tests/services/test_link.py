@@ -372,3 +372,26 @@ async def test_a_review_without_a_session_is_nothing() -> None:
     link, _ = fake_link(FakeBroker(), clock=FakeClock())
     link.review()
     assert link._current is None
+
+
+@pytest.mark.parametrize(
+    ("is_owed", "after_s", "is_taken_over"), [(True, 0.1, False), (True, 2, True), (False, 0.1, True)]
+)
+async def test_a_close_at_once_over_a_record_is_no_other_client_s_doing(
+    is_owed: bool,  # noqa: FBT001
+    after_s: float,
+    is_taken_over: bool,  # noqa: FBT001
+) -> None:
+    """Though the records before it were answered; without one that is owed, or later, it may be."""
+    broker, clock = FakeBroker(), FakeClock()
+    link, _ = fake_link(broker, clock=clock)
+    task = asyncio.get_running_loop().create_task(link.run())
+    for _ in range(3):
+        session = await link.session()
+        session.unanswered, session.is_owed = False, is_owed
+        await asyncio.sleep(after_s)
+        broker.cut()
+        await session.over.wait()
+    assert link.policy.taken_over(clock.monotonic()) is is_taken_over
+    task.cancel()
+    await asyncio.wait((task,))
