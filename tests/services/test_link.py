@@ -374,6 +374,7 @@ async def test_a_review_without_a_session_is_nothing() -> None:
     assert link._current is None
 
 
+@pytest.mark.virtual
 @pytest.mark.parametrize(
     ("is_owed", "after_s", "is_taken_over"), [(True, 0.1, False), (True, 2, True), (False, 0.1, True)]
 )
