@@ -20,6 +20,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
+from _pytest.runner import runtestprotocol
 
 from tests.support.virtual_time import VirtualTimeLoop
 
@@ -135,16 +136,51 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items.sort(key=lambda item: (_alone(item), -_patience(item)))
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+@contextlib.contextmanager
+def _in_the_room(*, alone: bool) -> Iterator[None]:
     """Share the room with the other workers' tests, or have it alone; who waits for that lets nobody else in."""
-    if not hasattr(item.config, "workerinput"):
-        return (yield)
     with DOOR.open() as door, ROOM.open() as room:
         fcntl.flock(door, fcntl.LOCK_EX)
-        fcntl.flock(room, fcntl.LOCK_EX if _alone(item) else fcntl.LOCK_SH)
+        fcntl.flock(room, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
         fcntl.flock(door, fcntl.LOCK_UN)
-        return (yield)
+        yield
+
+
+AMONG_OTHERS: Final = "failed among others"
+"""The property of a test's report that tells what a first try came to."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+    """Run a test among those of the other workers; if it fails there, its failure counts when it is alone.
+
+    Real processes with real deadlines share two cores here: what the neighbours took from one is not its fault.
+    """
+    if not hasattr(item.config, "workerinput"):
+        return None
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    with _in_the_room(alone=_alone(item)):
+        reports = runtestprotocol(item, log=False, nextitem=nextitem)
+    failed = [report for report in reports if report.failed]
+    if failed and not _alone(item):
+        with _in_the_room(alone=True):
+            item._initrequest()  # type: ignore[attr-defined]  # its fixtures are made anew
+            reports = runtestprotocol(item, log=False, nextitem=nextitem)
+        if not any(report.failed for report in reports):
+            reports[-1].user_properties.append((AMONG_OTHERS, failed[0].longreprtext))
+    for report in reports:
+        item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name what has failed among others and passed alone, and how: it may yet be a fault."""
+    for report in (one for reports in terminalreporter.stats.values() for one in reports):
+        for name, text in getattr(report, "user_properties", ()):
+            if name == AMONG_OTHERS:
+                terminalreporter.section(f"{report.nodeid} {AMONG_OTHERS}, and passed alone")
+                terminalreporter.line(str(text))
 
 
 # ---------------------------------------------------------------- strictness

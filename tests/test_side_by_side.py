@@ -34,6 +34,15 @@ def test_alone(n, tmp_path_factory):
 def test_together(n, tmp_path_factory):
     enter(tmp_path_factory, n)
 
+@pytest.mark.parametrize("is_better_alone", [True, False])
+def test_is_tried_again(is_better_alone, tmp_path_factory):
+    mark = tmp_path_factory.getbasetemp().parent / f"tried{is_better_alone}"
+    if not mark.exists() or not is_better_alone:
+        with mark.open("a") as tries:
+            tries.write("x")
+        pytest.fail("among others")
+    enter(tmp_path_factory, "alone2")
+
 def test_skipped():
     pytest.skip("no such program")
 
@@ -43,7 +52,10 @@ def test_leaves_something(tmp_path):
 
 
 def test_workers_share_the_room_or_have_it_alone_and_keep_the_rules(tmp_path: Path) -> None:
-    """Nobody comes while one is alone, the others meet; in CI who skips has failed; a process left behind is told."""
+    """Nobody comes while one is alone, the others meet; who fails among them is tried again alone, once, and named.
+
+    In CI who skips has failed; a process left behind is told.
+    """
     for name in ("conftest.py", "fakes.py"):
         shutil.copy(HERE / name, tmp_path)
     (tmp_path / "test_it.py").write_text(TESTS)
@@ -63,9 +75,14 @@ def test_workers_share_the_room_or_have_it_alone_and_keep_the_rules(tmp_path: Pa
         os.kill(int(pid), signal.SIGKILL)
     log = (tmp_path / "base" / "log").read_text().split()
     pairs = list(pairwise(log))
-    assert {two for two in pairs if two[0].startswith("+alone")} == {("+alone0", "-alone0"), ("+alone1", "-alone1")}
+    assert {two for two in pairs if two[0].startswith("+alone")} == {
+        (f"+alone{number}", f"-alone{number}") for number in range(3)
+    }
     assert any(one.startswith("+") and other.startswith("+") for one, other in pairs)
-    assert re.search(r"^1 failed, 12 passed in ", done.stdout, re.MULTILINE), done.stdout
+    tried = {path.name: path.read_text() for path in (tmp_path / "base").glob("tried*")}
+    assert tried == {"triedTrue": "x", "triedFalse": "xx"}
+    assert re.findall(r"tried_again\[(\w+)\] failed among others, and passed alone", done.stdout) == ["True"]
+    assert re.search(r"^2 failed, 13 passed in ", done.stdout, re.MULTILINE), done.stdout
     assert "which CI does not allow: " in done.stdout
     assert len(left) == 1
     assert done.returncode == 1
