@@ -146,15 +146,15 @@ def _in_the_room(*, alone: bool) -> Iterator[None]:
         yield
 
 
-AMONG_OTHERS: Final = "failed among others"
-"""The property of a test's report that tells what a first try came to."""
+FIRST_TRY: Final = "failed at first"
+"""The property of a test's report that tells how."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
-    """Run a test among those of the other workers; if it fails there, its failure counts when it is alone.
+    """Run a test among those of the other workers; if it fails, try it once more, alone: that counts.
 
-    Real processes with real deadlines share two cores here: what the neighbours took from one is not its fault.
+    Real processes with real deadlines share few cores here: what their neighbours took from them is not their fault.
     """
     if not hasattr(item.config, "workerinput"):
         return None
@@ -162,12 +162,12 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     with _in_the_room(alone=_alone(item)):
         reports = runtestprotocol(item, log=False, nextitem=nextitem)
     failed = [report for report in reports if report.failed]
-    if failed and not _alone(item):
+    if failed:
         with _in_the_room(alone=True):
             item._initrequest()  # type: ignore[attr-defined]  # its fixtures are made anew
             reports = runtestprotocol(item, log=False, nextitem=nextitem)
         if not any(report.failed for report in reports):
-            reports[-1].user_properties.append((AMONG_OTHERS, failed[0].longreprtext))
+            reports[-1].user_properties.append((FIRST_TRY, failed[0].longreprtext))
     for report in reports:
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
@@ -175,11 +175,11 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Name what has failed among others and passed alone, and how: it may yet be a fault."""
+    """Name what has failed at first and passed alone, and how: it may yet be a fault."""
     for report in (one for reports in terminalreporter.stats.values() for one in reports):
         for name, text in getattr(report, "user_properties", ()):
-            if name == AMONG_OTHERS:
-                terminalreporter.section(f"{report.nodeid} {AMONG_OTHERS}, and passed alone")
+            if name == FIRST_TRY:
+                terminalreporter.section(f"{report.nodeid} {FIRST_TRY}, and passed alone")
                 terminalreporter.line(str(text))
 
 

@@ -52,7 +52,7 @@ def test_leaves_something(tmp_path):
 
 
 def test_workers_share_the_room_or_have_it_alone_and_keep_the_rules(tmp_path: Path) -> None:
-    """Nobody comes while one is alone, the others meet; who fails among them is tried again alone, once, and named.
+    """Nobody comes while one is alone, the others meet; who fails is tried again alone, once, and named.
 
     In CI who skips has failed; a process left behind is told.
     """
@@ -81,7 +81,7 @@ def test_workers_share_the_room_or_have_it_alone_and_keep_the_rules(tmp_path: Pa
     assert any(one.startswith("+") and other.startswith("+") for one, other in pairs)
     tried = {path.name: path.read_text() for path in (tmp_path / "base").glob("tried*")}
     assert tried == {"triedTrue": "x", "triedFalse": "xx"}
-    assert re.findall(r"tried_again\[(\w+)\] failed among others, and passed alone", done.stdout) == ["True"]
+    assert re.findall(r"tried_again\[(\w+)\] failed at first, and passed alone", done.stdout) == ["True"]
     assert re.search(r"^2 failed, 13 passed in ", done.stdout, re.MULTILINE), done.stdout
     assert "which CI does not allow: " in done.stdout
     assert len(left) == 1
