@@ -45,7 +45,6 @@ from edge_agent.core.connection import ConnectionPolicy
 from edge_agent.core.discipline import HOST, Discipline
 from edge_agent.core.events import AgentData, ConfigData, HeartbeatData
 from edge_agent.core.host_vote import host_vote
-from edge_agent.core.liveness import Liveness
 from edge_agent.core.pace import Pace
 from edge_agent.core.refusals import Pauses
 from edge_agent.core.sample import Sample
@@ -71,7 +70,7 @@ from edge_agent.services.presence import Presence
 from edge_agent.services.queue_tools import QueueTools
 from edge_agent.services.timekeeping import Timekeeping, policy
 from edge_agent.services.upkeep import Upkeep
-from edge_agent.services.watchdog import feed_watchdog
+from edge_agent.services.watchdog import Liveness, feed_watchdog
 
 log = logging.getLogger(__name__)
 

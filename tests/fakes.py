@@ -13,7 +13,6 @@ from typing import TypeVar
 from edge_agent.core.config_types import BrokerUrl
 from edge_agent.core.connection import Attempt, ClosedBy, Closing, ConnectionPolicy, ProtocolVersion
 from edge_agent.core.events import Stamp
-from edge_agent.core.liveness import Liveness
 from edge_agent.core.timebase import DurationNs, MonotonicNs, RawNs, UtcNs, WallNs, seconds
 from edge_agent.core.topics import Topics
 from edge_agent.errors import ConnectFailedError, ConnectFailure, TooLargeError
@@ -21,6 +20,7 @@ from edge_agent.ports import REFUSED_FROM, Connection, Delivery, Limits, Message
 from edge_agent.services.link import Link
 from edge_agent.services.presence import Presence
 from edge_agent.services.session import Session
+from edge_agent.services.watchdog import Liveness
 
 T = TypeVar("T")
 EPOCH = UtcNs(seconds(1_800_000_000))

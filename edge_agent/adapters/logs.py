@@ -72,18 +72,9 @@ class JsonFormatter(logging.Formatter):
             line["traceback"] = self.formatException(record.exc_info)
         try:
             return orjson.dumps(line, default=str).decode()
-        except TypeError:
-            return _odd(line)
-
-
-def _odd(line: dict[str, object]) -> str:
-    """Return a line with keys that are no strings, at twice the cost of others, or with what no JSON can hold."""
-    try:
-        return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
-    except TypeError:  # huge integers, lone surrogates, odd keys, cycles: a line in plain words beats none
-        return json.dumps(
-            {str(key): value if isinstance(value, _PLAIN) else repr(value) for key, value in line.items()}
-        )
+        except TypeError:  # huge integers, lone surrogates, odd keys, cycles: a line in plain words beats none
+            plain = {str(key): value if isinstance(value, _PLAIN) else repr(value) for key, value in line.items()}
+            return json.dumps(plain)
 
 
 class ConsoleFormatter(logging.Formatter):

@@ -23,7 +23,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from edge_agent.adapters.buffered_socket import BufferedSocket, OversizedError
 from edge_agent.adapters.threads import in_daemon_thread
 from edge_agent.core.connection import SPOKEN, ClosedBy, Closing, ProtocolVersion
-from edge_agent.core.silence import ANSWER_WITHIN, Do, SilenceWatch
+from edge_agent.core.silence import ANSWER_WITHIN, SilenceWatch
 from edge_agent.core.timebase import (
     NANOSECONDS_PER_MILLISECOND,
     elapsed,
@@ -276,8 +276,8 @@ class MqttTransport(aiomqtt.Client):
     def _look_at_silence(self) -> None:
         self._look = None
         now = self._clock.monotonic()
-        due, what = self._silence.next_due()
-        if due <= now and what is Do.GIVE_UP:
+        due, gives_up = self._silence.next_due()
+        if due <= now and gives_up:
             self._give_up(Closing(ClosedBy.SILENCE, detail="the broker answered nothing for 20 s"))
             return
         if due <= now:

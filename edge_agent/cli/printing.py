@@ -14,35 +14,14 @@ import orjson
 Item = TypeVar("Item")
 
 COUNT_EVERY: Final = 1000
-_GREEN: Final = ("ok", "online", "synced", "selected", "connected", "succeeded")
-_YELLOW: Final = (
-    "warn",
-    "silent",
-    "unsynced",
-    "acquiring",
-    "degraded",
-    "note:",
-    "paused",
-    "awaits_time",
-    "accepted",
-    "running",
-)
-_RED: Final = (
-    "fail",
-    "failed",
-    "timed_out",
-    "rejected",
-    "expired",
-    "interrupted",
-    "cancelled",
-    "offline",
-    "missing:",
-    "damaged",
-    "lost:",
-    "NOT OK:",
-    "cannot",
-)
-_COLOURS: Final = dict.fromkeys(_GREEN, 32) | dict.fromkeys(_YELLOW, 33) | dict.fromkeys(_RED, 31)
+_WORDS: Final = {
+    32: "ok online synced selected connected succeeded",
+    33: "warn silent unsynced acquiring degraded note: paused awaits_time accepted running",
+    31: "fail failed timed_out rejected expired interrupted cancelled offline missing: damaged lost: cannot",
+}
+"""Green, yellow and red."""
+
+_COLOURS: Final = {word: colour for colour, words in _WORDS.items() for word in words.split()} | {"NOT OK:": 31}
 _STATE: Final = re.compile(rf"(?<![^ ])(?:{'|'.join(_COLOURS)})(?![^ :;,])")
 
 

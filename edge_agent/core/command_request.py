@@ -1,4 +1,7 @@
-"""What a command asks for, read from what arrived, and the words with which one is refused."""
+"""What a command asks for, read from what arrived, and the words with which one is refused.
+
+Its arguments are checked against its model here, too: one place for every door.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,23 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import orjson
 
-from edge_agent.core.config_types import NAME_NEEDED, NAME_PATTERN
+from edge_agent.core.config_document import dotted
+from edge_agent.core.config_findings import validated
+from edge_agent.core.config_types import NAME_NEEDED, NAME_PATTERN, Section
 from edge_agent.core.timebase import DurationNs, UtcNs
 from edge_agent.core.units import parse_duration, parse_instant, quoted
 from edge_agent.errors import EdgeAgentError
 
+M = TypeVar("M", bound=Section)
+
 MAX_PAYLOAD: Final = 64 * 1024
 MAX_CORRELATION: Final = 1024
 MAX_WAIT: Final = DurationNs(3650 * 86_400 * 1_000_000_000)
+_MAX_SAID: Final = 4
 _KEYS: Final = ("id", "args", "expires", "ttl", "not_before", "delay")
 
 
@@ -147,6 +155,26 @@ def request_from(command: str, said: object) -> Request:
         )
     except ValueError as error:
         raise CommandError(Code.INVALID_ARGS, str(error), id=command_id) from None
+
+
+def parse_args(model: type[M], given: object) -> M:
+    """Return what arguments say; none at all are an empty object.
+
+    Raises:
+        CommandError: ``invalid_args``, with the first things that are wrong: where, what was found, what is allowed.
+    """
+    if not (given is None or isinstance(given, dict)):
+        raise CommandError(Code.INVALID_ARGS, 'args: an object like {"job": "sync"} is needed')
+    try:
+        args, wrong = validated(model, given or {})
+    except Exception as error:  # a package's own model
+        text = f"args: {type(error).__name__} in the model {model.__name__}; this is a bug of the package it is from"
+        raise CommandError(Code.INVALID_ARGS, text) from error
+    if args is None:
+        said = [f"{dotted(('args', *path))}: {reason}" for path, reason in wrong[:_MAX_SAID]]
+        said += [f"{len(wrong) - _MAX_SAID} more like it"] if len(wrong) > _MAX_SAID else []
+        raise CommandError(Code.INVALID_ARGS, "; ".join(said))
+    return args
 
 
 def id_from_correlation(data: bytes) -> str:

@@ -4,7 +4,7 @@ r"""The life cycle of a command, as a table: which states there are, and what le
             \-> rejected | expired
 
 Everything that decides on a command's state goes through ``after``; whatever is not in the table is a bug of ours.
-From a final state nothing leads on: a command ends once. The diagram in the documentation is ``diagram()``.
+From a final state nothing leads on: a command ends once.
 """
 
 from __future__ import annotations
@@ -85,12 +85,3 @@ def after(state: State, happened: Happened) -> State:
     if following is None:
         raise ValueError(f"{happened.name} cannot happen to a command that is {state.value}")
     return following
-
-
-def diagram() -> str:
-    """Return the life cycle as a state diagram in Mermaid's language."""
-    lines = ["stateDiagram-v2", "    [*] --> received"]
-    for state, leads in TABLE.items():
-        lines += [f"    {state.value} --> {to.value}: {happened.value}" for happened, to in leads.items()]
-    lines += [f"    {state.value} --> [*]" for state in State if state.is_final]
-    return "\n".join(lines) + "\n"

@@ -8,21 +8,12 @@ time out: while any acknowledgement comes in, the connection is alive and the re
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
-from operator import itemgetter
 from typing import Final
 
 from edge_agent.core.timebase import DurationNs, MonotonicNs, later, seconds
 
 ANSWER_WITHIN: Final = seconds(20)
 """For a PINGRESP, or for any PUBACK while some are due."""
-
-
-class Do(Enum):
-    """What to do about a connection."""
-
-    PING = "ping"
-    GIVE_UP = "give_up"
 
 
 @dataclass(slots=True)
@@ -43,9 +34,9 @@ class SilenceWatch:
     ping_sent: MonotonicNs | None = None
     owed_since: MonotonicNs | None = None
 
-    def next_due(self) -> tuple[MonotonicNs, Do]:
-        """Return what is due next if nothing changes, and when: the broker must hear of us, and we of it."""
-        due = [(later(at, ANSWER_WITHIN), Do.GIVE_UP) for at in (self.ping_sent, self.owed_since) if at is not None]
+    def next_due(self) -> tuple[MonotonicNs, bool]:
+        """Return what is due next if nothing changes: when, and whether to give up then; else a PINGREQ is."""
+        due = [(later(at, ANSWER_WITHIN), True) for at in (self.ping_sent, self.owed_since) if at is not None]
         if self.ping_sent is None:
-            due.append((later(min(self.last_out, self.last_in), self.keepalive), Do.PING))
-        return min(due, key=itemgetter(0))
+            due.append((later(min(self.last_out, self.last_in), self.keepalive), False))
+        return min(due)

@@ -17,9 +17,8 @@ from functools import partial
 from typing import Final, Protocol
 
 from edge_agent.command_ports import Call, CutOff, Registry
-from edge_agent.core.command_args import parse_args
 from edge_agent.core.command_entry import STARTS, Entry, ReplyTo
-from edge_agent.core.command_request import Code, CommandError
+from edge_agent.core.command_request import Code, CommandError, parse_args
 from edge_agent.core.command_states import Happened, State
 from edge_agent.core.timebase import NANOSECONDS_PER_SECOND, DurationNs, later, seconds
 from edge_agent.ports import Clock

@@ -9,8 +9,7 @@ from typing import TypeVar
 from pydantic import Field
 
 from edge_agent.command_ports import Registry
-from edge_agent.core.command_args import parse_args
-from edge_agent.core.command_request import Code, CommandError
+from edge_agent.core.command_request import Code, CommandError, parse_args
 from edge_agent.core.config_types import Section
 from edge_agent.core.jsonrpc import (
     FAILED,

@@ -12,7 +12,6 @@ import orjson
 
 from edge_agent.command_ports import Command, Registry
 from edge_agent.core.authority import Authority, Grant
-from edge_agent.core.command_args import parse_args
 from edge_agent.core.command_entry import Entry, ReplyTo, entry_of
 from edge_agent.core.command_request import (
     Code,
@@ -20,6 +19,7 @@ from edge_agent.core.command_request import (
     Incoming,
     Request,
     id_from_correlation,
+    parse_args,
     request_from,
 )
 from edge_agent.core.command_states import Happened

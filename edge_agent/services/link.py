@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from edge_agent.core.connection import Attempt, ClosedBy, Closing, ConnectionPolicy
-from edge_agent.core.liveness import Liveness
 from edge_agent.core.timebase import DurationNs, MonotonicNs, elapsed, later, seconds, to_seconds
 from edge_agent.errors import ConnectFailedError
 from edge_agent.ports import Clock, Connection, Connector, Delivery
 from edge_agent.services.presence import Presence
 from edge_agent.services.session import Session, until_closed
+from edge_agent.services.watchdog import Liveness
 
 log = logging.getLogger(__name__)
 

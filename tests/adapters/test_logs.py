@@ -86,12 +86,11 @@ def test_an_event_may_have_arguments() -> None:
 
 
 def test_what_json_does_not_know_is_written_as_text() -> None:
-    """A path, an exception, bytes, a set's member, an object; keys that are no strings."""
-    line = said({"path": Path("/x"), "error": OSError(2, "gone"), "bytes": b"\xff", "map": {1: "one", None: "none"}})
+    """A path, an exception, bytes."""
+    line = said({"path": Path("/x"), "error": OSError(2, "gone"), "bytes": b"\xff"})
     assert line["path"] == "/x"
     assert line["error"] == "[Errno 2] gone"
     assert line["bytes"] == repr(b"\xff")
-    assert line["map"] == {"1": "one", "null": "none"}
 
 
 @pytest.mark.parametrize(
@@ -101,6 +100,7 @@ def test_what_json_does_not_know_is_written_as_text() -> None:
         pytest.param(-(1 << 63) - 1, id="int-below-64-bit"),
         pytest.param("/tmp/\udcff", id="file-name-that-is-not-utf-8"),  # noqa: S108
         pytest.param({"\udcff": 1}, id="key-that-is-not-utf-8"),
+        pytest.param({1: 2}, id="key-that-is-a-number"),
         pytest.param({(1, 2): 3}, id="key-that-is-a-tuple"),
         pytest.param(float("nan"), id="nan"),
         pytest.param(OSError(2, "gone", "/tmp/\udcff"), id="error-about-such-a-file"),  # noqa: S108

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from edge_agent.adapters.system_clock import SystemClock
-from edge_agent.commands.profile import commands
+from edge_agent.commands.profile import allocations, commands, sample
 from tests.support.commands import asked, host_of
 
 
@@ -59,3 +59,27 @@ async def test_it_is_no_larger_than_what_can_be_sent(tmp_path: Path) -> None:
     found = await task
     assert len(orjson.dumps(found)) < 3072
     assert found["left_out"] > 0
+
+
+def test_a_thread_is_found_where_it_is() -> None:
+    """Under its name, from the outermost frame on; the sampler itself is not."""
+    stop, done = threading.Event(), threading.Event()
+    waiting = threading.Thread(target=done.wait, name="a-waiting-one", daemon=True)
+    waiting.start()
+    found = sample(0.1, stop)
+    done.set()
+    waiting.join()
+    (stack,) = (stack for stack in found if stack.startswith("a-waiting-one;"))
+    assert stack.split(";")[1] == "threading.Thread._bootstrap"
+    assert stack.endswith("threading.Condition.wait")
+    assert found[stack] == 10
+    assert not any("profile.sample" in stack for stack in found)
+
+
+def test_it_ends_when_it_is_told_to() -> None:
+    """Whatever it was asked for; tracing is off afterwards."""
+    stop = threading.Event()
+    stop.set()
+    assert sample(60, stop) == {}
+    allocations(60, stop)
+    assert not tracemalloc.is_tracing()

@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 import pytest
+from pydantic import Field, field_validator
 
 from edge_agent.core.command_request import (
     MAX_CORRELATION,
@@ -15,9 +16,11 @@ from edge_agent.core.command_request import (
     CommandError,
     Request,
     id_from_correlation,
+    parse_args,
     parse_request,
     request_from,
 )
+from edge_agent.core.config_types import Name, Section
 
 SECOND = 1_000_000_000
 
@@ -109,3 +112,54 @@ def test_correlation_data_that_are_too_long_to_be_kept_are_refused() -> None:
     """They would be kept with every reply."""
     with pytest.raises(CommandError, match=f"{MAX_CORRELATION} are allowed"):
         id_from_correlation(b"x" * (MAX_CORRELATION + 1))
+
+
+class Args(Section):
+    """Some arguments."""
+
+    job: Name = Field("a", description="A name.")
+    count: int = Field(0, ge=0, description="A number.")
+
+
+@pytest.mark.parametrize("given", [None, {}])
+def test_no_arguments_are_an_empty_object(given: object) -> None:
+    """At every door."""
+    assert parse_args(Args, given) == Args()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ([], 'args: an object like {"job": "sync"} is needed'),
+        ({"jbo": 1}, "args.jbo: unknown key 'jbo'; did you mean 'job'?"),
+        (
+            {"job": "a b", "count": "1"},
+            'args.job: found "a b"; a name of 1 to 64 of A-Z a-z 0-9 _ : - is needed; args.count: found',
+        ),
+        ({str(number): 0 for number in range(1000)}, "; 996 more like it"),
+    ],
+)
+def test_what_is_wrong_is_said_and_not_too_much_of_it(given: object, words: str) -> None:
+    """Where, what was found, what is allowed."""
+    with pytest.raises(CommandError) as invalid:
+        parse_args(Args, given)
+    assert invalid.value.code is Code.INVALID_ARGS
+    assert words in str(invalid.value)
+    assert len(str(invalid.value)) < 500
+
+
+def test_a_bug_of_a_package_is_not_ours() -> None:
+    """A model that raises anything fails its command alone."""
+
+    class Bad(Section):
+        """Never valid."""
+
+        n: int = 0
+
+        @field_validator("n")
+        @classmethod
+        def _never(cls, _value: int) -> int:
+            raise KeyError("n")
+
+    with pytest.raises(CommandError, match=r"^args: KeyError in the model Bad; this is a bug"):
+        parse_args(Bad, {"n": 1})

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from edge_agent.core.events import AgentData, ConfigData, HeartbeatData
-from edge_agent.core.liveness import Liveness
 from edge_agent.core.timebase import seconds
 from edge_agent.ports import Message
 from edge_agent.services.heartbeat import Heartbeat
+from edge_agent.services.watchdog import Liveness
 from tests.fakes import FakeBroker, FakeClock, fake_link
 
 BEAT = HeartbeatData(0, "boot", None, 60.0, AgentData("1", 1, 1), ConfigData("d"))

@@ -16,13 +16,13 @@ from edge_agent.adapters.system_clock import SystemClock
 from edge_agent.core.config_models import Tls
 from edge_agent.core.config_types import BrokerUrl
 from edge_agent.core.connection import Attempt, ClosedBy, Closing, ConnectionPolicy, Suspect, SuspectKind
-from edge_agent.core.liveness import Liveness
 from edge_agent.core.timebase import later, seconds
 from edge_agent.core.topics import Topics
 from edge_agent.ports import Connection, Delivery, Message
 from edge_agent.services.link import Link
 from edge_agent.services.presence import Presence
 from edge_agent.services.session import Session
+from edge_agent.services.watchdog import Liveness
 from tests.fakes import ClosedDoor, FakeBroker, FakeClock, FakeConnection, FakeConnector, fake_link
 from tests.support.agents import observer
 from tests.support.brokers import free_port, mosquitto

@@ -6,9 +6,8 @@ import asyncio
 
 import pytest
 
-from edge_agent.core.liveness import Liveness
-from edge_agent.core.timebase import DurationNs, later, seconds
-from edge_agent.services.watchdog import feed_watchdog
+from edge_agent.core.timebase import DurationNs, MonotonicNs, later, seconds
+from edge_agent.services.watchdog import Liveness, feed_watchdog
 from tests.fakes import FakeClock
 
 
@@ -52,3 +51,28 @@ async def test_it_feeds_twice_a_period_until_a_promise_is_broken_and_again_once_
     await asyncio.sleep(20)
     assert recorder.fed[-1] - start > 360
     task.cancel()
+
+
+def test_a_promise_is_broken_only_after_its_instant() -> None:
+    """At the instant itself it still holds."""
+    liveness = Liveness()
+    liveness.promise("heartbeat", MonotonicNs(10))
+    assert liveness.overdue(MonotonicNs(10)) == []
+    assert liveness.overdue(MonotonicNs(11)) == ["heartbeat"]
+
+
+def test_the_last_promise_counts() -> None:
+    """A new promise replaces the old one."""
+    liveness = Liveness()
+    liveness.promise("link", MonotonicNs(10))
+    liveness.promise("link", MonotonicNs(20))
+    assert liveness.overdue(MonotonicNs(15)) == []
+
+
+def test_who_is_released_owes_nothing() -> None:
+    """A service that has ended, or waits for what may never come, cannot be late; releasing twice is harmless."""
+    liveness = Liveness()
+    liveness.promise("link", MonotonicNs(10))
+    liveness.release("link")
+    liveness.release("link")
+    assert liveness.overdue(MonotonicNs(99)) == []

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from edge_agent.cli.run import make
 from edge_agent.command_ports import Command, CutOff, Registry
-from edge_agent.core.command_states import diagram
+from edge_agent.core.command_states import TABLE, State
 from edge_agent.core.units import format_duration
 
 PAGE: Final = Path(__file__).parents[2] / "docs/commands.md"
@@ -44,6 +44,15 @@ def _row(command: Command) -> str:
     cut_off = _CUT_OFF[command.cut_off] if isinstance(command.cut_off, CutOff) else "as its job's `guarantee` says"
     cells = (command.summary.rstrip("."), arguments, result, format_duration(command.timeout), command.touches, cut_off)
     return f"| `{command.name}` | {' | '.join(cells)} |"
+
+
+def diagram() -> str:
+    """Return the life cycle as a state diagram in Mermaid's language."""
+    lines = ["stateDiagram-v2", "    [*] --> received"]
+    for state, leads in TABLE.items():
+        lines += [f"    {state.value} --> {to.value}: {happened.value}" for happened, to in leads.items()]
+    lines += [f"    {state.value} --> [*]" for state in State if state.is_final]
+    return "\n".join(lines) + "\n"
 
 
 def filled(page: str, commands: Iterable[Command]) -> str:

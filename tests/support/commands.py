@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 
 from edge_agent.command_ports import Call, Command
 from edge_agent.commands.agent import Host
-from edge_agent.core.command_args import parse_args
+from edge_agent.core.command_request import parse_args
 from edge_agent.core.config import HostFacts, parse
 from edge_agent.core.config_document import Source
 from edge_agent.core.config_memory import Entry
