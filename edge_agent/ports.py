@@ -96,13 +96,11 @@ class Limits:
     Attributes:
         receive_maximum: how many QoS 1 messages may be unacknowledged at once.
         maximum_packet_size: bytes of the largest packet it accepts.
-        maximum_qos: 1, or 0 for a broker without QoS 1.
         retain_available: whether it keeps retained messages.
     """
 
     receive_maximum: int = 65535
     maximum_packet_size: int = 268_435_455
-    maximum_qos: int = 1
     retain_available: bool = True
 
 

@@ -135,8 +135,7 @@ class MqttConnector:
             will_properties = properties(PacketTypes.WILLMESSAGE, WillDelayInterval=int(to_seconds(login.will_delay)))
         options["clean_start" if attempt.protocol == 5 else "clean_session"] = expiry_s == 0
         if will is not None:
-            qos, retain = attempt.will_qos, attempt.will_retained
-            options["will"] = Will(will.topic, will.payload, qos, retain, will_properties)
+            options["will"] = Will(will.topic, will.payload, 1, attempt.will_retained, will_properties)
         if attempt.broker.encrypted:
             options["tls_context"] = self._tls_context()
         if attempt.broker.scheme.startswith("ws"):

@@ -119,13 +119,9 @@ class MqttConnection(MqttTransport):
         if self._end.done():
             acknowledged.set_result(None)
             return acknowledged
-        qos = self.limits.maximum_qos
         more = _publish_properties(*message[3:]) if self.protocol == 5 else None
         retain = message.retain and self.limits.retain_available
-        mid = self._client.publish(message.topic, message.payload, qos, retain, more).mid
-        if qos == 0:
-            acknowledged.set_result(0)
-            return acknowledged
+        mid = self._client.publish(message.topic, message.payload, 1, retain, more).mid
         if not self._unacknowledged:
             self._silence.owed_since = self._clock.monotonic()
             self._look_in_time()

@@ -169,7 +169,6 @@ class MqttTransport(aiomqtt.Client):
             self.limits = Limits(
                 receive_maximum=getattr(said, "ReceiveMaximum", 65535),
                 maximum_packet_size=getattr(said, "MaximumPacketSize", 268_435_455),
-                maximum_qos=min(getattr(said, "MaximumQoS", 1), 1),
                 retain_available=bool(getattr(said, "RetainAvailable", 1)),
             )
             if keepalive := getattr(said, "ServerKeepAlive", 0):

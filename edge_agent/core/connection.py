@@ -46,7 +46,6 @@ LEFT_OUT_FOR: Final = seconds(3600)
 CLOSES_THAT_MEAN_OLD: Final = 2
 SESSION_TAKEN_OVER: Final = 0x8E  # MQTT 5 §3.14.2.1
 RETAIN_NOT_SUPPORTED: Final = 0x9A
-QOS_NOT_SUPPORTED: Final = 0x9B
 
 
 class SuspectKind(Enum):
@@ -99,14 +98,12 @@ class Attempt:
         protocol: the protocol to speak.
         will_retained: whether the Will asks to be retained; some brokers refuse the connection for it.
         wait: how long to wait first.
-        will_qos: 1, or 0 for a broker without QoS 1.
     """
 
     broker: BrokerUrl
     protocol: ProtocolVersion
     will_retained: bool
     wait: DurationNs
-    will_qos: Literal[0, 1] = 1
 
 
 @dataclass(slots=True)
@@ -114,7 +111,6 @@ class _BrokerMemory:
     """What is known of one broker."""
 
     protocol: ProtocolVersion
-    will_qos: Literal[0, 1] = 1
     closes_before_connack: int = 0
     one_filter_at_a_time: bool = False
     retains: bool = False  # it has accepted a retained message
@@ -167,7 +163,6 @@ class ConnectionPolicy:
             # After closes that no change of protocol explains, the retained Will is left out every other two tries.
             will_retained=not self._is_left_out(RETAINED, now) and (closes < 2 or closes % 4 < 2),
             wait=self._wait(now),
-            will_qos=memory.will_qos,
         )
 
     def failed(self, error: ConnectFailedError, now: MonotonicNs) -> None:
@@ -179,8 +174,6 @@ class ConnectionPolicy:
             memory.protocol = 4
         if error.failure is ConnectFailure.UNREACHABLE:
             self._quick_closes = 0  # it was away: that explains them
-        if error.reason == QOS_NOT_SUPPORTED:
-            memory.will_qos = 0
         if error.reason == RETAIN_NOT_SUPPORTED:
             memory.left_out[RETAINED] = later(now, LEFT_OUT_FOR)
         if self._outage_since is None:

@@ -600,12 +600,11 @@ async def test_without_limits_the_protocols_own_hold() -> None:
         connection = await connect(broker.url)
         limits = connection.limits
         assert (limits.receive_maximum, limits.maximum_packet_size) == (65535, 268_435_455)
-        assert (limits.maximum_qos, limits.retain_available) == (1, True)
+        assert limits.retain_available
         await connection.disconnect()
     knobs = Personality(
         receive_maximum=7,
         maximum_packet_size=1000,
-        maximum_qos=0,
         retain_available=False,
         server_keep_alive=33,
         session_expiry=120,
@@ -613,7 +612,7 @@ async def test_without_limits_the_protocols_own_hold() -> None:
     async with ScriptedBroker(knobs) as broker:
         connection = await connect(broker.url)
         limits = connection.limits
-        assert (limits.receive_maximum, limits.maximum_packet_size, limits.maximum_qos) == (7, 1000, 0)
+        assert (limits.receive_maximum, limits.maximum_packet_size) == (7, 1000)
         assert not limits.retain_available
         await connection.disconnect()
 
@@ -666,16 +665,6 @@ async def test_what_is_larger_than_the_broker_accepts_is_not_sent(topic: str) ->
             await connection.send(Message(topic, bytes(1000)))
         assert broker.too_large == 0
         assert await connection.send(Message("t", b"x")) == 0
-        await connection.disconnect()
-
-
-async def test_a_broker_without_qos_1_gets_qos_0() -> None:
-    """Nothing is acknowledged there, so it counts as settled."""
-    async with ScriptedBroker(Personality(maximum_qos=0)) as broker:
-        connection = await connect(broker.url)
-        assert await connection.send(Message("t", b"x")) == 0
-        await broker.wait_for(lambda: len(broker.publishes) == 1)
-        assert (broker.publishes[0].qos, broker.publishes[0].packet_id) == (0, 0)
         await connection.disconnect()
 
 

@@ -76,16 +76,6 @@ async def test_what_is_larger_than_the_broker_accepts_is_not_sent() -> None:
         await connection.disconnect()
 
 
-async def test_without_retain_or_qos_1_the_broker_gets_what_it_can_take() -> None:
-    """CONNACK limits are obeyed rather than violated."""
-    async with ScriptedBroker(Personality(retain_available=False, maximum_qos=0)) as broker:
-        connection = await real_place(broker.port, 5, broker.stop_listening).connect()
-        assert await connection.send(Message("t", b"x", retain=True)) == 0
-        await broker.wait_for(lambda: len(broker.publishes) == 1)
-        assert (broker.publishes[0].qos, broker.publishes[0].retain) == (0, False)
-        await connection.disconnect()
-
-
 async def test_a_full_queue_of_incoming_messages_stops_the_reading_not_the_memory() -> None:
     """Nobody takes them: what the broker may still send stays with the broker; taken up again, all arrive in order."""
     async with ScriptedBroker() as broker:

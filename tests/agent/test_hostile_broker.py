@@ -444,11 +444,11 @@ async def test_a_flood_does_not_fill_the_log(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------- less than usual
-async def test_a_broker_without_qos_1_is_used_with_what_it_has(tmp_path: Path) -> None:
-    """MQTT 5 section 3.2.2.3.4: it refuses a Will with QoS 1 (0x9B); the agent must connect all the same."""
+async def test_a_broker_without_qos_1_is_no_broker_for_it(tmp_path: Path) -> None:
+    """MQTT 5 section 3.2.2.3.4: it refuses a Will with QoS 1 (0x9B); without QoS 1 nothing could be promised."""
     async with (
         ScriptedBroker(Personality(maximum_qos=0)) as broker,
         agent(tmp_path, config_text(broker.url, reconnect_max="1s")) as process,
     ):
-        await process.logged("connected")
-        await broker.wait_for(lambda: bool(broker.published(STATUS)))
+        (failed, *_) = await process.logged("connect_failed")
+        assert "0x9B" in failed["error"]
