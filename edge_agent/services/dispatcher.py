@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
@@ -139,43 +138,15 @@ class Dispatcher:
             CommandError: it was not obeyed, or did not succeed.
         """
         request = request_from(name, {"args": {} if params is None else params})
-        entry = await self._performed(self._accept(self._find(name), request, self._new_id(), LOCAL))
-        return orjson.Fragment(entry.result or "null")
-
-    async def command(self, params: object) -> object:
-        """Obey a command with all that MQTT knows of one, and return ``data`` of its last reply.
-
-        Raises:
-            CommandError: it was refused.
-        """
-        said = dict(params) if isinstance(params, Mapping) else {}
-        name = said.pop("command", None)
-        if not isinstance(name, str):
-            raise CommandError(Code.INVALID_ARGS, 'command: the name of one is needed, as in {"command": "ping"}')
-        request = request_from(name, said)
-        known = None if request.id is None else self.runs.find(request.id)
-        if known is None:
-            ready = self._accept(self._find(name), request, request.id or self._new_id(), LOCAL)
-        else:
-            _check_same(known, request)
-            if known.state.is_final:
-                return known.data()
-            ready = self.runs.open[known.id]
-        with contextlib.suppress(CommandError):
-            await self._performed(ready)
-        return ready.entry.data()
-
-    async def _performed(self, ready: Ready) -> Entry:
-        if ready.answer is None:
-            ready.answer = asyncio.get_running_loop().create_future()
+        ready = self._accept(self._find(name), request, self._new_id(), LOCAL)
+        ready.answer = asyncio.get_running_loop().create_future()
         if not self.runs.stopping:
-            if ready.entry.id not in self.runs.open:
-                _ = self.runs.admit(ready)
+            _ = self.runs.admit(ready)
             await asyncio.wait((ready.answer,))
         error = ready.entry.error if ready.entry.state.is_final else CUT_OFF[2]
         if error is not None:
             raise CommandError(Code(error[0]), error[1])
-        return ready.entry
+        return orjson.Fragment(ready.entry.result or "null")
 
     # ---------------------------------------------------------------- reading
     def _new_id(self) -> str:
