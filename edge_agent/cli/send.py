@@ -9,9 +9,11 @@ import re
 import secrets
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Final
 
 import orjson
+from typing_extensions import override
 
 from edge_agent.adapters.config_probe import missing_signatures
 from edge_agent.adapters.system_clock import SystemClock
@@ -24,14 +26,15 @@ from edge_agent.core.config_types import NAME_NEEDED, NAME_PATTERN
 from edge_agent.core.fleet import Fleet
 from edge_agent.core.sending import Replies, Reply, claims, group_address, plain
 from edge_agent.core.timebase import DurationNs, UtcNs, rfc3339, to_seconds
-from edge_agent.core.topics import Topics
+from edge_agent.core.topics import Topics, parse_up
 from edge_agent.core.units import format_duration, parse_duration, parse_instant
-from edge_agent.errors import EdgeAgentError, UnreachableError, UsageError
-from edge_agent.ports import Message
-from edge_agent.services.sender import Sender
-from edge_agent.services.watcher import Happening, Link
+from edge_agent.errors import EdgeAgentError, TooLargeError, UnreachableError, UsageError
+from edge_agent.ports import REFUSED_FROM, Delivery, Message
+from edge_agent.services.session import Session
+from edge_agent.services.watcher import Happening, Link, Watcher
 
 GIVE_UP_AFTER: Final = 3  # attempts, without a first connection
+NO_SUBSCRIBERS: Final = 0x10  # MQTT 5 §2.4
 MAX_KEY_FILE: Final = 64 * 1024
 _LISTED: Final = "it lists what it has in its topic up/commands"
 _REMEDIES: Final = {
@@ -90,39 +93,47 @@ def run(args: argparse.Namespace) -> int:
     replies = Replies(target.prefix, request.id, args.expect if device is None else 1)
     topics = Topics(target.prefix, device or "+")
     filters = [topics.up(f"reply/{request.id}"), *([topics.status] if device else [])]
-    waiting = _Waiting(replies, single=device is not None, as_json=args.json)
-    sender = target.watcher(Sender, Fleet(), SystemClock(), waiting.tell, filters)
+    sender = target.watcher(Sender, Fleet(), SystemClock(), lambda _: None, filters)
+    sender.tell, sender.over, sender.replies = sender.happened, asyncio.Event(), replies
+    sender.show = partial(_show, single=device is not None, as_json=args.json)
     sender.message = Message(f"{target.prefix}/{address}/down/cmd/{command}", payload)
-    sender.replies, sender.heard, sender.give_up = replies, waiting.heard, waiting.give_up
-    asyncio.run(observe(sender, over=waiting.over, seconds_=to_seconds(timeout)))
+    asyncio.run(observe(sender, over=sender.over, seconds_=to_seconds(timeout)))
     progress("")
-    if waiting.given_up:
-        raise waiting.given_up
+    if sender.given_up:
+        raise sender.given_up
     final = replies.final()
     if len(final) < (replies.expected or 1):
         raise UnreachableError(_unanswered(sender, device, timeout))
     return 0 if set(final) == {State.SUCCEEDED} else 1
 
 
-class _Waiting:
-    """Shows what comes, and knows when to wait no longer."""
+class Sender(Watcher):
+    """Publishes once it has subscribed, on each connection: a device obeys one id once, and says its reply again.
 
-    def __init__(self, replies: Replies, *, single: bool, as_json: bool) -> None:
-        self._replies, self._single, self._as_json = replies, single, as_json
-        self._failures: int | None = 0  # in a row from the start
-        self.over = asyncio.Event()
-        self.given_up: EdgeAgentError | None = None
+    Attributes:
+        message: the command.
+        replies: takes in what is replied.
+        show: is called with each reply that is news.
+        over: set when there is nothing to wait for any more.
+        given_up: why there will never be a reply.
+        offline: whether a device whose status it hears is offline.
+    """
 
-    def give_up(self, error: EdgeAgentError) -> None:
-        """End with an error."""
-        self.given_up = error
-        self.over.set()
+    message: Message
+    replies: Replies
+    show: Callable[[Reply], None]
+    over: asyncio.Event
+    given_up: EdgeAgentError | None = None
+    offline: bool = False
+    _failures: int | None = 0  # in a row from the start
+    _used: Session | None = None
+    _sent: bool = False
 
-    def tell(self, happening: Happening) -> None:
+    def happened(self, happening: Happening) -> None:
         """Take note of what becomes of the connection."""
         assert isinstance(happening, Link), "of the fleet it hears nothing"
         if happening.event == "refused" and "/up/reply/" in happening.text:
-            self.give_up(EdgeAgentError(f"subscription refused: {happening.text}"))
+            self._give_up(EdgeAgentError(f"subscription refused: {happening.text}"))
         elif happening.event == "connected":
             self._failures = None
         elif happening.event == "failed" and self._failures is not None:
@@ -130,14 +141,44 @@ class _Waiting:
             if self._failures >= GIVE_UP_AFTER:
                 self.over.set()
 
-    def heard(self, reply: Reply) -> None:
-        """Show a reply."""
+    @override
+    def _hear(self, delivery: Delivery) -> None:
+        where = parse_up(delivery.topic, self.topics[0])
+        if where is not None and where[1] == "status":
+            self.offline = delivery.payload == b"offline"
+        elif (reply := self.replies.take(delivery.topic, delivery.payload)) is not None:
+            try:
+                self.show(reply)
+            except OSError as error:  # nobody reads, or the disk is full
+                self._give_up(EdgeAgentError(f"cannot write the reply: {error.strerror}"))
+            if self.replies.complete:
+                self.over.set()
+
+    @override
+    async def _subscribed(self, session: Session) -> None:
+        if session is self._used or self.over.is_set():
+            return
+        self._used, topic = session, self.message.topic
+        if not await session.connection.room():
+            return
         try:
-            _show(reply, single=self._single, as_json=self._as_json)
-        except OSError as error:  # nobody reads, or the disk is full
-            self.give_up(EdgeAgentError(f"cannot write the reply: {error.strerror}"))
-        if self._replies.complete:
-            self.over.set()
+            reason = await asyncio.shield(session.connection.send(self.message))
+        except TooLargeError as error:
+            self._give_up(error)
+            return
+        if reason is None:  # it ended; nobody knows
+            return
+        if reason >= REFUSED_FROM:
+            why = f"the broker refuses {topic} (0x{reason:02X}); may this user publish to it?"
+            self._give_up(EdgeAgentError(why))
+        elif reason == NO_SUBSCRIBERS and not self._sent:
+            why = f"nobody listens on {topic}; is the name right, and has an agent ever run under it at this broker?"
+            self._give_up(UnreachableError(why))
+        self._sent = True
+
+    def _give_up(self, error: EdgeAgentError) -> None:
+        self.given_up = error
+        self.over.set()
 
 
 # ---------------------------------------------------------------- what is sent
