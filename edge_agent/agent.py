@@ -32,10 +32,8 @@ from edge_agent.adapters.store_file import StoreFile
 from edge_agent.adapters.store_thread import StoreThread
 from edge_agent.adapters.systemd import Systemd, watchdog_period
 from edge_agent.clock_ports import Clocks, HostClock
-from edge_agent.commanding import Commanding
-from edge_agent.commands import registry
+from edge_agent.commanding import Commanding, all_commands
 from edge_agent.commands.agent import Host
-from edge_agent.commands.built_in import built_in
 from edge_agent.config_ports import Commit, ConfigFiles, MemoryStore
 from edge_agent.core.config import Loaded
 from edge_agent.core.config_models import Config
@@ -145,7 +143,7 @@ class Agent:
         upkeep = Upkeep(outbox, keeping, clock=clock)
         upkeep.adopted = self._recall
         self._queue = QueueTools(outbox, keeping, device=loaded.config.device.id)
-        self._registry = registry(built_in(self._host(), self._time, self._jobs.commands(), self._queue))
+        self._registry = all_commands(self._host(), self._time, self._jobs.commands(), self._queue)
         self._commands = Commanding(loaded.config, self._registry, outbox, clock=clock, new_name=_new_name)
         self._link = Link(*self._connecting(loaded.config), clock, self._liveness, _new_name)
         outbox.said = self._config.changed = self._link.review

@@ -1,4 +1,4 @@
-"""The commands' part of the agent: builds the dispatcher, and the door of MQTT to it."""
+"""The commands' part of the agent: builds all commands, the dispatcher, and the door of MQTT to it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
-from edge_agent.command_ports import Registry
-from edge_agent.commands import advertised
+from edge_agent.command_ports import Command, Registry
+from edge_agent.commands import advertised, agent, clock, diag, profile, programs, queue, registry
+from edge_agent.commands import config as config_commands
 from edge_agent.core.authority import Authority, Grant
 from edge_agent.core.config_models import Commands, Config
 from edge_agent.core.topics import Topics
@@ -16,6 +17,8 @@ from edge_agent.ports import Clock
 from edge_agent.services.command_door import CommandDoor
 from edge_agent.services.dispatcher import Dispatcher
 from edge_agent.services.outbox import Outbox
+from edge_agent.services.queue_tools import QueueTools
+from edge_agent.services.timekeeping import Timekeeping
 
 
 class Commanding:
@@ -50,6 +53,27 @@ class Commanding:
         if self._said is None:
             self._said = advertised(self.dispatcher.registry, partial(_is_allowed, self._config.commands))
         return self._said
+
+
+def all_commands(host: agent.Host, time: Timekeeping, jobs: list[Command], outbox: QueueTools) -> Registry:
+    """Return the commands that are built in, every family with what it needs of the agent, and those of packages.
+
+    Args:
+        host: the agent.
+        time: keeps it.
+        jobs: the family of the jobs.
+        outbox: what may be asked of it.
+    """
+    found = [
+        *agent.commands(host),
+        *clock.commands(time.report, time.hurry),
+        *config_commands.commands(host),
+        *jobs,
+        *queue.commands(outbox),
+        *programs.commands(host),
+        *profile.commands(host),
+    ]
+    return registry([*found, *diag.commands(host, found)])
 
 
 def _authority(config: Config) -> Authority:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol, TypeVar
 
 from edge_agent.core.batch import Batch, Committed, DeadLetter, Identity, Salvaged, StoreFacts
+from edge_agent.core.config_types import BrokerUrl
 from edge_agent.core.connection import Attempt, Closing, ProtocolVersion
 from edge_agent.core.events import Stamp
 from edge_agent.core.records import Gap, Priority, Record
@@ -161,8 +162,8 @@ class Connector(Protocol):
             ConnectFailedError: it was not possible; the message says what to do.
         """
 
-    async def reachable(self, attempt: Attempt) -> bool:
-        """Return whether a TCP connection to the attempt's broker can be made now."""
+    async def reachable(self, broker: BrokerUrl) -> bool:
+        """Return whether a TCP connection to a broker can be made now."""
 
 
 class Store(Protocol):

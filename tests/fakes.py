@@ -162,9 +162,9 @@ class FakeConnector:
             session.connection.arrive(delivery)
         return session.connection
 
-    async def reachable(self, attempt: Attempt) -> bool:
+    async def reachable(self, broker: BrokerUrl) -> bool:
         """See ``ports.Connector``."""
-        return self._broker.up and attempt.broker.host not in self._broker.down
+        return self._broker.up and broker.host not in self._broker.down
 
 
 class FakeConnection:

@@ -16,6 +16,7 @@ from edge_agent.adapters.mqtt_link import MAX_QUEUED_INBOUND, MqttConnection, pr
 from edge_agent.adapters.mqtt_transport import MAX_INBOUND
 from edge_agent.adapters.threads import in_daemon_thread
 from edge_agent.core.config_models import Tls
+from edge_agent.core.config_types import BrokerUrl
 from edge_agent.core.connection import Attempt
 from edge_agent.core.timebase import NANOSECONDS_PER_SECOND, DurationNs, UtcNs, rfc3339, to_seconds
 from edge_agent.errors import ConfigError, ConnectFailedError, ConnectFailure
@@ -107,9 +108,9 @@ class MqttConnector:
         off_s = (wall - now.time) / NANOSECONDS_PER_SECOND
         return f"the system clock is off by {off_s:+.1f} s; true time is {rfc3339(now.time)}: set it, or have it kept"
 
-    async def reachable(self, attempt: Attempt) -> bool:
+    async def reachable(self, broker: BrokerUrl) -> bool:
         """See ``ports.Connector``."""
-        address = (attempt.broker.host, attempt.broker.port)
+        address = (broker.host, broker.port)
         try:
             await in_daemon_thread(
                 lambda: socket.create_connection(address, PROBE_WITHIN_S).close(), name="mqtt-probe", late=lambda: None

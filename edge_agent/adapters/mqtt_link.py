@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections import deque
 from collections.abc import Sequence
 from functools import lru_cache
@@ -31,6 +32,8 @@ MAX_QUEUED_INBOUND: Final = 32  # messages; beyond them nothing more is read fro
 MAX_QUEUED_BYTES: Final = 512 * 1024
 DISCONNECT_WITHIN_S: Final = 2.0
 PACKET_OVERHEAD: Final = 64  # fixed header, lengths, packet id and the few properties that are sent
+
+_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context §3.2
 
 
 class _Packed:
@@ -74,7 +77,7 @@ def _delivery(topic: str, message: MQTTMessage) -> Delivery:
         expiry_s=getattr(said, "MessageExpiryInterval", None),
         response_topic=getattr(said, "ResponseTopic", None),
         correlation=getattr(said, "CorrelationData", None),
-        traceparent=next((value for name, value in user if name == "traceparent"), None),
+        traceparent=next((text for name, text in user if name == "traceparent" and _TRACEPARENT.fullmatch(text)), None),
     )
 
 

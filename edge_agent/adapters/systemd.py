@@ -55,12 +55,7 @@ def watchdog_period(environ: Mapping[str, str]) -> DurationNs | None:
 
     WATCHDOG_PID guards against an environment inherited from a parent that is the watched one (sd_watchdog_enabled(3)).
     """
-    microseconds = environ.get("WATCHDOG_USEC", "")
-    pid = environ.get("WATCHDOG_PID", "")
-    if (
-        not (microseconds.isascii() and microseconds.isdigit())
-        or int(microseconds) == 0
-        or (pid and pid != str(os.getpid()))
-    ):
+    microseconds, pid = environ.get("WATCHDOG_USEC", ""), environ.get("WATCHDOG_PID", "")
+    if not microseconds.isdecimal() or pid not in ("", str(os.getpid())):
         return None
-    return DurationNs(int(microseconds) * 1000)
+    return DurationNs(int(microseconds) * 1000) or None

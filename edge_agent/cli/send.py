@@ -23,7 +23,7 @@ from edge_agent.cli.printing import progress, say, say_json
 from edge_agent.core.command_request import MAX_PAYLOAD, Code, CommandError, Request, request_from
 from edge_agent.core.command_states import State
 from edge_agent.core.config_types import NAME_NEEDED, NAME_PATTERN
-from edge_agent.core.fleet import Fleet
+from edge_agent.core.fleet import Fleet, printable
 from edge_agent.core.sending import Replies, Reply, claims, group_address, plain
 from edge_agent.core.timebase import DurationNs, UtcNs, rfc3339, to_seconds
 from edge_agent.core.topics import Topics, parse_up
@@ -61,22 +61,17 @@ def describe(parser: argparse.ArgumentParser) -> None:
     many = parser.add_mutually_exclusive_group()
     many.add_argument("--group", metavar="G", help="to all devices of a group, in place of DEVICE")
     many.add_argument("--all", action="store_true", help="to all devices, in place of DEVICE")
-    own: dict[str, dict[str, Any]] = {
-        "--expect": {
-            "metavar": "N",
-            "type": int,
-            "help": "with --group, --all: end after N final replies, else after --timeout",
-        },
-        "--timeout": {"metavar": "T", "default": "30s", "help": "wait so long for final replies; default: 30s"},
-        "--sign": {"metavar": "KEYFILE", "help": "sign it with a key of edge-agent keygen"},
-        "--kid": {"metavar": "NAME", "help": "what the devices call the key; default: as in its file"},
-        "--id": {"help": "of the command; default: a new one"},
-        "--expires": {"metavar": "T", "help": "not begun after: 10m from now, or 2026-12-01T00:00:00Z; signed: 5m"},
-        "--ttl": {"metavar": "T", "help": "not begun later than this after the device has it, like 10m"},
-        "--not-before": {"metavar": "T", "help": "not begun before: 1h from now, or 2026-12-01T00:00:00Z"},
-        "--delay": {"metavar": "T", "help": "not begun earlier than this after the device has it, like 30s"},
-    }
-    add(parser, *own, "--broker", "--prefix", "--config", "--json", own=own)
+    option = parser.add_argument
+    option("--expect", metavar="N", type=int, help="with --group, --all: end after N final replies, else at --timeout")
+    option("--timeout", metavar="T", default="30s", help="wait so long for final replies; default: 30s")
+    option("--sign", metavar="KEYFILE", help="sign it with a key of edge-agent keygen")
+    option("--kid", metavar="NAME", help="what the devices call the key; default: as in its file")
+    option("--id", help="of the command; default: a new one")
+    option("--expires", metavar="T", help="not begun after: 10m from now, or 2026-12-01T00:00:00Z; signed: 5m")
+    option("--ttl", metavar="T", help="not begun later than this after the device has it, like 10m")
+    option("--not-before", metavar="T", help="not begun before: 1h from now, or 2026-12-01T00:00:00Z")
+    option("--delay", metavar="T", help="not begun earlier than this after the device has it, like 30s")
+    add(parser, "--broker", "--prefix", "--config", "--json")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -125,7 +120,7 @@ class Sender(Watcher):
     over: asyncio.Event
     given_up: EdgeAgentError | None = None
     offline: bool = False
-    _failures: int | None = 0  # in a row from the start
+    _failures: int = 0
     _used: Session | None = None
     _sent: bool = False
 
@@ -134,12 +129,9 @@ class Sender(Watcher):
         assert isinstance(happening, Link), "of the fleet it hears nothing"
         if happening.event == "refused" and "/up/reply/" in happening.text:
             self._give_up(EdgeAgentError(f"subscription refused: {happening.text}"))
-        elif happening.event == "connected":
-            self._failures = None
-        elif happening.event == "failed" and self._failures is not None:
-            self._failures += 1
-            if self._failures >= GIVE_UP_AFTER:
-                self.over.set()
+        self._failures += happening.event == "failed"
+        if self.obstacle and self._failures >= GIVE_UP_AFTER:
+            self.over.set()
 
     @override
     def _hear(self, delivery: Delivery) -> None:
@@ -257,7 +249,7 @@ def _show(reply: Reply, *, single: bool, as_json: bool) -> None:
     if as_json:
         say_json({"device": reply.device, **reply.data})
     else:
-        say(*(_printable(line) for line in _lines(reply, single=single)))
+        say(*(printable(line, None) for line in _lines(reply, single=single)))  # a device may say anything
 
 
 def _lines(reply: Reply, *, single: bool) -> Iterator[str]:
@@ -275,11 +267,6 @@ def _lines(reply: Reply, *, single: bool) -> Iterator[str]:
         yield head
         option = orjson.OPT_INDENT_2 if sys.stdout.isatty() else None
         yield from () if result is None else orjson.dumps(result, option=option).decode().splitlines()
-
-
-def _printable(line: str) -> str:
-    """Return a line without what could control a terminal: a device may say anything."""
-    return "".join(character for character in line if character.isprintable())
 
 
 def _unanswered(sender: Sender, device: str | None, timeout: DurationNs) -> str:

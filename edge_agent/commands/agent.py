@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import Field, create_model
 from typing_extensions import TypedDict
@@ -16,13 +16,15 @@ from typing_extensions import TypedDict
 from edge_agent.adapters.logs import set_level
 from edge_agent.command_ports import Call, Command, CutOff, NoArgs
 from edge_agent.core.config import Loaded
-from edge_agent.core.config_memory import Entry
 from edge_agent.core.config_types import Name, Section, duration
 from edge_agent.core.connection import SPOKEN
 from edge_agent.core.events import HeartbeatData
 from edge_agent.core.timebase import DurationNs, UtcNs, rfc3339, to_seconds
 from edge_agent.ports import Clock
 from edge_agent.services.session import Session
+
+if TYPE_CHECKING:
+    from edge_agent.services.configuring import Configuring
 
 log = logging.getLogger(__name__)
 
@@ -113,22 +115,6 @@ class Status(HeartbeatData):
     config_conditions: tuple[str, ...] = ()
 
 
-class Standing(Protocol):
-    """How the configuration stands."""
-
-    def since(self) -> UtcNs:
-        """Return when what is in force was put in force."""
-
-    def last(self) -> Entry | None:
-        """Return the last change."""
-
-    def said(self) -> Mapping[str, Any]:
-        """Return what became of what the cloud wants."""
-
-    def conditions(self) -> list[str]:
-        """Return what is less than it should be, as stable words."""
-
-
 @dataclass(frozen=True, slots=True)
 class Host:
     """What commands need of the agent itself.
@@ -138,7 +124,7 @@ class Host:
         state_dir: where it keeps what outlives it.
         environ: the process's environment.
         loaded: returns the configuration in force.
-        standing: of the configuration.
+        standing: knows how the configuration stands.
         measure: returns the data of a heartbeat.
         session: returns the session that is open, or waits for one.
         reload: reads the configuration again; returns whether it has changed, or raises ``ConfigError``.
@@ -150,7 +136,7 @@ class Host:
     state_dir: Path
     environ: Mapping[str, str]
     loaded: Callable[[], Loaded]
-    standing: Standing
+    standing: Configuring
     measure: Callable[[], HeartbeatData]
     session: Callable[[], Awaitable[Session]]
     reload: Callable[[], Awaitable[bool]]

@@ -111,7 +111,9 @@ class Authority:
         said = _claimed(payload)
         command_id = said.get("jti" if is_token else "id")
         try:
-            kid, claims = self.claims(address, payload)
+            kid, claims, audience = self._verified(payload)
+            if address not in audience:
+                raise ValueError(f"aud: {quoted(address)}, to which it was sent, is not named there; sign it for that")  # noqa: TRY301
             request = _request(command, claims)
         except ValueError as error:
             named = isinstance(command_id, str) and re.fullmatch(NAME_PATTERN, command_id)
@@ -133,10 +135,8 @@ class Authority:
             return parse_payload(payload) if payload else None
         if not payload:
             raise ValueError('nothing counts that is not signed; sign {"version": …, "config": {}}')
-        kid, claims = self._verified(payload)
-        audience = claims.get("aud")
-        addressed = audience if isinstance(audience, list) else [audience]
-        if not any(one in addressed and self._may_configure(kid, one) for one in self._addresses):
+        kid, claims, audience = self._verified(payload)
+        if not any(one in audience and self._may_configure(kid, one) for one in self._addresses):
             raise ValueError(f"aud: nothing that {quoted(kid)} may configure; sign for this device, by a key that may")
         for name in {"exp", "nbf"} & claims.keys():
             raise ValueError(f"{name}: a configuration counts from now on, until the next one; leave it out")
@@ -146,19 +146,8 @@ class Authority:
         allow = self._commands.keys[kid].allow
         return self._reaches(kid, address) and (allow is None or Grant(allow, "").allows(CONFIGURE))
 
-    def claims(self, address: str, token: bytes) -> tuple[str, Claims]:
-        """Return who has signed a token (the ``kid``) for an address, and what it claims.
-
-        Raises:
-            ValueError: it is not signed by a key of this device, or is for another address.
-        """
-        kid, claims = self._verified(token)
-        audience = claims.get("aud")
-        if address not in (audience if isinstance(audience, list) else [audience]):
-            raise ValueError(f"aud: {quoted(address)}, to which it was sent, is not named there; sign it for that")
-        return kid, claims
-
-    def _verified(self, token: bytes) -> tuple[str, Claims]:
+    def _verified(self, token: bytes) -> tuple[str, Claims, list[object]]:
+        """Return who has signed a token (the ``kid``), what it claims, and for whom it is."""
         keys, verify = self._commands.keys, self._verify
         if verify is None or not keys:
             raise ValueError("signed, but this device has no keys; add one as [commands.keys.NAME], or do not sign")
@@ -170,7 +159,9 @@ class Authority:
             raise ValueError(
                 f"unknown kid {quoted(kid)}; add the key as [commands.keys.NAME], or use one that is there"
             )
-        return kid, _parsed(verify(token, keys[kid].public))
+        claims = _parsed(verify(token, keys[kid].public))
+        audience = claims.get("aud")
+        return kid, claims, audience if isinstance(audience, list) else [audience]
 
     def _reaches(self, kid: str, address: str) -> bool:
         """Whether a key may address that: one for groups addresses them, and single devices."""

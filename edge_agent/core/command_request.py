@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
 
 import orjson
 
@@ -60,32 +60,6 @@ class CommandError(EdgeAgentError):
         self.id = id
 
 
-class Incoming(NamedTuple):
-    """A command as a door has it.
-
-    Attributes:
-        command: its name.
-        address: to whom it is addressed: the device's id, ``_group/GROUP`` or ``_all``.
-        payload: what came with it.
-        channel: where replies go, if not to ``reply/<id>``.
-        retained: whether it was published to be kept.
-        again: whether it may have been delivered before.
-        correlation: correlation data (MQTT 5 §3.3.2.3.6); ``None`` without any.
-        expiry_s: what is left of its message expiry, in seconds (MQTT 5 §3.3.2.3.3); ``None`` = it has none.
-        traceparent: W3C trace context.
-    """
-
-    command: str
-    address: str
-    payload: bytes
-    channel: str | None = None
-    retained: bool = False
-    again: bool = False
-    correlation: bytes | None = None
-    expiry_s: int | None = None
-    traceparent: str | None = None
-
-
 @dataclass(frozen=True, slots=True)
 class Request:
     """A command that arrived.
@@ -127,8 +101,6 @@ def parse_request(command: str, payload: bytes) -> Request:
     Raises:
         CommandError: ``invalid_args``, with what was found and what is allowed; its id where that can be read.
     """
-    if len(payload) > MAX_PAYLOAD:
-        raise CommandError(Code.INVALID_ARGS, f"the payload has {len(payload)} bytes; {MAX_PAYLOAD} are allowed")
     try:
         said = orjson.loads(payload) if payload else {}
     except orjson.JSONDecodeError as error:

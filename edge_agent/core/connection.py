@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from edge_agent.core.backoff import Uniform, full_jitter
 from edge_agent.core.config_types import BrokerUrl
@@ -48,19 +48,10 @@ SESSION_TAKEN_OVER: Final = 0x8E  # MQTT 5 §3.14.2.1
 RETAIN_NOT_SUPPORTED: Final = 0x9A
 
 
-class SuspectKind(Enum):
-    """What was outstanding when a broker closed the connection."""
-
-    FILTER = "filter"
-    RETAINED = "retained"
-    TOPIC = "topic"
-
-
-@dataclass(frozen=True, slots=True)
-class Suspect:
+class Suspect(NamedTuple):
     """One thing the broker may have closed the connection for: a filter, or a publish to a topic, retained or not."""
 
-    kind: SuspectKind
+    kind: Literal["filter", "retained", "topic"]
     name: str
 
 
@@ -118,7 +109,7 @@ class _BrokerMemory:
     left_out: dict[Suspect, MonotonicNs] = field(default_factory=dict)  # until when
 
 
-RETAINED: Final = Suspect(SuspectKind.RETAINED, "messages")
+RETAINED: Final = Suspect("retained", "messages")
 """A broker that does not take retained messages takes none, the Will included."""
 
 
@@ -217,7 +208,7 @@ class ConnectionPolicy:
 
     def batches(self, filters: Sequence[str], now: MonotonicNs) -> list[tuple[str, ...]]:
         """Return the filters to subscribe to, a tuple for each SUBSCRIBE, without those that are left out."""
-        wanted = [f for f in filters if not self._is_left_out(Suspect(SuspectKind.FILTER, f), now)]
+        wanted = [f for f in filters if not self._is_left_out(Suspect("filter", f), now)]
         size = 1 if self._current.one_filter_at_a_time else MAX_FILTERS_PER_SUBSCRIBE
         return [tuple(wanted[i : i + size]) for i in range(0, len(wanted), size)]
 
@@ -227,12 +218,12 @@ class ConnectionPolicy:
 
     def may_publish(self, topic: str, now: MonotonicNs) -> bool:
         """Return whether anything may be sent to the topic."""
-        return not self._is_left_out(Suspect(SuspectKind.TOPIC, topic), now)
+        return not self._is_left_out(Suspect("topic", topic), now)
 
     def accepted(self, suspect: Suspect) -> None:
         """Take note that the broker accepted what was suspected."""
         self._current.struck.discard(suspect)
-        self._current.retains = self._current.retains or suspect.kind is SuspectKind.RETAINED
+        self._current.retains = self._current.retains or suspect.kind == "retained"
 
     # -- what to tell
 
@@ -240,7 +231,7 @@ class ConnectionPolicy:
         """Return why the connection is less than it should be, as stable words; empty when all is well."""
         found = ["client_id_taken_over"] if self.taken_over(now) else []
         left_out = [suspect for suspect, until in self._current.left_out.items() if until > now]
-        return found + [f"{suspect.kind.value}_refused: {suspect.name}" for suspect in left_out]
+        return found + [f"{suspect.kind}_refused: {suspect.name}" for suspect in left_out]
 
     def taken_over(self, now: MonotonicNs) -> bool:
         """Return whether another client uses this client id, as far as is known."""
@@ -254,10 +245,6 @@ class ConnectionPolicy:
         if self.taken_over(now) and self._connected_at is not None:
             instants.append(later(self._connected_at, TAKEOVER_FORGOTTEN_AFTER))
         return min(instants, default=None)
-
-    def first_attempt(self) -> Attempt:
-        """Return how the preferred broker would be connected to."""
-        return Attempt(self.brokers[0], self._memory[0].protocol, will_retained=True, wait=seconds(0))
 
     @property
     def on_first_broker(self) -> bool:
@@ -293,7 +280,7 @@ class ConnectionPolicy:
 
     def _blame(self, suspects: frozenset[Suspect], now: MonotonicNs) -> bool:
         """Act on what was outstanding; return whether that explains the close."""
-        filters = [suspect for suspect in suspects if suspect.kind is SuspectKind.FILTER]
+        filters = [suspect for suspect in suspects if suspect.kind == "filter"]
         if len(filters) > 1:
             self._current.one_filter_at_a_time = True
             return True
@@ -307,8 +294,8 @@ class ConnectionPolicy:
             self._current.struck.add(suspect)
             return False
         self._current.struck.remove(suspect)
-        if suspect.kind is SuspectKind.RETAINED:
-            suspect = Suspect(SuspectKind.TOPIC, suspect.name) if self._current.retains else RETAINED
+        if suspect.kind == "retained":
+            suspect = Suspect("topic", suspect.name) if self._current.retains else RETAINED
         self._current.left_out[suspect] = later(now, LEFT_OUT_FOR)
         return True
 

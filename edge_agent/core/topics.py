@@ -112,8 +112,6 @@ def matches(pattern: str, topic: str) -> bool:
         return False
     if wanted[-1] == "#":
         wanted.pop()
-        if len(levels) < len(wanted):
-            return False
         levels = levels[: len(wanted)]
     return len(wanted) == len(levels) and all(want in ("+", level) for want, level in zip(wanted, levels, strict=True))
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from edge_agent.core.command_entry import REPLY, ReplyTo, refused
-from edge_agent.core.command_request import MAX_CORRELATION, Code, CommandError, Incoming
+from edge_agent.core.command_request import Code, CommandError
 from edge_agent.core.events import CONTENT_TYPE
 from edge_agent.core.timebase import later, seconds
 from edge_agent.core.topics import Topics
 from edge_agent.ports import Clock, Delivery, Message
-from edge_agent.services.dispatcher import Dispatcher
+from edge_agent.services.dispatcher import Dispatcher, Incoming
 from edge_agent.services.session import Session
 
 log = logging.getLogger(__name__)
@@ -25,8 +24,6 @@ COMMANDS: Final = "edge.commands.v1"
 REFUSAL_EVERY: Final = seconds(0.01)
 MAX_UNSAID: Final = 1000
 """Refusals that wait to be told; beyond them a flood of bad commands gets none."""
-
-_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context §3.2
 
 
 @dataclass(slots=True)
@@ -76,17 +73,9 @@ class CommandDoor:
             self._session.acknowledge(delivery)  # somebody has cleared what was retained; MQTT 3.1.1 does not say that
             return True
         address, command = found
-        incoming = Incoming(
-            command,
-            address,
-            delivery.payload,
-            channel=self.topics.channel(delivery.response_topic, self.answers()) if delivery.response_topic else None,
-            retained=delivery.retained,
-            again=delivery.again,
-            correlation=delivery.correlation,
-            expiry_s=delivery.expiry_s,
-            traceparent=_trace(delivery.traceparent),
-        )
+        wanted = delivery.response_topic
+        channel = self.topics.channel(wanted, self.answers()) if wanted else None
+        incoming = Incoming(command, address, delivery, channel)
         try:
             self._session.acknowledge(delivery, self.dispatcher.take(incoming))
         except CommandError as error:
@@ -97,12 +86,9 @@ class CommandDoor:
     def _refuse(self, incoming: Incoming, error: CommandError) -> None:
         """Have it said that a command is not obeyed, unless there is too much of that already."""
         assert error.id is not None, "the dispatcher names every command"
-        small = incoming.correlation and len(incoming.correlation) <= MAX_CORRELATION
-        correlation = incoming.correlation.hex() if incoming.correlation and small else None
-        reply = ReplyTo(incoming.channel or f"reply/{error.id}", correlation, incoming.traceparent)
         if len(self._unsaid) < MAX_UNSAID:
             # and not the error itself: with it would stay all that was read
-            self._unsaid.append((reply, incoming.command[:64], error.id, error.code, str(error)))
+            self._unsaid.append((incoming.reply_to(error.id), incoming.command[:64], error.id, error.code, str(error)))
             self._more.set()
 
     async def serve(self, session: Session) -> None:
@@ -129,7 +115,3 @@ class CommandDoor:
         correlation = bytes.fromhex(reply.correlation) if reply.correlation else None
         topic = self.topics.up(reply.channel)
         self._session.offer(Message(topic, payload, content_type=CONTENT_TYPE, correlation=correlation))
-
-
-def _trace(value: str | None) -> str | None:
-    return value if value is not None and _TRACEPARENT.fullmatch(value) else None

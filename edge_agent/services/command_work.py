@@ -50,40 +50,34 @@ class CommandWork:
         self._call = call
         self._args = args
         self._watch: asyncio.Task[None] | None = None
-        self._off: asyncio.Future[None] | None = None
+        self._off: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.stopped_by: tuple[Happened, str] | None = None
 
     def begin(self, ended: Callable[[Outcome], None], freed: Callable[[], None]) -> None:
         """Have it done; ``ended`` is called once, and then ``freed``: when its handler has really returned."""
-        loop = asyncio.get_running_loop()
-        self._off = loop.create_future()
-        if self.stopped_by is not None:
-            self._off.set_result(None)
-        self._watch = loop.create_task(self._run(self._off, ended, freed), name=f"command-{self._command.name}")
+        run = self._run(ended, freed)
+        self._watch = asyncio.get_running_loop().create_task(run, name=f"command-{self._command.name}")
         self._watch.add_done_callback(_raise)
 
     def call_off(self, happened: Happened, reason: str) -> None:
         """End it; how is what it then ends with, if it has not come to its end by itself."""
         if self.stopped_by is None:
             self.stopped_by = happened, reason
-            if self._off is not None:
-                self._off.set_result(None)
+            self._off.set_result(None)
 
     async def over(self) -> None:
         """Wait until it has ended, if it was begun."""
         if self._watch is not None:
             await asyncio.wait((self._watch,))
 
-    async def _run(
-        self, off: asyncio.Future[None], ended: Callable[[Outcome], None], freed: Callable[[], None]
-    ) -> None:
-        if off.done():
+    async def _run(self, ended: Callable[[Outcome], None], freed: Callable[[], None]) -> None:
+        if self._off.done():
             ended(self._cut_short())
             freed()
             return
         task = asyncio.get_running_loop().create_task(_done_by(self._command, self._call, self._args))
         limit = to_seconds(self._command.timeout)
-        await asyncio.wait((task, off), timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((task, self._off), timeout=limit, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             self.call_off(Happened.OVERTIME, f"it took longer than {format_duration(self._command.timeout)}")
             task.cancel()

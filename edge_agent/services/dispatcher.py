@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -13,9 +13,9 @@ from edge_agent.command_ports import Command, Registry
 from edge_agent.core.authority import Authority, Grant
 from edge_agent.core.command_entry import Entry, ReplyTo, entry_of
 from edge_agent.core.command_request import (
+    MAX_CORRELATION,
     Code,
     CommandError,
-    Incoming,
     Request,
     id_from_correlation,
     parse_args,
@@ -24,7 +24,7 @@ from edge_agent.core.command_request import (
 from edge_agent.core.command_states import Happened
 from edge_agent.core.config_findings import nearest
 from edge_agent.core.units import quoted
-from edge_agent.ports import Clock
+from edge_agent.ports import Clock, Delivery
 from edge_agent.services.command_book import LOCAL, CommandBook
 from edge_agent.services.command_line import Ready
 from edge_agent.services.command_runs import CUT_OFF, NO_DISK, CommandRuns
@@ -35,6 +35,28 @@ _FORGOTTEN: Final = (
     None,
     (Code.INTERRUPTED.value, "it may have been run before the journal was lost; look, and send it under another id"),
 )
+
+
+class Incoming(NamedTuple):
+    """A command that arrived over MQTT.
+
+    Attributes:
+        command: its name.
+        address: to whom it is addressed: the device's id, ``_group/GROUP`` or ``_all``.
+        delivery: what came.
+        channel: where replies go, if not to ``reply/<id>``.
+    """
+
+    command: str
+    address: str
+    delivery: Delivery
+    channel: str | None = None
+
+    def reply_to(self, command_id: str) -> ReplyTo:
+        """Return where replies go, and with what."""
+        correlation = self.delivery.correlation or b""
+        sent_back = correlation.hex() if 0 < len(correlation) <= MAX_CORRELATION else None
+        return ReplyTo(self.channel or f"reply/{command_id}", sent_back, self.delivery.traceparent)
 
 
 class Dispatcher:
@@ -77,10 +99,10 @@ class Dispatcher:
         """
         if self.runs.stopping:
             return asyncio.get_running_loop().create_future()  # it is delivered again, in the next life
-        command_id = None
+        command_id, correlation = None, incoming.delivery.correlation
         try:
-            command_id = id_from_correlation(incoming.correlation) if incoming.correlation else None
-            request, grant = self.authority.read(incoming.command, incoming.address, incoming.payload)
+            command_id = id_from_correlation(correlation) if correlation else None
+            request, grant = self.authority.read(incoming.command, incoming.address, incoming.delivery.payload)
             request = replace(request, id=request.id or command_id)
             command_id = request.id or self._new_id()
             return self._decide(incoming, request, grant, command_id)
@@ -89,27 +111,26 @@ class Dispatcher:
             raise
 
     def _decide(self, incoming: Incoming, request: Request, grant: Grant, command_id: str) -> asyncio.Future[Any]:
-        correlation = incoming.correlation.hex() if incoming.correlation else None
-        reply = ReplyTo(incoming.channel or f"reply/{command_id}", correlation, incoming.traceparent)
+        delivery, reply = incoming.delivery, incoming.reply_to(command_id)
         known = self.runs.find(command_id)
         if known is not None:
-            if incoming.retained:
+            if delivery.retained:
                 return self._book.outbox.noted()  # a broker's old message, on every connection anew
             _check_same(known, request)
             return self._book.repeat(known, reply)
         command = self._find(incoming.command)
         if not grant.allows(command.name):
             raise CommandError(Code.NOT_ALLOWED, grant.refusal(command.name))
-        has_end = request.expires is not None or incoming.expiry_s is not None
-        if incoming.retained and (request.id is None or not has_end):
+        has_end = request.expires is not None or delivery.expiry_s is not None
+        if delivery.retained and (request.id is None or not has_end):
             text = "a retained command needs an id and expires; publish it without RETAIN"
             raise CommandError(Code.RETAINED, text)
-        ready = self._accept(command, request, command_id, reply, incoming.expiry_s)
-        if self._book.is_lost and (incoming.again or incoming.retained) and not command.idempotent:
+        ready = self._accept(command, request, command_id, reply, delivery.expiry_s)
+        if self._book.is_lost and (delivery.again or delivery.retained) and not command.idempotent:
             ready.entry.step(Happened.BEGUN, self._book.moment())
             return self._book.end(ready.entry, *_FORGOTTEN)
-        ready.is_new = not (incoming.again or incoming.retained)
-        if incoming.again and command.idempotent:
+        ready.is_new = not (delivery.again or delivery.retained)
+        if delivery.again and command.idempotent:
             ready.entry.starts = 1  # it may have begun, and ended the agent, before anything was written
         return self.runs.admit(ready)
 

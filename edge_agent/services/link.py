@@ -184,13 +184,13 @@ class Link:
 
     async def _return_to_first(self, session: Session) -> None:
         """On a fall-back broker: leave it once the preferred one can be reached again, ever more rarely if in vain."""
-        first = self.policy.first_attempt()
+        first = self.policy.brokers[0]
         while True:
             await self.clock.sleep_until(later(self.clock.monotonic(), self._return_wait))
             self._return_wait = DurationNs(min(self._return_wait * 2, RETURN_LAST))
             if await self.connector.reachable(first):
                 break
-        log.info("returning_to_first_broker", extra={"broker": str(first.broker)})
+        log.info("returning_to_first_broker", extra={"broker": str(first)})
         await self.presence.farewell(session)
         await session.connection.disconnect()
 

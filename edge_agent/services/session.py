@@ -9,7 +9,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from edge_agent.core.connection import Closing, ConnectionPolicy, Suspect, SuspectKind
+from edge_agent.core.connection import Closing, ConnectionPolicy, Suspect
 from edge_agent.core.events import CONTENT_TYPE, Origin, Stamp, encode
 from edge_agent.core.timebase import UtcNs
 from edge_agent.errors import TooLargeError
@@ -89,7 +89,7 @@ class Session:
         if not self.policy.may_publish(message.topic, now):
             return True
         retain = message.retain and self.policy.may_retain(now)
-        suspect = Suspect(SuspectKind.RETAINED if retain else SuspectKind.TOPIC, message.topic)
+        suspect = Suspect("retained" if retain else "topic", message.topic)
         if not await self.connection.room():
             return False
         try:
@@ -116,7 +116,7 @@ class Session:
             return
         with contextlib.suppress(TooLargeError):
             acknowledged = self.connection.send(message)
-            suspect = Suspect(SuspectKind.TOPIC, message.topic)
+            suspect = Suspect("topic", message.topic)
             self._outstanding.append(suspect)  # a broker may close the connection over it
             acknowledged.add_done_callback(
                 lambda one: None if one.result() is None else self._outstanding.remove(suspect)
@@ -143,7 +143,7 @@ class Session:
 
     async def subscribe(self, filters: tuple[str, ...]) -> bool:
         """Subscribe in one packet; return ``False`` when the connection ended first."""
-        suspects = [Suspect(SuspectKind.FILTER, name) for name in filters]
+        suspects = [Suspect("filter", name) for name in filters]
         self._outstanding += suspects
         reasons = await self.connection.subscribe_to(filters)
         if reasons is None:

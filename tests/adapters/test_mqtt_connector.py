@@ -152,15 +152,11 @@ async def test_a_closed_port_is_unreachable(scheme: str) -> None:
 async def test_nobody_there_is_not_reachable_and_somebody_is() -> None:
     """The probe makes a TCP connection and closes it."""
     connector = MqttConnector(LOGIN, clock=SystemClock())
-
-    def attempt(url: str) -> Attempt:
-        return Attempt(parse_broker_url(url), 5, will_retained=True, wait=seconds(0))
-
     async with server_that_says(b"") as server:
-        assert await connector.reachable(attempt(f"mqtt://{HOST}:{server.port}"))
+        assert await connector.reachable(parse_broker_url(f"mqtt://{HOST}:{server.port}"))
         await until(server, ended=1)
-    assert not await connector.reachable(attempt(f"mqtt://{HOST}:{free_port()}"))
-    assert not await connector.reachable(attempt("mqtt://does-not-exist.invalid:1883"))
+    assert not await connector.reachable(parse_broker_url(f"mqtt://{HOST}:{free_port()}"))
+    assert not await connector.reachable(parse_broker_url("mqtt://does-not-exist.invalid:1883"))
 
 
 # ---------------------------------------------------------------- somebody else there

@@ -116,13 +116,14 @@ def test_what_a_packet_has_beside_its_payload_arrives() -> None:
     message = MQTTMessage(mid=7, topic=b"t")
     message.payload, message.qos, message.retain, message.dup = b"x", 1, True, True
     assert mqtt_link._delivery("t", message) == Delivery("t", b"x", retained=True, qos=1, packet_id=7, again=True)
-    trace = [("other", "1"), ("traceparent", "00-a"), ("traceparent", "00-b")]
+    traces = [f"00-{digit * 32}-{digit * 16}-01" for digit in "ab"]
+    trace = [("other", "1"), ("traceparent", "nonsense"), *(("traceparent", one) for one in traces)]
     message.properties = mqtt_link.properties(
         PacketTypes.PUBLISH, MessageExpiryInterval=9, ResponseTopic="r", CorrelationData=b"\0", UserProperty=trace
     )
     found = mqtt_link._delivery("t", message)
     assert (found.expiry_s, found.response_topic, found.correlation) == (9, "r", b"\0")
-    assert found.traceparent == "00-a"
+    assert found.traceparent == traces[0]
 
 
 async def test_correlation_data_come_back_as_they_were_sent(tmp_path: Path) -> None:

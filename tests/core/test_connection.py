@@ -14,7 +14,6 @@ from edge_agent.core.connection import (
     ConnectionPolicy,
     ProtocolVersion,
     Suspect,
-    SuspectKind,
 )
 from edge_agent.core.timebase import MonotonicNs, later, seconds, to_seconds
 from edge_agent.errors import ConnectFailedError, ConnectFailure
@@ -175,7 +174,7 @@ def test_what_worked_without_a_retained_will_stays_so_for_an_hour() -> None:
 
 def filters(*names: str) -> frozenset[Suspect]:
     """Return the suspects of a SUBSCRIBE."""
-    return frozenset(Suspect(SuspectKind.FILTER, name) for name in names)
+    return frozenset(Suspect("filter", name) for name in names)
 
 
 def test_a_filter_that_closes_the_connection_is_found_and_left_out_for_an_hour() -> None:
@@ -203,7 +202,7 @@ def test_at_most_eight_filters_go_in_one_packet() -> None:
 def test_a_retained_publish_that_closes_the_connection_twice_goes_unretained() -> None:
     """Once may be chance: brokers restart."""
     life = Life(policy_of())
-    suspects = frozenset({Suspect(SuspectKind.RETAINED, "t")})
+    suspects = frozenset({Suspect("retained", "t")})
     life.live(1, PEER, suspects)
     assert life.policy.may_retain(life.now)
     life.live(1, PEER, suspects)
@@ -216,7 +215,7 @@ def test_a_retained_publish_that_closes_the_connection_twice_goes_unretained() -
 def test_a_topic_that_closes_the_connection_twice_is_left_out_for_an_hour() -> None:
     """The rest goes on."""
     life = Life(policy_of())
-    suspects = frozenset({Suspect(SuspectKind.TOPIC, "t")})
+    suspects = frozenset({Suspect("topic", "t")})
     life.live(1, PEER, suspects)
     life.live(1, PEER, suspects)
     assert not life.policy.may_publish("t", life.now)
@@ -227,9 +226,9 @@ def test_a_topic_that_closes_the_connection_twice_is_left_out_for_an_hour() -> N
 def test_a_broker_that_retains_has_something_against_the_topic() -> None:
     """Where another retained message was accepted, two closes after one speak of its topic."""
     life = Life(policy_of())
-    suspects = frozenset({Suspect(SuspectKind.RETAINED, "health")})
+    suspects = frozenset({Suspect("retained", "health")})
     for _ in range(2):
-        life.policy.accepted(Suspect(SuspectKind.RETAINED, "status"))
+        life.policy.accepted(Suspect("retained", "status"))
         life.live(1, PEER, suspects)
     assert life.policy.may_retain(life.now)
     assert not life.policy.may_publish("health", life.now)
@@ -238,7 +237,7 @@ def test_a_broker_that_retains_has_something_against_the_topic() -> None:
 def test_an_acceptance_in_between_clears_the_suspicion() -> None:
     """Two closes by chance, weeks apart, must not silence a topic."""
     life = Life(policy_of())
-    suspect = Suspect(SuspectKind.TOPIC, "t")
+    suspect = Suspect("topic", "t")
     life.live(1, PEER, frozenset({suspect}))
     life.policy.accepted(suspect)
     life.live(1, PEER, frozenset({suspect}))
@@ -303,9 +302,7 @@ def test_quick_closes_with_a_longer_life_between_are_no_takeover() -> None:
 def test_whatever_happens_the_tries_never_stop_and_never_storm(data: st.DataObject) -> None:
     """Any history: the next wait is at most maximum + takeover, and a broker and a protocol are always named."""
     life = Life(policy_of(A, B, uniform=lambda: 0.5))
-    suspects = st.sampled_from(
-        [NOTHING, filters("a/#"), filters("a/#", "b/#"), frozenset({Suspect(SuspectKind.TOPIC, "t")})]
-    )
+    suspects = st.sampled_from([NOTHING, filters("a/#"), filters("a/#", "b/#"), frozenset({Suspect("topic", "t")})])
     for _ in range(data.draw(st.integers(1, 40))):
         if data.draw(st.booleans()):
             failure = data.draw(st.sampled_from(ConnectFailure))

@@ -181,7 +181,7 @@ async def test_a_refusal_says_why_and_so_many_are_said_a_second(
     assert caplog.messages.count("command_refused") == MAX_UNSAID
     assert len(at.acknowledged) == MAX_UNSAID + 500
     at.broker.log.clear()
-    at.hear(f"{DOWN}none", {"id": "c-1"}, traceparent="nonsense")
+    at.hear(f"{DOWN}none", {"id": "c-1"})
     await asyncio.sleep(0.1)
     (message,) = at.said()
     event = orjson.loads(message.payload)

@@ -22,14 +22,14 @@ from typing_extensions import override
 from edge_agent.command_ports import Call, Command, CutOff
 from edge_agent.core.authority import Authority
 from edge_agent.core.command_entry import ReplyTo
-from edge_agent.core.command_request import CommandError, Incoming
+from edge_agent.core.command_request import CommandError
 from edge_agent.core.config_models import Commands
 from edge_agent.core.config_types import Section
 from edge_agent.core.timebase import MonotonicNs, UtcNs, rfc3339, seconds
 from edge_agent.ports import Message
 from edge_agent.services.command_door import CommandDoor
 from edge_agent.services.command_runs import NO_DISK
-from edge_agent.services.dispatcher import Dispatcher
+from edge_agent.services.dispatcher import Dispatcher, Incoming
 from edge_agent.services.outbox_writer import OutboxWriter
 from edge_agent.services.session import Session
 from tests.fakes import FakeBroker
@@ -267,8 +267,8 @@ class Histories(RuleBasedStateMachine):
 
     def take(self, life: Life, take: Any, incoming: Incoming) -> asyncio.Future[Any]:  # noqa: ANN401
         """See what the agent does with a command."""
-        name = orjson.loads(incoming.payload).get("id", "")
-        one = next((x for x in self.by_name.get(name, ()) if x.payload == incoming.payload), None)
+        name = orjson.loads(incoming.delivery.payload).get("id", "")
+        one = next((x for x in self.by_name.get(name, ()) if x.payload == incoming.delivery.payload), None)
         known = life.dispatcher.runs.book.journal.find(name) is not None
         try:
             arrived: asyncio.Future[Any] = take(incoming)
@@ -280,7 +280,7 @@ class Histories(RuleBasedStateMachine):
             return arrived
         if one is None and not known:
             self.by_name.pop(name, None)  # another one has the id, for the disk never had the first
-        if one is not None and not (known and incoming.retained):
+        if one is not None and not (known and incoming.delivery.retained):
             one.first_taken = self.world() if one.first_taken is None else one.first_taken
             one.taken += 1
             arrived.add_done_callback(partial(self.settle, one, life, life.door.session()))

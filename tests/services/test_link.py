@@ -15,7 +15,7 @@ from edge_agent.adapters.mqtt_connector import Login, MqttConnector
 from edge_agent.adapters.system_clock import SystemClock
 from edge_agent.core.config_models import Tls
 from edge_agent.core.config_types import BrokerUrl
-from edge_agent.core.connection import Attempt, ClosedBy, Closing, ConnectionPolicy, Suspect, SuspectKind
+from edge_agent.core.connection import Attempt, ClosedBy, Closing, ConnectionPolicy, Suspect
 from edge_agent.core.timebase import later, seconds
 from edge_agent.core.topics import Topics
 from edge_agent.ports import Connection, Delivery, Message
@@ -155,7 +155,7 @@ async def test_a_refusal_and_the_end_in_one_turn_do_not_hang_it() -> None:
     link, _ = fake_link(broker, clock=clock)
     async with running(link):
         session = await link.session()
-        session.policy._current.left_out[Suspect(SuspectKind.TOPIC, "x")] = later(clock.monotonic(), seconds(3600))
+        session.policy._current.left_out[Suspect("topic", "x")] = later(clock.monotonic(), seconds(3600))
         session.changed.set()  # so that it waits with the review in mind
         await asyncio.sleep(1)
         connection = session.connection

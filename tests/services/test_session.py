@@ -8,7 +8,7 @@ import json
 import pytest
 
 from edge_agent.core.config_types import BrokerUrl
-from edge_agent.core.connection import Attempt, ClosedBy, Closing, ConnectionPolicy, Suspect, SuspectKind
+from edge_agent.core.connection import Attempt, ClosedBy, Closing, ConnectionPolicy, Suspect
 from edge_agent.core.timebase import UtcNs, seconds
 from edge_agent.core.topics import Topics
 from edge_agent.ports import Delivery, Limits, Message
@@ -76,7 +76,7 @@ async def test_what_was_outstanding_at_the_end_is_suspected() -> None:
 
     broker.puback = close
     assert not await session.publish(Message("bad", b"x", retain=True))
-    assert session.suspects() == {Suspect(SuspectKind.RETAINED, "bad")}
+    assert session.suspects() == {Suspect("retained", "bad")}
 
 
 @pytest.mark.virtual
@@ -85,7 +85,7 @@ async def test_what_the_policy_leaves_out_is_not_sent() -> None:
     broker = FakeBroker()
     session = await session_on(broker)
     now = session.clock.monotonic()
-    for suspect in (Suspect(SuspectKind.TOPIC, "t"), Suspect(SuspectKind.RETAINED, "u")):
+    for suspect in (Suspect("topic", "t"), Suspect("retained", "u")):
         for _ in range(2):
             session.policy.connected(now, will_retained=True)
             session.policy.closed(Closing(ClosedBy.PEER), frozenset({suspect}), now)
@@ -126,7 +126,7 @@ async def test_an_offer_is_sent_at_once_or_never() -> None:
     session.offer(Message("b", b"2"))
     assert not session.connection.has_room()
     session.offer(Message("c", b"3"))
-    assert session.suspects() == {Suspect(SuspectKind.TOPIC, "a"), Suspect(SuspectKind.TOPIC, "b")}
+    assert session.suspects() == {Suspect("topic", "a"), Suspect("topic", "b")}
 
 
 @pytest.mark.virtual

@@ -172,7 +172,7 @@ async def test_a_real_broker_says_what_it_retained(tmp_path: Path) -> None:
                 reconnect_max=seconds(1),
                 uniform=lambda: 0.1,
             )
-            connection = await publisher.connect(policy.first_attempt(), None)
+            connection = await publisher.connect(policy.next_attempt(SystemClock().monotonic()), None)
             await connection.send(Message("edge/a/up/status", b"online", retain=True))
             await connection.disconnect()
             await seen.until(is_change)

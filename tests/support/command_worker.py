@@ -21,14 +21,14 @@ from typing_extensions import override
 from edge_agent.command_ports import Call, Command, CutOff
 from edge_agent.core.authority import Authority
 from edge_agent.core.command_entry import Entry
-from edge_agent.core.command_request import CommandError, Incoming
+from edge_agent.core.command_request import CommandError
 from edge_agent.core.config_models import Commands
 from edge_agent.core.config_types import Section
 from edge_agent.core.events import Stamp
 from edge_agent.core.timebase import UtcNs, seconds
 from edge_agent.errors import StoreFault
-from edge_agent.ports import Message
-from edge_agent.services.dispatcher import Dispatcher
+from edge_agent.ports import Delivery, Message
+from edge_agent.services.dispatcher import Dispatcher, Incoming
 from tests.fakes import FakeBroker, FakeClock
 from tests.support.outbox_worker import Running, Say, running
 
@@ -61,7 +61,8 @@ def incoming(command_id: str, **how: Any) -> Incoming:  # noqa: ANN401  # as the
     said: dict[str, object] = {"id": command_id, "args": {"pad": "x" * (6000 if number % 7 == 3 else 40)}}
     said |= {"delay": "1h"} if kind == "later" else {}
     said |= {"expires": EXPIRES} if how.get("retained") else {}
-    return Incoming("effect" if kind == "later" else kind, "dev-1", json.dumps(said).encode(), **how)
+    delivery = Delivery("", json.dumps(said).encode(), **({"retained": False, "qos": 1, "packet_id": 1} | how))
+    return Incoming("effect" if kind == "later" else kind, "dev-1", delivery)
 
 
 @dataclass

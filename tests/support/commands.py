@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jsonschema
 import orjson
@@ -86,7 +86,7 @@ def host_of(folder: Path, text: str, clock: FakeClock, *, sessions: Sequence[Ses
         folder,
         environ,
         loaded=lambda: loaded,
-        standing=Standing(),
+        standing=cast("Any", Standing()),
         measure=lambda: beat,
         session=session,
         reload=reload,

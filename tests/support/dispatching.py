@@ -19,7 +19,6 @@ from edge_agent.command_ports import Call, Command, CutOff
 from edge_agent.core.authority import Authority
 from edge_agent.core.batch import Batch, Committed
 from edge_agent.core.command_entry import Entry, Moment, ReplyTo
-from edge_agent.core.command_request import Incoming
 from edge_agent.core.command_states import State
 from edge_agent.core.config_models import Commands
 from edge_agent.core.config_models import Outbox as OutboxConfig
@@ -28,8 +27,8 @@ from edge_agent.core.events import Stamp, TimeState
 from edge_agent.core.records import Priority
 from edge_agent.core.timebase import NANOSECONDS_PER_SECOND, RawNs, UtcNs
 from edge_agent.errors import StoreError, StoreFault
-from edge_agent.ports import Store
-from edge_agent.services.dispatcher import Dispatcher
+from edge_agent.ports import Delivery, Store
+from edge_agent.services.dispatcher import Dispatcher, Incoming
 from edge_agent.services.keeping import Keeping
 from edge_agent.services.outbox import Outbox
 from edge_agent.services.outbox_writer import OutboxWriter
@@ -61,7 +60,10 @@ def an_entry(name: str = "c-1", **changes: Any) -> Entry:  # noqa: ANN401  # fie
 def incoming(command: str, said: object = None, **more: Any) -> Incoming:  # noqa: ANN401  # fields of one
     """Return a command as it arrives."""
     payload = said if isinstance(said, bytes) else b"" if said is None else orjson.dumps(said)
-    return Incoming(command, more.pop("address", "dev-1"), payload, **more)
+    address, channel = more.pop("address", "dev-1"), more.pop("channel", None)
+    return Incoming(
+        command, address, Delivery("", payload, **({"retained": False, "qos": 1, "packet_id": 1} | more)), channel
+    )
 
 
 class StoodClock(FakeClock):
