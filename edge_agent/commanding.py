@@ -33,25 +33,21 @@ class Commanding:
     ) -> None:
         """Prepare; see ``Dispatcher``."""
         self._clock = clock
-        self._config = config
         self._said: dict[str, Any] | None = None
         self.dispatcher = Dispatcher(registry, _authority(config), outbox, clock=clock, new_name=new_name)
 
     def configure(self, config: Config) -> None:
         """Go by another configuration from now on."""
-        self._config, self._said = config, None
-        self.dispatcher.authority = _authority(config)
+        self.dispatcher.authority, self._said = _authority(config), None
 
     def door(self, config: Config) -> CommandDoor:
         """Return the door of MQTT."""
-        topics, groups = Topics(config.mqtt.prefix, config.device.id), config.device.groups
-        return CommandDoor(
-            self.dispatcher, topics, groups, lambda: self._config.commands.answers, self._advertised, self._clock
-        )
+        topics = Topics(config.mqtt.prefix, config.device.id)
+        return CommandDoor(self.dispatcher, topics, self._advertised, self._clock)
 
     def _advertised(self) -> dict[str, Any]:
         if self._said is None:
-            self._said = advertised(self.dispatcher.registry, partial(_is_allowed, self._config.commands))
+            self._said = advertised(self.dispatcher.registry, partial(_is_allowed, self.dispatcher.authority.commands))
         return self._said
 
 

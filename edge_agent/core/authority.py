@@ -65,7 +65,12 @@ class Grant:
 
 
 class Authority:
-    """Knows from whom this device takes which commands."""
+    """Knows from whom this device takes which commands.
+
+    Attributes:
+        commands: the section of the configuration.
+        addresses: to which commands for this device are sent.
+    """
 
     def __init__(self, commands: Commands, device: str, groups: Sequence[str], verify: Verify | None) -> None:
         """Prepare.
@@ -77,8 +82,8 @@ class Authority:
             verify: ``None`` where no keys are configured.
         """
         assert verify is not None or not commands.keys, "who has keys can verify"
-        self._commands = commands
-        self._addresses = {device, ALL, *(f"{_GROUP}{group}" for group in groups)}
+        self.commands = commands
+        self.addresses = {device, ALL, *(f"{_GROUP}{group}" for group in groups)}
         self._verify = verify
 
     def read(self, command: str, address: str, payload: bytes) -> tuple[Request, Grant]:
@@ -86,7 +91,7 @@ class Authority:
 
         Args:
             command: its name, from where it arrived.
-            address: to whom it was sent: the device's id, ``_group/<group>`` or ``_all``.
+            address: to which of those of this device it was sent.
             payload: as it arrived.
 
         Raises:
@@ -95,12 +100,10 @@ class Authority:
         """
         if len(payload) > MAX_PAYLOAD:
             raise CommandError(Code.INVALID_ARGS, f"the payload has {len(payload)} bytes; {MAX_PAYLOAD} are allowed")
-        if address not in self._addresses:
-            raise CommandError(Code.INVALID_ARGS, f"{quoted(address)} is not this device, nor a group that it is in")
         payload = payload.strip()
         is_token = payload.startswith(b"e")  # so does the base64url of every object, and nothing in JSON
-        if not self._commands.keys and not is_token:
-            return parse_request(command, payload), Grant(self._commands.allow, "commands.allow")
+        if not self.commands.keys and not is_token:
+            return parse_request(command, payload), Grant(self.commands.allow, "commands.allow")
         said = _claimed(payload)
         command_id = said.get("jti" if is_token else "id")
         try:
@@ -124,24 +127,24 @@ class Authority:
         if len(payload) > MAX_CONFIGURATION:
             raise ValueError(f"{len(payload)} bytes; {MAX_CONFIGURATION} are allowed")
         payload = payload.strip()
-        if not self._commands.keys and not payload.startswith(b"e"):
+        if not self.commands.keys and not payload.startswith(b"e"):
             return parse_payload(payload) if payload else None
         if not payload:
             raise ValueError('nothing counts that is not signed; sign {"version": …, "config": {}}')
         kid, claims, audience = self._verified(payload)
-        if not any(one in audience and self._may_configure(kid, one) for one in self._addresses):
+        if not any(one in audience and self._may_configure(kid, one) for one in self.addresses):
             raise ValueError(f"aud: nothing that {quoted(kid)} may configure; sign for this device, by a key that may")
         for name in {"exp", "nbf"} & claims.keys():
             raise ValueError(f"{name}: a configuration counts from now on, until the next one; leave it out")
         return claims
 
     def _may_configure(self, kid: str, address: str) -> bool:
-        allow = self._commands.keys[kid].allow
+        allow = self.commands.keys[kid].allow
         return self._reaches(kid, address) and (allow is None or Grant(allow, "").allows(CONFIGURE))
 
     def _verified(self, token: bytes) -> tuple[str, Claims, list[object]]:
         """Return who has signed a token (the ``kid``), what it claims, and for whom it is."""
-        keys, verify = self._commands.keys, self._verify
+        keys, verify = self.commands.keys, self._verify
         if verify is None or not keys:
             raise ValueError("signed, but this device has no keys; add one as [commands.keys.NAME], or do not sign")
         parts = _TOKEN.fullmatch(token)
@@ -158,15 +161,15 @@ class Authority:
 
     def _reaches(self, kid: str, address: str) -> bool:
         """Whether a key may address that: one for groups addresses them, and single devices."""
-        groups = self._commands.keys[kid].groups
+        groups = self.commands.keys[kid].groups
         return not groups or (address != ALL and (not address.startswith(_GROUP) or address[len(_GROUP) :] in groups))
 
     def _grant(self, kid: str, address: str) -> Grant:
-        key = self._commands.keys[kid]
+        key = self.commands.keys[kid]
         if not self._reaches(kid, address):
             return Grant((), f"commands.keys.{kid}.groups")
         if key.allow is None:
-            return Grant(self._commands.allow, "commands.allow")
+            return Grant(self.commands.allow, "commands.allow")
         return Grant(key.allow, f"commands.keys.{kid}.allow")
 
 

@@ -33,16 +33,12 @@ class CommandDoor:
     Attributes:
         dispatcher: obeys them.
         topics: of this device.
-        groups: that it belongs to.
-        answers: returns filters of topics outside of the device's own that replies may go to.
         advertised: returns ``data`` of ``edge.commands.v1``.
         clock: where the time comes from.
     """
 
     dispatcher: Dispatcher
     topics: Topics
-    groups: tuple[str, ...]
-    answers: Callable[[], tuple[str, ...]]
     advertised: Callable[[], Mapping[str, Any]]
     clock: Clock
     _session: Session | None = None
@@ -66,15 +62,15 @@ class CommandDoor:
     def hear(self, delivery: Delivery) -> bool:
         """Take a delivery if it is a command for this device, to be acknowledged when it is durable."""
         found = self.topics.command(delivery.topic)
-        addresses = {self.topics.device, "_all", *(f"_group/{group}" for group in self.groups)}
-        if self._session is None or found is None or found[0] not in addresses:
+        authority = self.dispatcher.authority
+        if self._session is None or found is None or found[0] not in authority.addresses:
             return False
         if not delivery.payload and (delivery.retained or self._session.connection.protocol == 4):
             self._session.acknowledge(delivery)  # somebody has cleared what was retained; MQTT 3.1.1 does not say that
             return True
         address, command = found
         wanted = delivery.response_topic
-        channel = self.topics.channel(wanted, self.answers()) if wanted else None
+        channel = self.topics.channel(wanted, authority.commands.answers) if wanted else None
         incoming = Incoming(command, address, delivery, channel)
         try:
             self._session.acknowledge(delivery, self.dispatcher.take(incoming))

@@ -19,7 +19,7 @@ class Ready:
     Attributes:
         work: once it is begun, or is being written down as begun.
         arrived: done when its sender may be told that it has arrived; ``None`` = nobody waits for that.
-        answer: for those on this device who wait for its end.
+        over: set at its end, or when the agent stops; ``None`` = nobody on this device waits for it.
         is_new: whether nobody can have begun it before: it was delivered for the first time.
         in_line: whether it waits only for those before it.
         told: whether it was said that it was accepted.
@@ -30,7 +30,7 @@ class Ready:
     args: Section
     work: CommandWork | None = None
     arrived: asyncio.Future[None] | None = None
-    answer: asyncio.Future[Entry] | None = None
+    over: asyncio.Event | None = None
     is_new: bool = False
     in_line: bool = False
     told: bool = False

@@ -141,8 +141,8 @@ class CommandRuns:
         for work in at_work:
             await work.over()
         for ready in self.open.values():
-            if ready.answer is not None and not ready.answer.done():
-                ready.answer.cancel()
+            if ready.over is not None:
+                ready.over.set()
 
     # ---------------------------------------------------------------- in
     def find(self, command_id: str) -> Entry | None:
@@ -311,5 +311,5 @@ class CommandRuns:
         del self.open[ready.entry.id]
         if ready.work is None:
             self.lines.leave(ready)
-        if ready.answer is not None and not ready.answer.done():
-            ready.answer.set_result(ready.entry)
+        if ready.over is not None:
+            ready.over.set()

@@ -160,10 +160,10 @@ class Dispatcher:
         """
         request = request_from(name, {"args": {} if params is None else params})
         ready = self._accept(self._find(name), request, self._new_id(), LOCAL)
-        ready.answer = asyncio.get_running_loop().create_future()
+        ready.over = asyncio.Event()
         if not self.runs.stopping:
             _ = self.runs.admit(ready)
-            await asyncio.wait((ready.answer,))
+            await ready.over.wait()
         error = ready.entry.error if ready.entry.state.is_final else CUT_OFF[2]
         if error is not None:
             raise CommandError(Code(error[0]), error[1])

@@ -29,14 +29,12 @@ UP = "edge/dev-1/up/"
 class At:
     """A door with a session behind it."""
 
-    def __init__(self, desk: Desk, **more: Any) -> None:  # noqa: ANN401  # fields of the door
+    def __init__(self, desk: Desk) -> None:
         self.desk = desk
         self.broker = FakeBroker()
         self.door = CommandDoor(
             desk.dispatcher,
             Topics("edge", "dev-1"),
-            more.pop("groups", ("plant",)),
-            answers=lambda: ("fleet/+/answers",),
             advertised=lambda: self.advertised,
             clock=desk.clock,
         )

@@ -147,7 +147,7 @@ class Life(Flow):
         self.dispatcher = Dispatcher(
             registry, authority, self.outbox, clock=self.clock, new_name=lambda: f"{name}-{next(ids)}"
         )
-        self.door = Door(self.dispatcher, self.topics, (), lambda: (), dict, self.clock)
+        self.door = Door(self.dispatcher, self.topics, dict, self.clock)
         self.door.world = world
         self.link.doors = [self.door]
         take = self.dispatcher.take

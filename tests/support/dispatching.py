@@ -176,7 +176,7 @@ class Desk:
             new_name=lambda: "memory",
         )
         ids = itertools.count(1)
-        authority = Authority(Commands(allow=allow), "dev-1", ("plant",), None)
+        authority = Authority(Commands(allow=allow, answers=("fleet/+/answers",)), "dev-1", ("plant",), None)
         life = next(_boots)
         self.dispatcher = Dispatcher(
             registry, authority, self.outbox, clock=self.clock, new_name=lambda: f"{life}-{next(ids)}"
