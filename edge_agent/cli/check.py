@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
 def _of_cloud(reader: ConfigReader, sources: Sequence[Source], alone: Loaded) -> dict[str, Any] | None:
     """Return what the cloud says that would lie over the files, as far as this user may know; nothing is changed."""
     folder = find_state(alone.config.state.dir, os.environ, MEMORY)
-    desired = None if folder is None else ConfigStore(folder).load().cloud.layer
+    desired = None if folder is None else ConfigStore(folder).load().of(alone.config.device.id).cloud.layer
     if desired is None:
         return None
     loaded, unfit = fit(reader, sources, desired)
