@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     if args.schema:
         say(orjson.dumps(schema(), option=orjson.OPT_INDENT_2).decode())
         return 0
-    reader = ConfigReader(default_path(args.config, os.environ), os.environ, kinds())
+    reader = ConfigReader(default_path(args.config, os.environ), os.environ, kinds)
     try:
         sources = reader.read()
         loaded = reader.parse(sources)

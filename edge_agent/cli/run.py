@@ -54,7 +54,7 @@ def make(config: str | None, environ: Mapping[str, str]) -> Agent:
     Raises:
         ConfigError: it is not valid, and was not when the agent ran last.
     """
-    files = ConfigReader(default_path(config, environ).absolute(), environ, kinds())
+    files = ConfigReader(default_path(config, environ).absolute(), environ, kinds)
     found: list[Source] | ConfigError
     try:
         found = files.read()
