@@ -28,7 +28,7 @@ class Place:
     """The files of a device, and what is remembered of them."""
 
     def __init__(self, folder: Path) -> None:
-        self.files = ConfigReader(folder / "a.toml", {}, kinds())
+        self.files = ConfigReader(folder / "a.toml", {}, kinds)
         self.store: ConfigStore = Disk(folder)
         self.write("10s")
 
