@@ -85,6 +85,11 @@ def shown(value: object) -> str:
     return "-" if value is None else str(value)
 
 
+def printable(text: str) -> str:
+    """Return a text without what could control a terminal: devices and programs may say anything."""
+    return "".join(character for character in text if character.isprintable())
+
+
 def toml(value: object) -> str:
     """Return a value from JSON as TOML writes it, on one line."""
     if isinstance(value, dict):
@@ -101,7 +106,7 @@ def _key(name: str) -> str:
 
 def columns(rows: Iterable[Sequence[object]]) -> list[str]:
     """Return rows as lines whose columns stand below each other."""
-    cells = [[shown(cell) for cell in row] for row in rows]
+    cells = [[printable(shown(cell)) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in cells]
 

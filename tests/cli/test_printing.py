@@ -34,6 +34,12 @@ def test_columns_stand_below_each_other() -> None:
     ]
 
 
+def test_no_cell_controls_the_terminal() -> None:
+    """What stands there may be what a program said."""
+    said = "\x1b[31mno\x1b]0;title\x07 \x9b1m\x00\u202edisk"
+    assert table(("why",), [{"why": said}, {"why": [said]}]) == ["why", *["[31mno]0;title 1mdisk"] * 2]
+
+
 def test_facts_are_a_line_each() -> None:
     """Of those that are there."""
     found = {"a_b": True, "c": [], "d": ["x", "y"], "e": False, "f": {"n": 1}}
