@@ -96,8 +96,9 @@ def toml(value: object) -> str:
         return f"{{ {', '.join(f'{_key(key)} = {toml(inner)}' for key, inner in value.items())} }}" if value else "{}"
     if isinstance(value, list):
         return f"[{', '.join(map(toml, value))}]"
-    # both escape alike, but that TOML knows no surrogates, and has delete escaped
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    # both escape alike, but that TOML knows no surrogates, and has delete escaped; the others could control a terminal
+    text = json.dumps(value, ensure_ascii=False)
+    return "".join(one if one.isprintable() else f"\\U{ord(one):08x}" for one in text)
 
 
 def _key(name: str) -> str:

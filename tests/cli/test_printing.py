@@ -61,7 +61,7 @@ def test_facts_are_a_line_each() -> None:
 def test_a_value_is_written_on_one_line_as_toml_reads_it(value: object) -> None:
     """Whatever JSON can say but null."""
     text = toml(value)
-    assert "\n" not in text
+    assert text.isprintable(), "it would control a terminal, or be no line"
     assert tomllib.loads(f"x = {text}")["x"] == value
 
 
