@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     if args.schema:
         say(orjson.dumps(schema(), option=orjson.OPT_INDENT_2).decode())
         return 0
-    reader = ConfigReader(default_path(args.config, os.environ), os.environ, kinds())
+    reader = ConfigReader(default_path(args.config, os.environ), os.environ, kinds)
     try:
         sources = reader.read()
         loaded = reader.parse(sources)
@@ -51,7 +51,8 @@ def run(args: argparse.Namespace) -> int:
     line = f"ok: {', '.join(loaded.sources)}, device {loaded.config.device.id}, digest {loaded.digest}"
     unused = [f"not used yet: {', '.join(loaded.unused)}"] if loaded.unused else []
     cloud = _of_cloud(reader, sources, loaded)
-    found = {"ok": True, "problems": [], "unused": loaded.unused, "cloud": cloud}
+    who = {"files": loaded.sources, "device": loaded.config.device.id, "digest": loaded.digest}
+    found = {"ok": True, "problems": [], "unused": loaded.unused, "cloud": cloud} | who
     show(found, [line, *unused, *_told(cloud)], as_json=args.json)
     return 0
 
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
 def _of_cloud(reader: ConfigReader, sources: Sequence[Source], alone: Loaded) -> dict[str, Any] | None:
     """Return what the cloud says that would lie over the files, as far as this user may know; nothing is changed."""
     folder = find_state(alone.config.state.dir, os.environ, MEMORY)
-    desired = None if folder is None else ConfigStore(folder).load().cloud.layer
+    desired = None if folder is None else ConfigStore(folder).load().of(alone.config.device.id).cloud.layer
     if desired is None:
         return None
     loaded, unfit = fit(reader, sources, desired)

@@ -19,11 +19,11 @@ from edge_agent.adapters.config_probe import missing_signatures
 from edge_agent.adapters.system_clock import SystemClock
 from edge_agent.cli.operating import find_target, observe
 from edge_agent.cli.options import add, opened
-from edge_agent.cli.printing import progress, say, say_json
+from edge_agent.cli.printing import printable, progress, say, say_json
 from edge_agent.core.command_request import MAX_PAYLOAD, Code, CommandError, Request, request_from
 from edge_agent.core.command_states import State
 from edge_agent.core.config_types import NAME_NEEDED, NAME_PATTERN
-from edge_agent.core.fleet import Fleet, printable
+from edge_agent.core.fleet import Fleet
 from edge_agent.core.sending import Replies, Reply, claims, group_address, plain
 from edge_agent.core.timebase import DurationNs, UtcNs, rfc3339, to_seconds
 from edge_agent.core.topics import Topics, parse_up
@@ -249,7 +249,7 @@ def _show(reply: Reply, *, single: bool, as_json: bool) -> None:
     if as_json:
         say_json({"device": reply.device, **reply.data})
     else:
-        say(*(printable(line, None) for line in _lines(reply, single=single)))  # a device may say anything
+        say(*(printable(line) for line in _lines(reply, single=single)))
 
 
 def _lines(reply: Reply, *, single: bool) -> Iterator[str]:

@@ -30,9 +30,9 @@ _STATUS: Final[Mapping[bytes, Literal["online", "offline"]]] = {b"online": "onli
 _TYPES: Final = {"health": HEALTH, "heartbeat": HEARTBEAT}
 
 
-def printable(text: str, at_most: int | None = MAX_TEXT) -> str:
-    """Return so many characters of a text, without those that control a terminal or turn its writing."""
-    return "".join(character for character in text[:at_most] if character.isprintable())
+def printable(text: str) -> str:
+    """Return at most ``MAX_TEXT`` characters of a text, without those that control a terminal or turn its writing."""
+    return "".join(character for character in text[:MAX_TEXT] if character.isprintable())
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,11 +87,15 @@ def test_it_says_whether_what_the_cloud_says_fits(config: Path, capsys: pytest.C
 def test_json_says_the_same(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Valid or not, one object on stdout."""
     assert check("--config", str(config), "--json") == 0
-    assert json.loads(capsys.readouterr().out) == {
+    said = json.loads(capsys.readouterr().out)
+    assert re.fullmatch("[0-9a-f]{12}", said.pop("digest"))
+    assert said == {
         "ok": True,
         "problems": [],
         "unused": ["metrics.listen"],
         "cloud": None,
+        "files": [str(config)],
+        "device": "gw-1",
     }
     config.write_text("a = 1\nb =\n")
     assert check("--config", str(config), "--json") == 78
