@@ -1,10 +1,9 @@
-"""Both alarms on a real loop; the timers that live by them, too."""
+"""The alarm on a real loop, and the one of the tests; the timers that live by them, too."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import subprocess
 import sys
 import time
@@ -15,11 +14,11 @@ from typing import Final
 
 import pytest
 
-from edge_agent.adapters import alarm as module
-from edge_agent.adapters.alarm import KernelAlarm, LoopAlarm, make_alarm
+from edge_agent.adapters.alarm import KernelAlarm
 from edge_agent.adapters.system_clock import SystemClock
 from edge_agent.core.timebase import BootNs, UtcNs, seconds
 from edge_agent.services.timers import Timers
+from tests.fakes import LoopAlarm
 
 both = pytest.mark.parametrize("make", [KernelAlarm, LoopAlarm])
 Make = Callable[[Callable[[], None]], KernelAlarm | LoopAlarm]
@@ -90,23 +89,6 @@ async def test_a_closed_alarm_is_quiet_and_nothing_is_left_behind(make: Make) ->
     await asyncio.sleep(0.05)
     assert rings == []
     assert len(list(Path("/proc/self/fd").iterdir())) == before
-
-
-async def test_without_timers_in_the_kernel_the_loop_s_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And with them, those."""
-
-    def quiet() -> None:
-        """Do nothing: it is not armed."""
-
-    with contextlib.closing(make_alarm(quiet)) as alarm:
-        assert isinstance(alarm, KernelAlarm)
-
-    def refuse(*_arguments: object, **_flags: object) -> int:
-        raise OSError(errno.ENOSYS, "timerfd_create")
-
-    monkeypatch.setattr(module, "timerfd_create", refuse)
-    with contextlib.closing(make_alarm(quiet)) as alarm:
-        assert isinstance(alarm, LoopAlarm)
 
 
 @pytest.mark.parametrize("busy", [0, 3], ids=["idle", "hogs"])
