@@ -48,7 +48,6 @@ from edge_agent.core.host_vote import host_vote
 from edge_agent.core.liveness import Liveness
 from edge_agent.core.pace import Pace
 from edge_agent.core.refusals import Pauses
-from edge_agent.core.sample import Sample
 from edge_agent.core.submission import ENVELOPE
 from edge_agent.core.timebase import BUILD_EPOCH, DurationNs, elapsed, later, seconds, to_seconds
 from edge_agent.core.topics import Topics
@@ -132,7 +131,10 @@ class Agent:
             self._discipline,
             NtpClient(pair=clocks.pair, near=BUILD_EPOCH),
             HostClock(
-                partial(_host_vote, clocks), wait_for_step, wait_for_network_change, ClockFile(self._state_dir).save
+                lambda: host_vote(HOST, read_discipline(), clocks.pair()),
+                wait_for_step,
+                wait_for_network_change,
+                ClockFile(self._state_dir).save,
             ),
             clocks=clocks,
             outbox=self._outbox,
@@ -368,13 +370,6 @@ def _topics(config: Config) -> Topics:
 
 def _time_servers(config: TimeConfig) -> tuple[str, ...]:
     return tuple(host_servers()) if config.servers is None else config.servers
-
-
-def _host_vote(clocks: Clocks) -> Sample | None:
-    found = read_discipline()
-    if found is None:
-        return None
-    return host_vote(HOST, state=found.state, status=found.status, max_error_us=found.max_error_us, at=clocks.pair())
 
 
 def _secret(file: str | None, environ: Mapping[str, str]) -> str | None:

@@ -26,7 +26,12 @@ def test_only_a_clock_that_somebody_keeps_right_has_a_vote(
     state: int, status: int, max_error_us: int, root_ns: int | None
 ) -> None:
     """Its bound is the kernel's, and a millisecond."""
-    vote = host_vote("host", state=state, status=status, max_error_us=max_error_us, at=AT)
+    vote = host_vote("host", (state, status, max_error_us), AT)
     assert (None if vote is None else vote.root_ns) == root_ns
     if vote is not None:
         assert (vote.source, vote.raw, vote.utc, vote.delay_ns) == ("host", 7, 10**18, 0)
+
+
+def test_where_the_kernel_may_not_be_asked_it_has_none() -> None:
+    """As where nobody keeps its clock."""
+    assert host_vote("host", None, AT) is None
