@@ -234,7 +234,7 @@ class Agent:
         await self._time.run(config, partial(_time_servers, config))
 
     async def _run_jobs(self) -> None:
-        await self._jobs.run(self._loaded.config.time.first_sync_wait, trusts_os=self._discipline.is_os_alone)
+        await self._jobs.run(self._loaded.config.time.first_sync_wait, trusts_os=self._discipline.policy.is_os_alone)
 
     async def _run_drain(self, topics: Topics, *_: object) -> None:
         pace, pauses = self._pace, self._pauses

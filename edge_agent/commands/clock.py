@@ -3,27 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NotRequired, cast
+from typing import Any, cast
 
 from typing_extensions import TypedDict
 
 from edge_agent.command_ports import Call, Command, NoArgs
-
-
-class Source(TypedDict):
-    """How a source stands; see ``core.peer.SourceFace``."""
-
-    name: str
-    standing: str
-    used: bool
-    reach: int
-    offset_ms: float | None
-    delay_ms: float | None
-    root_ms: float | None
-    age_s: float | None
-    address: str | None
-    next_s: NotRequired[float]
-    poll_s: NotRequired[float]
+from edge_agent.core.peer import SourceFace
 
 
 class Report(TypedDict):
@@ -39,7 +24,7 @@ class Report(TypedDict):
     alarm: bool
     restarts: int
     uncertainty_ms: float
-    sources: list[Source]
+    sources: list[SourceFace]
 
 
 def commands(report: Callable[[], dict[str, Any]], hurry: Callable[[], None]) -> list[Command]:

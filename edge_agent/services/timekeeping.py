@@ -23,7 +23,7 @@ from edge_agent.core.polling import Poll, is_near
 from edge_agent.core.records import Priority
 from edge_agent.core.sample import Sample
 from edge_agent.core.submission import Submission
-from edge_agent.core.timebase import DurationNs, MonotonicNs, RawNs, later, rfc3339, seconds, to_seconds
+from edge_agent.core.timebase import DurationNs, MonotonicNs, RawNs, later, milliseconds, rfc3339, seconds, to_seconds
 from edge_agent.errors import OutboxError
 from edge_agent.services.control import After, Method, method
 from edge_agent.services.outbox import Outbox
@@ -185,7 +185,7 @@ class Timekeeping:
             if answer.value.startswith("kiss_"):
                 self._say("kiss_o_death", {"source": server, "code": answer.value.removeprefix("kiss_").upper()})
         self._review()
-        if self._discipline.wants_samples:
+        if self._discipline.estimate.wants_samples:
             self.hurry()
 
     def _network_changed(self) -> None:
@@ -244,10 +244,10 @@ class Timekeeping:
         self._wall_ahead, self._looked = ahead, raw
         if abs(by) > at_least + (slewed if at_least else 0):
             self.steps += 1
-            self._say("wall_stepped", {"by_ms": round(by / 1e6, 3)})
+            self._say("wall_stepped", {"by_ms": milliseconds(by)})
             self._discipline.host(self._host.vote())
             self._review()
-            self.changed(self._discipline.is_os_alone)
+            self.changed(self._discipline.policy.is_os_alone)
 
     async def _look(self) -> None:
         while True:
@@ -294,10 +294,10 @@ class Timekeeping:
             return
         if not self._is_alarmed and abs(offset) > self._alarm_ns + error_ns:
             self._is_alarmed = True
-            self._say("offset_alarm", {"offset_ms": round(offset / 1e6, 3), "error_ms": round(error_ns / 1e6, 3)})
+            self._say("offset_alarm", {"offset_ms": milliseconds(offset), "error_ms": milliseconds(error_ns)})
         elif self._is_alarmed and abs(offset) < self._alarm_ns * 3 // 4:
             self._is_alarmed = False
-            self._say("offset_cleared", {"offset_ms": round(offset / 1e6, 3)})
+            self._say("offset_cleared", {"offset_ms": milliseconds(offset)})
 
     def _wall_offset_ns(self, raw: RawNs) -> int | None:
         """Return the operating system's clock minus true time, if there is another one than its own."""
@@ -328,8 +328,8 @@ class Timekeeping:
         offset, frequency = self._wall_offset_ns(raw), self._discipline.frequency_ppm
         return ClockData(
             state=reading.state,
-            offset_ms=None if offset is None else round(offset / 1e6, 3),
-            error_ms=None if reading.error_ns is None else round(reading.error_ns / 1e6, 3),
+            offset_ms=milliseconds(offset),
+            error_ms=milliseconds(reading.error_ns),
             frequency_ppm=None if frequency is None else round(frequency, 3),
             source=self._discipline.source,
             steps=self.steps,
@@ -339,7 +339,7 @@ class Timekeeping:
         """Return all that ``edge-agent clock`` shows."""
         raw, now = self._clocks.raw(), self._clocks.monotonic()
         reading = self._discipline.at(raw, self._clocks.wall())
-        sources = [asdict(face) for face in self._discipline.sources(raw)]
+        sources = self._discipline.sources(raw)
         for face in sources:
             face["address"] = self._servers.address(face["name"])
             if (known := self._polls.get(face["name"])) is not None:
@@ -349,8 +349,8 @@ class Timekeeping:
             "time": rfc3339(reading.utc),
             **asdict(self.measure()),
             "alarm": self._is_alarmed,
-            "restarts": self._discipline.restarts,
-            "uncertainty_ms": round(self._discipline.uncertainty_ns / 1e6, 3),
+            "restarts": self._discipline.estimate.restarts,
+            "uncertainty_ms": milliseconds(self._discipline.uncertainty_ns),
             "sources": sources,
         }
 
