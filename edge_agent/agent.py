@@ -44,10 +44,10 @@ from edge_agent.core.config_models import Time as TimeConfig
 from edge_agent.core.connection import ConnectionPolicy
 from edge_agent.core.discipline import HOST, Discipline
 from edge_agent.core.events import AgentData, ConfigData, HeartbeatData
-from edge_agent.core.host_vote import host_vote
 from edge_agent.core.liveness import Liveness
 from edge_agent.core.pace import Pace
 from edge_agent.core.refusals import Pauses
+from edge_agent.core.sample import host_vote
 from edge_agent.core.submission import ENVELOPE
 from edge_agent.core.timebase import BUILD_EPOCH, DurationNs, elapsed, later, seconds, to_seconds
 from edge_agent.core.topics import Topics

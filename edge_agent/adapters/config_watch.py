@@ -32,17 +32,9 @@ QUIET_S: Final = 0.2
 AT_MOST_S: Final = 1.0
 """A change has settled after so long without another one, and at most so long after the first."""
 
-_FILE: Final = Mask.MODIFY | Mask.CLOSE_WRITE | Mask.ATTRIB | Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.MASK_ADD
-_FOLDER: Final = (
-    Mask.CREATE
-    | Mask.DELETE
-    | Mask.MOVE
-    | Mask.ATTRIB
-    | Mask.DELETE_SELF
-    | Mask.MOVE_SELF
-    | Mask.MASK_ADD
-    | Mask.ONLYDIR
-)
+_ITSELF: Final = Mask.ATTRIB | Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.MASK_ADD
+_FILE: Final = _ITSELF | Mask.MODIFY | Mask.CLOSE_WRITE
+_FOLDER: Final = _ITSELF | Mask.CREATE | Mask.DELETE | Mask.MOVE | Mask.ONLYDIR
 _MOUNTS: Final = Path("/proc/self/mountinfo")
 _ROOT: Final = Path("/")
 _MAX_LINKS: Final = 40  # path_resolution(7)

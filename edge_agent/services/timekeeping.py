@@ -115,11 +115,11 @@ class Timekeeping:
         """
         self._alarm_ns, self._found = config.alarm_offset, servers
         while True:
-            await self._keep(config, servers())
+            self._current = servers()
+            await self._keep(config, self._current)
 
     async def _keep(self, config: TimeConfig, servers: tuple[str, ...]) -> None:
         """Keep time with these servers until they are others."""
-        self._current = servers
         self._discipline.reconfigure(policy(config, servers))
         self._plan(config, servers if config.host != "trust" else ())
         self._servers_changed.clear()
