@@ -15,14 +15,15 @@ import logging
 import os
 import re
 import select
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from asyncinotify import Event, Inotify, Mask
 
-from edge_agent.adapters.config_files import MAX_DROP_INS, drop_in_folder, is_drop_in
+from edge_agent.adapters.config_files import MAX_DROP_INS, drop_in_folder, is_drop_in, read_sources
 from edge_agent.core.timebase import later, seconds, to_seconds
+from edge_agent.errors import ConfigError
 from edge_agent.ports import Clock
 
 LOOK_EVERY: Final = seconds(2)
@@ -56,7 +57,7 @@ class ConfigWatch:
         self._path = path.absolute()
         self._clock = clock
         self._said = ""
-        self._seen: list[object] = []
+        self._seen: Sequence[object] = ()
 
     async def run(self, changed: Callable[[], None]) -> None:
         """Call ``changed()`` now, and whenever files were changed and that has settled.
@@ -88,12 +89,11 @@ class ConfigWatch:
         self._said = reason
 
     async def _looked(self) -> None:
-        """Return one look after that which shows a change: what is changed right after it may have the same time."""
+        """Return one look after that which shows a change: a file may be half written."""
         before = self._seen
         while self._seen == before:
             await self._clock.sleep_until(later(self._clock.monotonic(), LOOK_EVERY))
-            folder, files = drop_in_folder(self._path), _drop_ins(self._path)
-            self._seen = [(path, _status(path)) for path in (self._path, folder, *files)]
+            self._seen = _contents(self._path)
         await self._clock.sleep_until(later(self._clock.monotonic(), LOOK_EVERY))
 
 
@@ -180,10 +180,12 @@ class _Notices:
                 watch = self._watch(step.parent, _FOLDER)
                 if watch is not None:
                     self._names[watch].add(step.name)
-                with contextlib.suppress(OSError):  # it is no link
+                try:
                     target = step.parent / step.readlink()
-                    if links:
-                        self._follow(target, links - 1)
+                except OSError:  # it is no link
+                    continue
+                if links:
+                    self._follow(target, links - 1)
 
     def _watch(self, path: Path, mask: Mask) -> int | None:
         """Watch a file or folder; return the descriptor, ``None`` if it is gone, of which the folder above tells."""
@@ -203,12 +205,12 @@ class _Notices:
         return watch.wd
 
 
-def _status(path: Path) -> tuple[int, ...]:
+def _contents(path: Path) -> Sequence[object]:
+    """Return what the files hold, or why they cannot be read."""
     try:
-        found = path.stat()
-    except OSError as bad:
-        return (bad.errno or 0,)
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+        return read_sources(path)
+    except ConfigError as unreadable:
+        return unreadable.problems
 
 
 def _drop_ins(path: Path) -> list[Path]:

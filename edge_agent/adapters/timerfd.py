@@ -21,16 +21,6 @@ else:
 
     _libc: Final = ctypes.CDLL(None, use_errno=True)
 
-    class _Itimerspec(ctypes.Structure):
-        """``struct itimerspec`` of timerfd_settime(2)."""
-
-        _fields_ = (  # type: ignore[mutable-override]  # as ctypes takes it, too
-            ("interval_s", ctypes.c_long),
-            ("interval_ns", ctypes.c_long),
-            ("value_s", ctypes.c_long),
-            ("value_ns", ctypes.c_long),
-        )
-
     def timerfd_create(clockid: int, /, *, flags: int) -> int:
         """Return the descriptor of a new timer.
 
@@ -45,8 +35,9 @@ else:
         Raises:
             OSError: the kernel does not know the flags.
         """
-        spec = _Itimerspec(0, 0, *divmod(initial, NANOSECONDS_PER_SECOND))
-        _checked("timerfd_settime", _libc.timerfd_settime(fd, flags, ctypes.byref(spec), None))
+        # struct itimerspec: the interval, and when it expires, each in seconds and nanoseconds
+        spec = (ctypes.c_long * 4)(0, 0, *divmod(initial, NANOSECONDS_PER_SECOND))
+        _checked("timerfd_settime", _libc.timerfd_settime(fd, flags, spec, None))
 
     def _checked(name: str, result: int) -> int:
         if result < 0:

@@ -39,7 +39,6 @@ MISSES: Final = 3
 """So many requests to each source that brought nothing, and so long: then time is only held."""
 
 FRESH: Final = seconds(1)
-NO_TIME: Final = DurationNs(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,7 +353,7 @@ class Discipline:
             "age_s": round((raw - last.raw) / 1e9, 1) if last else None,
         }
 
-    def snapshot(self, raw: RawNs, slept: DurationNs = NO_TIME) -> SavedClock | None:
+    def snapshot(self, raw: RawNs, slept: int = 0) -> SavedClock | None:
         """Return what is worth saving, with how long the device has slept; ``None`` while nothing is."""
         known = self.true_time(raw)
         if known is None or self.policy.is_os_alone:
