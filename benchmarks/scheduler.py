@@ -38,9 +38,9 @@ from apscheduler.triggers.interval import IntervalTrigger
 
 from benchmarks.footprint import Row, at_most
 from benchmarks.workload import report
-from edge_agent.adapters.alarm import KernelAlarm
 from edge_agent.adapters.logs import configure
 from edge_agent.adapters.system_clock import SystemClock
+from edge_agent.adapters.timerfd import KernelAlarm
 from edge_agent.core.config_jobs import Job
 from edge_agent.core.config_jobs import Runner as Limits
 from edge_agent.core.config_types import Section

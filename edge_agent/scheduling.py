@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from edge_agent.adapters.alarm import KernelAlarm
 from edge_agent.adapters.host import local_zone, read_facts
 from edge_agent.adapters.job_folder import remove_folder
+from edge_agent.adapters.timerfd import KernelAlarm
 from edge_agent.command_ports import Command
 from edge_agent.commands.jobs import JobCommands
 from edge_agent.core.config_document import dotted
