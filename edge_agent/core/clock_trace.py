@@ -18,8 +18,7 @@ class Replay:
     """Feeds a trace, line by line."""
 
     def __init__(self) -> None:
-        self._policy = Policy(())
-        self._discipline = Discipline(self._policy)
+        self._discipline = Discipline(Policy(()))
 
     def take(self, line: bytes) -> dict[str, Any] | None:
         """Return what became of an entry, and what was known after it; ``None`` if it is none."""
@@ -55,8 +54,7 @@ class Replay:
 
     def _know(self, source: str) -> None:
         if source not in self._discipline.peers:
-            self._policy = Policy((*self._policy.sources, source))
-            self._discipline.reconfigure(self._policy)
+            self._discipline.reconfigure(Policy((*self._discipline.policy.sources, source)))
 
     def _verdict(self, raw: RawNs, source: str, standing: str) -> dict[str, Any]:
         reading, faces = self._discipline.at(raw, WallNs(0)), self._discipline.sources(raw)

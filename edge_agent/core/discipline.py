@@ -97,16 +97,16 @@ class Discipline:
 
     def __init__(self, policy: Policy, *, saved: SavedClock | None = None, boot: str = "") -> None:
         """Start, perhaps with what was saved: in the same boot time goes on, in another one only the frequency does."""
-        same = saved is not None and saved.boot == boot
+        here = saved if saved is not None and saved.boot == boot else None
         self.policy = policy
         self._boot = boot
-        self.estimate = Estimate(saved, same_boot=same)
-        self._floor = BUILD_EPOCH if saved is None else max(BUILD_EPOCH, saved.utc - (saved.raw if same else 0))
+        self.estimate = Estimate(saved, same_boot=here is not None)
+        self._floor = BUILD_EPOCH if saved is None else max(BUILD_EPOCH, saved.utc - (saved.raw if here else 0))
         delays = saved.delays_ns if saved is not None else {}
         self.peers = {name: Peer(name, delay_min_ns=delays.get(name)) for name in _names(policy)}
         self.source: str | None = None
         self.happenings: list[Happening] = []
-        self.slept = DurationNs(saved.slept_ns) if same and saved is not None else None
+        self.slept = DurationNs(here.slept_ns) if here else None
         self._host: Sample | None = None
         self._root_ns = 0
         self._good = self._idle = 0
@@ -117,10 +117,10 @@ class Discipline:
         self._steered = RawNs(0)
         self._face: tuple[int | None, ClockState] = (None, "unsynced")
         self._face_until = RawNs(-1)
-        if same and saved is not None:
+        if here:
             self._was_synced = True
-            self._clock = TrueClock(saved.raw, saved.utc, slew_max_ppm=policy.slew_max_ppm)
-            self._steer(saved.raw)
+            self._clock = TrueClock(here.raw, here.utc, slew_max_ppm=policy.slew_max_ppm)
+            self._steer(here.raw)
 
     def reconfigure(self, policy: Policy) -> None:
         """Go on with other sources and limits, and with all that is known."""
