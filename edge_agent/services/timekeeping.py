@@ -208,11 +208,6 @@ class Timekeeping:
         raw, wall = self.clocks.pair()
         return wall - raw
 
-    def _clock_was_set(self, at_least: int = 0) -> None:
-        """Tell a resume, which counts as a setting too, from a step."""
-        if not self._look_for_sleep():
-            self._look_for_step(at_least=at_least)
-
     def _look_for_sleep(self) -> bool:
         slept = self.clocks.slept()
         duration = DurationNs(slept - self._slept)
@@ -227,7 +222,10 @@ class Timekeeping:
         self.hurry()
         return True
 
-    def _look_for_step(self, *, at_least: int) -> None:
+    def _clock_was_set(self, at_least: int = 0) -> None:
+        """Tell a resume, which counts as a setting too, from a step."""
+        if self._look_for_sleep():
+            return
         ahead, raw = self._measure_wall(), self.clocks.raw()
         by = ahead - self._wall_ahead
         slewed = (raw - self._looked) // 10  # a daemon that slews takes a tenth at most
