@@ -124,7 +124,10 @@ async def test_a_crash_before_the_books_are_written_comes_before_the_run_too() -
     async with device.up(crash=True):
         await asyncio.sleep(3600.005)
         assert device.runs["rarely"] == []
-    async with device.up():
+    async with device.up() as scheduler:
+        due = scheduler.next_due("rarely")
+        assert due is not None
+        assert due - device.clock.now().time <= CATCH_UP_WITHIN  # and not an hour later, as its next slot is
         await asyncio.sleep(CATCH_UP_S + 1)
     assert device.runs["rarely"] == [3600.0]
 
