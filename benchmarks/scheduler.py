@@ -156,7 +156,7 @@ def _ours(plan: Plan, changes: Mapping[str, object]) -> object:
     runner = Runner(
         Limits(max_concurrent=64, max_waiting=10_000),
         work=Kinds(
-            {"no-op": Kind("no-op", Section, no_op)},
+            lambda: {"no-op": Kind("no-op", Section, no_op)},
             RunContexts(accept, clock, Path("state"), Locals({}, {}, {}), 1000).of,
         ).begin,
         clock=clock,

@@ -318,6 +318,7 @@ class Agent:
             self._state_dir,
             self._environ,
             loaded=lambda: self._loaded,
+            jobs=self._jobs.jobs,
             standing=self._config,
             measure=self._measure,
             session=lambda: self._link.session(),  # noqa: PLW0108  # it is made after the commands

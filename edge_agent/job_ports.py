@@ -71,6 +71,7 @@ class Publish(Protocol):
 
         Raises:
             OutboxError: it was not accepted; the message says why.
+            TypeError, ValueError: it is no JSON value as bytes.
         """
         ...
 

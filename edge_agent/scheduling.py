@@ -56,7 +56,7 @@ class Scheduling:
         )
         self._runner = Runner(
             config.runner,
-            work=Kinds(self._kinds, self._contexts.of).begin,
+            work=Kinds(lambda: self._kinds, self._contexts.of).begin,
             clock=clock,
             uniform=uniform,
             ended=lambda *ended: self._scheduler.ended(*ended),  # noqa: PLW0108  # it is made after the runner
@@ -72,7 +72,7 @@ class Scheduling:
             config: with the cloud's part of it.
             cloud_jobs: names of jobs of which that says something.
         """
-        self._config = config
+        self._config, self._kinds = config, kinds()  # a package may have been installed since
         self._contexts.locals, self._contexts.max_record = _locals(config), config.outbox.max_record
         self._runner.allow(config.runner)
         place = Place(config.device.id, config.device.timezone, local_zone())
@@ -117,6 +117,8 @@ class Scheduling:
         )
 
     def _read(self, name: str, document: Mapping[str, Any], *, is_remote: bool = False) -> Job:
+        if is_remote:
+            self._kinds = kinds()
         job, wrong = validated(Job, document)
         if job is not None:
             config, remote = self._config.model_copy(update={"jobs": {name: job}}), (name,) if is_remote else ()

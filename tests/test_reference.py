@@ -104,6 +104,13 @@ def test_the_schema_takes_the_reference() -> None:
         JUDGE.validate(tomllib.loads(uncommented(*markers)))
 
 
+def test_the_schema_takes_templates() -> None:
+    """They are filled in before the models see them; what cannot be filled in, the schema cannot know."""
+    JUDGE.validate({"device": {"id": "gw-{serial}"}, "mqtt": {"prefix": "plant/{id}"}})
+    for bad in ({"device": {"id": "gw {serial"}}, {"mqtt": {"prefix": "plant/{serial}"}}):
+        assert not JUDGE.is_valid(bad)
+
+
 @given(documents())
 def test_the_schema_takes_what_the_models_take(document: Table) -> None:
     """Whatever is valid."""

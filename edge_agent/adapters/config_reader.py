@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,12 +24,13 @@ class ConfigReader:
     Attributes:
         path: of the file.
         environ: of the process.
-        kinds: of job; ``None`` = what the jobs name is not looked at.
+        kinds: returns the kinds of job, anew for each ``parse``: it sees what has been installed since, yet looks for
+            it once, not for each job; ``None`` = what the jobs name is not looked at.
     """
 
     path: Path
     environ: Mapping[str, str]
-    kinds: Mapping[str, Described] | None
+    kinds: Callable[[], Mapping[str, Described]] | None
 
     @property
     def main(self) -> str:
@@ -64,7 +65,8 @@ class ConfigReader:
             ConfigError: with every problem found.
         """
         facts = read_facts()
-        loaded = parse(sources, facts, common_name=common_name, kinds=self.kinds, desired=desired, held=held)
-        if self.kinds is not None and (problems := list(missing(loaded, self.environ, starting=starting))):
+        kinds = None if self.kinds is None else self.kinds()
+        loaded = parse(sources, facts, common_name=common_name, kinds=kinds, desired=desired, held=held)
+        if kinds is not None and (problems := list(missing(loaded, self.environ, starting=starting))):
             raise ConfigError(problems)
         return loaded

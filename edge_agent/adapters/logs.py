@@ -96,7 +96,8 @@ class ConsoleFormatter(logging.Formatter):
     @override
     def format(self, record: logging.LogRecord) -> str:
         pairs = " ".join(f"{key}={value}" for key, value in _fields(record).items())
-        text = f"{_time(record)[11:23]} {record.levelname:<7} {record.getMessage()} {pairs}".rstrip()
+        said = "".join(filter(str.isprintable, pairs))  # what a program said may control a terminal
+        text = f"{_time(record)[11:23]} {record.levelname:<7} {record.getMessage()} {said}".rstrip()
         if self._colour and (colour := _COLOURS.get(record.levelname)):
             text = f"{colour}{text}\033[0m"
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text

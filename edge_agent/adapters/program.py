@@ -18,7 +18,7 @@ from edge_agent.errors import JobError
 from edge_agent.ports import Clock
 
 KEPT_OF_ERRORS: Final = 4096  # bytes of the end of stderr
-MAX_SHOWN: Final = 500  # characters of that
+MAX_SHOWN: Final = 360  # characters of that; with who said it, and how it ended, it fits the reason of a run (500)
 LOOK_EVERY: Final = seconds(0.02)
 """How often it is looked whether a process group has gone; nothing tells it."""
 
@@ -44,9 +44,9 @@ class Ended:
     errors: bytes
 
     def complaint(self) -> str:
-        """Return how it ended, and the end of what it said about that."""
+        """Return in one line how it ended, and the end of what it said about that."""
         how = f"signal {-self.code} ({signal.strsignal(-self.code)})" if self.code < 0 else f"exit code {self.code}"
-        said = (self.errors or self.output).decode(errors="backslashreplace").strip()[-MAX_SHOWN:]
+        said = " ".join((self.errors or self.output).decode(errors="backslashreplace").split())[-MAX_SHOWN:]
         return f"ended with {how}" + (f": {said}" if said else " and said nothing")
 
 
@@ -96,6 +96,7 @@ async def run_program(program: Program, *, cwd: Path, grace: DurationNs, clock: 
 
 
 def _start(program: Program, cwd: Path, output: int, errors: int) -> subprocess.Popen[bytes]:
+    folder = program.cwd or cwd
     try:
         if program.cwd is None:
             cwd.mkdir(parents=True, exist_ok=True)
@@ -104,12 +105,13 @@ def _start(program: Program, cwd: Path, output: int, errors: int) -> subprocess.
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=errors,
-            cwd=program.cwd or cwd,
+            cwd=folder,
             env=_ENVIRONMENT | program.env,
             start_new_session=True,
         )
     except OSError as error:
-        raise JobError(f"{error.filename or program.argv[0]}: cannot be run: {error.strerror}") from None
+        what = "nothing can be run there" if str(error.filename) == str(folder) else "cannot be run"
+        raise JobError(f"{error.filename or program.argv[0]}: {what}: {error.strerror}") from None
 
 
 class _Pipe:

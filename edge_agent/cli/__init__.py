@@ -94,5 +94,8 @@ def _open_streams() -> None:
 
 
 def _complain(code: int, *lines: str) -> int:
-    sys.stderr.writelines(f"edge-agent: {line}\n" for line in lines)
+    try:
+        sys.stderr.writelines(f"edge-agent: {line}\n" for line in lines)
+    except OSError:  # nobody reads that either: the exit code still says it, if the interpreter has nothing to flush
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     return code

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     if args.schema:
         say(orjson.dumps(schema(), option=orjson.OPT_INDENT_2).decode())
         return 0
-    reader = ConfigReader(default_path(args.config, os.environ), os.environ, kinds())
+    reader = ConfigReader(default_path(args.config, os.environ), os.environ, kinds)
     try:
         loaded = reader.parse(reader.read())
     except ConfigError as invalid:
@@ -43,7 +43,8 @@ def run(args: argparse.Namespace) -> int:
         return invalid.exit_code
     line = f"ok: {', '.join(loaded.sources)}, device {loaded.config.device.id}, digest {loaded.digest}"
     unused = [f"not used yet: {', '.join(loaded.unused)}"] if loaded.unused else []
-    show({"ok": True, "problems": [], "unused": loaded.unused}, [line, *unused], as_json=args.json)
+    who = {"files": loaded.sources, "device": loaded.config.device.id, "digest": loaded.digest}
+    show({"ok": True, "problems": [], "unused": loaded.unused} | who, [line, *unused], as_json=args.json)
     return 0
 
 

@@ -130,8 +130,11 @@ def _settings(name: str, job: str) -> object:
         found = tomllib.loads(text.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f'{name}: {error}; settings like kind = "system", one a line, are needed (TOML)') from None
-    jobs = found.get("jobs")
-    return jobs.get(job, found) if isinstance(jobs, dict) else found
+    if "jobs" not in found:
+        return found
+    if len(found) > 1 or not isinstance(found["jobs"], dict) or list(found["jobs"]) != [job]:
+        raise UsageError(f"{name}: the settings of one job are needed, as they are or all of them below [jobs.{job}]")
+    return found["jobs"][job]
 
 
 def _change(args: argparse.Namespace, agent: ControlClient) -> int:

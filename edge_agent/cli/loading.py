@@ -10,7 +10,7 @@ from edge_agent.core.config import Loaded
 
 
 def load(args_config: str | None, environ: Mapping[str, str]) -> Loaded:
-    """Return the configuration that ``--config``, the environment or the default path names.
+    """Return the configuration that ``--config``, the environment or the default path names, whatever its jobs name.
 
     Args:
         args_config: what ``--config`` says, if anything.

@@ -85,14 +85,20 @@ def shown(value: object) -> str:
     return "-" if value is None else str(value)
 
 
+def printable(text: str) -> str:
+    """Return a text without what could control a terminal: devices and programs may say anything."""
+    return "".join(character for character in text if character.isprintable())
+
+
 def toml(value: object) -> str:
     """Return a value from JSON as TOML writes it, on one line."""
     if isinstance(value, dict):
         return f"{{ {', '.join(f'{_key(key)} = {toml(inner)}' for key, inner in value.items())} }}" if value else "{}"
     if isinstance(value, list):
         return f"[{', '.join(map(toml, value))}]"
-    # both escape alike, but that TOML knows no surrogates, and has delete escaped
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    # both escape alike, but that TOML knows no surrogates, and has delete escaped; the others could control a terminal
+    text = json.dumps(value, ensure_ascii=False)
+    return "".join(one if one.isprintable() else f"\\U{ord(one):08x}" for one in text)
 
 
 def _key(name: str) -> str:
@@ -101,7 +107,7 @@ def _key(name: str) -> str:
 
 def columns(rows: Iterable[Sequence[object]]) -> list[str]:
     """Return rows as lines whose columns stand below each other."""
-    cells = [[shown(cell) for cell in row] for row in rows]
+    cells = [[printable(shown(cell)) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in cells]
 

@@ -54,7 +54,8 @@ def make(config: str | None, environ: Mapping[str, str]) -> Agent:
     Raises:
         ConfigError: it is not valid, and was not when the agent ran last.
     """
-    files = ConfigReader(default_path(config, environ).absolute(), environ, kinds())
+    logs.configure("info", None)  # until it is known what the configuration says of that: it may be what is wrong
+    files = ConfigReader(default_path(config, environ).absolute(), environ, kinds)
     found: list[Source] | ConfigError
     try:
         found = files.read()

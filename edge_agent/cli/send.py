@@ -17,7 +17,7 @@ from edge_agent.adapters.config_probe import missing_signatures
 from edge_agent.adapters.system_clock import SystemClock
 from edge_agent.cli.operating import find_target, observe
 from edge_agent.cli.options import add, opened
-from edge_agent.cli.printing import progress, say, say_json
+from edge_agent.cli.printing import printable, progress, say, say_json
 from edge_agent.core.command_request import MAX_PAYLOAD, Code, CommandError, Request, request_from
 from edge_agent.core.command_states import State
 from edge_agent.core.config_types import NAME_NEEDED, NAME_PATTERN
@@ -216,7 +216,7 @@ def _show(reply: Reply, *, single: bool, as_json: bool) -> None:
     if as_json:
         say_json({"device": reply.device, **reply.data})
     else:
-        say(*(_printable(line) for line in _lines(reply, single=single)))
+        say(*(printable(line) for line in _lines(reply, single=single)))
 
 
 def _lines(reply: Reply, *, single: bool) -> Iterator[str]:
@@ -234,11 +234,6 @@ def _lines(reply: Reply, *, single: bool) -> Iterator[str]:
         yield head
         option = orjson.OPT_INDENT_2 if sys.stdout.isatty() else None
         yield from () if result is None else orjson.dumps(result, option=option).decode().splitlines()
-
-
-def _printable(line: str) -> str:
-    """Return a line without what could control a terminal: a device may say anything."""
-    return "".join(character for character in line if character.isprintable())
 
 
 def _unanswered(sender: Sender, device: str | None, timeout: DurationNs) -> str:

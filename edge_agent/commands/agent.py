@@ -16,10 +16,12 @@ from typing_extensions import TypedDict
 from edge_agent.adapters.logs import set_level
 from edge_agent.command_ports import Call, Command, CutOff, NoArgs
 from edge_agent.core.config import Loaded
+from edge_agent.core.config_jobs import Job
 from edge_agent.core.config_memory import Entry
 from edge_agent.core.config_types import Name, Section, duration
 from edge_agent.core.connection import SPOKEN
 from edge_agent.core.events import HeartbeatData
+from edge_agent.core.job_entry import Origin
 from edge_agent.core.timebase import DurationNs, UtcNs, rfc3339, to_seconds
 from edge_agent.ports import Clock
 from edge_agent.services.session import Session
@@ -138,6 +140,7 @@ class Host:
         state_dir: where it keeps what outlives it.
         environ: the process's environment.
         loaded: returns the configuration in force.
+        jobs: returns the jobs that there are, also those put at run time.
         standing: of the configuration.
         measure: returns the data of a heartbeat.
         session: returns the session that is open, or waits for one.
@@ -150,6 +153,7 @@ class Host:
     state_dir: Path
     environ: Mapping[str, str]
     loaded: Callable[[], Loaded]
+    jobs: Callable[[], Mapping[str, tuple[Job, Origin]]]
     standing: Standing
     measure: Callable[[], HeartbeatData]
     session: Callable[[], Awaitable[Session]]

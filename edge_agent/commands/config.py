@@ -49,7 +49,8 @@ def commands(host: Host) -> list[Command]:
 
     async def get(_call: Call, args: Which) -> InForce:
         loaded = host.loaded()
-        shown, _ = redact(loaded.config.model_dump(mode="json"))
+        jobs = {name: job.model_dump(mode="json") for name, (job, _) in host.jobs().items()}
+        shown, _ = redact(loaded.config.model_dump(mode="json") | {"jobs": jobs})
         return {
             "digest": loaded.digest,
             "config": {key: part for key, part in shown.items() if args.section in (None, key)},

@@ -44,7 +44,7 @@ class Put(OneJob):
     @model_validator(mode="after")
     def _one(self) -> Self:
         if (self.config is None) is not self.restore:
-            raise ValueError('the job is missing, like {"config": {"kind": "system", "every": "5m"}}, or restore')
+            raise ValueError('one of config, like {"kind": "system", "every": "5m"}, and restore is needed')
         return self
 
 

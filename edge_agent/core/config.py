@@ -31,6 +31,8 @@ _METERED: Final = {
     "outbox": {"batch": 50},
     "time": {"poll_min": "1024s", "poll_max": "36h"},
 }
+_AT_START: Final = (("device", "id"), ("state", "dir"), ("time", "first_sync_wait"))
+"""Keys that only a restart changes."""
 _PLACEHOLDER: Final = re.compile(r"\{([^{}]*)\}")
 _APPLICATION_ID: Final = bytes.fromhex("5d0c7a3be8f14c1f9b6e2a47d390c815")
 
@@ -104,21 +106,22 @@ def parse(
     layers = read_layers(sources)
 
     def parsed(*above: Layer) -> Loaded:
-        return _parse([*layers, *above], facts, common_name, kinds, desired)
+        return _parse(layers, above, facts, common_name, kinds, desired)
 
     new = parsed()
     if held is None:
         return new
-    fixed = (("device", "id", held.device.id), ("state", "dir", held.state.dir))
-    pending = [(section, key, value) for section, key, value in fixed if value != new.config.model_dump()[section][key]]
+    was, said = (config.model_dump(mode="json", include={*dict(_AT_START)}) for config in (held, new.config))
+    pending = [(section, key) for section, key in _AT_START if was[section][key] != said[section][key]]
     if not pending:
         return new
-    above = [Layer("until a restart", {section: {key: value}}) for section, key, value in pending]
-    return replace(parsed(*above), pending=tuple(dotted((section, key)) for section, key, _ in pending))
+    above = [Layer("until a restart", {section: {key: was[section][key]}}) for section, key in pending]
+    return replace(parsed(*above), pending=tuple(dotted(path) for path in pending))
 
 
 def _parse(
     layers: Sequence[Layer],
+    above: Sequence[Layer],
     facts: HostFacts,
     common_name: CommonName | None,
     kinds: Mapping[str, Described] | None,
@@ -126,7 +129,7 @@ def _parse(
 ) -> Loaded:
     names = [layer.name for layer in layers] or [""]
     admitted = None if desired is None else admit(desired, merge(layers)[0], kinds)
-    layers = [*layers, *(() if admitted is None else (admitted.layer,))]
+    layers = [*layers, *(() if admitted is None else (admitted.layer,)), *above]
     merged, origins = merge(layers)
     if merged.get("profile") == "metered":
         said, (merged, sparing) = merged, merge([Layer("profile metered", _METERED)])

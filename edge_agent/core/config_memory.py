@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from edge_agent.core.cloud_config import CloudConfig
@@ -71,11 +71,13 @@ class ConfigMemory:
         cloud: what became of configuration from the cloud.
         pin: what somebody has gone back to; ``None`` = the files count.
         history: the last changes, the oldest first; the last one led to what is in force.
+        device: the id of the device that remembers it; empty = nothing was written yet.
     """
 
     cloud: CloudConfig = field(default_factory=CloudConfig)
     pin: Pin | None = None
     history: tuple[Entry, ...] = ()
+    device: str = ""
 
     @property
     def in_force(self) -> str | None:
@@ -89,7 +91,13 @@ class ConfigMemory:
             "cloud": self.cloud.document(),
             "pin": None if self.pin is None else {"digest": self.pin.digest, "files": self.pin.files},
             "history": [entry.document() for entry in self.history],
+            "device": self.device,
         }
+
+    def of(self, device: str) -> ConfigMemory:
+        """Return what a device remembers: what the cloud told one of another id is not for it."""
+        is_other = self.device not in ("", device)
+        return replace(self, device=device, cloud=CloudConfig() if is_other else self.cloud)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +125,10 @@ def read_memory(document: object) -> ConfigMemory:
         ValueError: it is damaged, or of a newer version.
     """
     match document:
-        case {"form": 1, "cloud": dict(cloud), "pin": dict() | None as pin, "history": list(history)}:
+        case {"form": 1, "cloud": dict(cloud), "pin": dict() | None as pin, "history": list(history), **rest}:
             entries = tuple(_entry(one) for one in history)
-            return ConfigMemory(read_cloud(cloud), None if pin is None else _pin(pin), entries)
+            device = str(rest.get("device", ""))  # it was not always written
+            return ConfigMemory(read_cloud(cloud), None if pin is None else _pin(pin), entries, device)
         case _:
             raise ValueError(_DAMAGED)
 

@@ -41,7 +41,11 @@ from edge_agent.core.units import format_duration, format_size
 class Device(Section):
     """Who this device is."""
 
-    id: DeviceId = Field("", description="Identity in topics and messages; derived from /etc/machine-id if not given.")
+    id: DeviceId = Field(
+        "",
+        description="Identity in topics and messages; may use {machine_id} {serial} {mac} {hostname} {cert_cn}; derived"
+        " from /etc/machine-id if not given.",
+    )
     groups: Listed[Name] = Field((), max_length=32, description="Groups whose commands it obeys too.")
     labels: dict[Name, Annotated[str, plain_text(256)]] = Field({}, max_length=32, description="Free text about it.")
     timezone: Zone = Field("UTC", description='Default time zone of jobs; "local" is the device\'s own.')

@@ -47,6 +47,7 @@ class FromText:
         pattern: regular expression of the text for the JSON Schema; empty when there is none worth stating.
         bounds: the least and the most that is allowed, as text; ``None`` where there is no order.
         step: what it has to be a whole multiple of, as text; empty when there is no such thing.
+        template: regular expression of what a file may have in the text, to be filled in before it is parsed.
     """
 
     parse: Callable[[str], Any]
@@ -55,6 +56,7 @@ class FromText:
     pattern: str = ""
     bounds: tuple[str, str] | None = None
     step: str = ""
+    template: str = ""
 
     def __get_pydantic_core_schema__(self, _source: object, _handler: GetCoreSchemaHandler) -> CoreSchema:
         """Validate with ``parse`` and dump to JSON with ``show``."""
@@ -63,7 +65,8 @@ class FromText:
 
     def __get_pydantic_json_schema__(self, _schema: CoreSchema, _handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         """Describe the text."""
-        return {"type": "string"} | ({"pattern": self.pattern} if self.pattern else {})
+        pattern = f"{self.pattern}|{self.template}" if self.template else self.pattern
+        return {"type": "string"} | ({"pattern": pattern} if pattern else {})
 
     def read(self, value: object) -> object:
         """Return the inner form of what stands in the file."""
@@ -115,7 +118,7 @@ def size(default: str | None, least: str, most: str, said: str) -> Any:  # noqa:
     return _within(_SIZE, default, (least, most), said, "1B")
 
 
-def matching(pattern: str, needed: str, *, secret: bool = False) -> FromText:
+def matching(pattern: str, needed: str, *, secret: bool = False, template: str = "") -> FromText:
     """Return the mark of a text that matches a pattern whole; ``needed`` says it in words."""
     compiled = re.compile(pattern)
 
@@ -124,7 +127,7 @@ def matching(pattern: str, needed: str, *, secret: bool = False) -> FromText:
             raise ValueError(f"found {f'{len(text)} characters' if secret else quoted(text)}; {needed} is needed")
         return text
 
-    return FromText(parse, needed, pattern=f"^(?:{pattern})$")
+    return FromText(parse, needed, pattern=f"^(?:{pattern})$", template=template)
 
 
 def plain_text(maximum: int) -> FromText:
@@ -239,8 +242,10 @@ _SECRET_NEEDED: Final = "an absolute path or the name of a systemd credential"  
 Name = Annotated[str, matching(NAME_PATTERN, NAME_NEEDED)]
 Glob = Annotated[str, matching(r"[A-Za-z0-9_:*?-]{1,64}", 'a name or a pattern like "job-*"')]
 FileGlob = Annotated[str, matching(r"[^/\x00-\x1f\x7f]{1,255}", 'a pattern of file names like "*.json"')]
-DeviceId = Annotated[str, matching(f"(?!_){NAME_PATTERN}", f"{NAME_NEEDED} (no _ first)")]
-Prefix = Annotated[str, matching(f"(?=.{{1,200}}$){NAME_PATTERN}(/{NAME_PATTERN})*", _LEVELS_NEEDED)]
+DeviceId = Annotated[str, matching(f"(?!_){NAME_PATTERN}", f"{NAME_NEEDED} (no _ first)", template=r"\{[a-z_]+\}")]
+Prefix = Annotated[
+    str, matching(f"(?=.{{1,200}}$){NAME_PATTERN}(/{NAME_PATTERN})*", _LEVELS_NEEDED, template=r"\{id\}")
+]
 Broker = Annotated[
     BrokerUrl, FromText(parse_broker_url, 'a URL like "mqtt://localhost:1883"', pattern="^(mqtt|mqtts|ws|wss)://[^@]+$")
 ]

@@ -113,7 +113,8 @@ class _Spool:
         resisting = await off_loop(self.ctx, partial(self.folder.settle, settled))
         for arrival, reason in settled:
             if reason is not None:
-                log.warning("file_rejected", extra={"file": arrival.name[:80], "reason": reason})
+                said = {"task_name": self.ctx.job, "file": arrival.name[:80], "reason": reason}
+                log.warning("file_rejected", extra=said)
         bad = sum(reason is not None for _, reason in settled)
         self.rejected += bad
         self.sent += len(settled) - bad

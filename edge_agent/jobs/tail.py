@@ -70,7 +70,7 @@ async def tail(ctx: Context, path: Path, pattern: str, *, parsed: bool) -> Mappi
         parsed: whether lines that are JSON are sent as such.
     """
     records = size = 0
-    while (this := await off_loop(ctx, partial(_next_pass, ctx.folder, path, pattern))).begun:
+    while (this := await off_loop(ctx, partial(_next_pass, ctx, path, pattern))).begun:
         for place, content in this.found:
             lines = line_records(content, file=place.name, parsed=parsed, max_record=ctx.max_record)
             for number, data in enumerate(lines):
@@ -84,16 +84,16 @@ async def tail(ctx: Context, path: Path, pattern: str, *, parsed: bool) -> Mappi
     return {"records": records, "bytes": size}
 
 
-def _next_pass(own: Path, path: Path, pattern: str) -> _Pass:
+def _next_pass(ctx: Context, path: Path, pattern: str) -> _Pass:
     """Return the pass that a crash cut off, else the next one, written down if there is anything new."""
-    cursor = load(own)
+    cursor = load(ctx.folder)
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for _ in range(TRIES):
             with suppress(_MovedError):
-                folder = _Folder(directory, _listed(directory))
+                folder = _Folder(ctx.job, directory, _listed(directory))
                 folder.taken.update(place.inode for place in cursor.places if folder.has(place))
-                return _again(cursor, folder) if cursor.begun else _new(own, cursor, folder, pattern)
+                return _again(cursor, folder) if cursor.begun else _new(ctx.folder, cursor, folder, pattern)
     finally:
         os.close(directory)
     raise JobError(f"{path}: its files are renamed faster than they can be read")
@@ -105,7 +105,8 @@ def _again(cursor: Cursor, folder: _Folder) -> _Pass:
         if place.start < place.end:
             found = folder.read(place, start=place.start, size=place.end - place.start)
             if found is None:
-                log.warning("tail_lost", extra={"file": place.name, "from": place.start, "to": place.end})
+                said = {"task_name": folder.job, "file": place.name, "from": place.start, "to": place.end}
+                log.warning("tail_lost", extra=said)
             else:
                 this.found.append((place, found[1]))
     return this
@@ -137,7 +138,7 @@ def _followed(this: _Pass, place: Place, folder: _Folder) -> list[Place]:
         this.wrong.append(f"{place.name}: permission denied; let the agent's user read it")
         return [place]
     if found is None:
-        log.info("tail_ended", extra={"file": place.name, "read": place.end})
+        log.info("tail_ended", extra={"task_name": folder.job, "file": place.name, "read": place.end})
         return []
     inode, content, before = found
     this.full = this.full or len(content) == READ or sum(len(content) for _, content in this.found) > PASS
@@ -158,11 +159,13 @@ class _Folder:
     """A folder as it was listed.
 
     Attributes:
+        job: who follows files in it.
         directory: its descriptor.
         files: their names by inode.
         taken: inodes of files that are followed.
     """
 
+    job: str
     directory: int
     files: Mapping[int, str]
     taken: set[int] = field(default_factory=set)

@@ -57,6 +57,17 @@ def begin(
         ConfigError: the files are bad, and nothing of theirs was in force before.
     """
     memory = _recall(store, boot=boot, raw=raw)
+    begun = _begin(files, found, store, memory)
+    own = memory.of(begun.loaded.config.device.id)
+    if own.cloud == memory.cloud:
+        return begun
+    log.warning("config_of_another_device", extra={"device": memory.device})
+    return _begin(files, found, store, own)
+
+
+def _begin(
+    files: ConfigFiles, found: Sequence[Source] | ConfigError, store: MemoryStore, memory: ConfigMemory
+) -> Begun:
     seen, pin = fingerprint(found), memory.pin
     pinned = store.snapshot(pin.digest) if pin is not None and pin.files == seen else None
     if pinned is not None:

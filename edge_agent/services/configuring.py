@@ -24,7 +24,7 @@ from edge_agent.core.config_memory import Entry, Pin, Snapshot, fingerprint
 from edge_agent.core.config_remote import Desired
 from edge_agent.core.timebase import DurationNs, MonotonicNs, UtcNs, elapsed, later, seconds, to_seconds
 from edge_agent.core.units import format_duration
-from edge_agent.errors import ConfigError, EdgeAgentError
+from edge_agent.errors import ConfigError, ConfigProblem, EdgeAgentError
 from edge_agent.ports import Clock
 from edge_agent.services.config_start import Begun, fit, reasons, report
 from edge_agent.services.in_force import Events, InForce
@@ -127,7 +127,7 @@ class Configuring:
 
     def refuse(self, version: int | None, why: Reasons) -> None:
         """Take note of a configuration from the cloud that is none."""
-        log.warning("config_refused", extra={"version": version, "errors": [f"{key}: {text}" for key, text in why]})
+        log.warning("config_refused", extra={"version": version, "errors": _words(why)})
         self._refused = version, why
         self.changed()
 
@@ -373,7 +373,7 @@ class Configuring:
     async def _give_up(self, why: Reasons) -> None:
         """Take back what is on trial."""
         cloud = self.now.memory.cloud.give_up(why)
-        log.error("config_rolled_back", extra={"errors": [f"{key}: {reason}" for key, reason in why]})
+        log.error("config_rolled_back", extra={"errors": _words(why)})
         snapshot, unfit = Snapshot(self.now.snapshot.sources, cloud.layer), self._unfit
         memory = replace(self.now.memory, cloud=cloud)
         try:
@@ -385,3 +385,7 @@ class Configuring:
         self._refused, self._unfit = None, unfit
         self._count_from_now()
         self.changed()
+
+
+def _words(why: Reasons) -> list[str]:
+    return [str(ConfigProblem("", key, reason)) for key, reason in why]

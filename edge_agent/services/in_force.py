@@ -140,6 +140,7 @@ class InForce:
     async def keep(self, memory: ConfigMemory, snapshot: Snapshot | None = None, *, tolerant: bool = True) -> None:
         """Remember, and how it was said if that has changed; what cannot be remembered holds until the agent ends."""
         snapshot, digest = snapshot or self.snapshot, memory.in_force or ""
+        memory = memory.of(self.loaded.config.device.id)
         try:
             await self._store.save_soon(memory, {} if self._store.snapshot(digest) == snapshot else {digest: snapshot})
         except OSError as error:

@@ -17,7 +17,7 @@ MAX_KNOWN: Final = 16_384
 class Kinds:
     """The kinds of job that there are, by name."""
 
-    def __init__(self, kinds: Mapping[str, Kind], context: Callable[[Run, Job], Context]) -> None:
+    def __init__(self, kinds: Callable[[], Mapping[str, Kind]], context: Callable[[Run, Job], Context]) -> None:
         self._kinds = kinds
         self._context = context
         self._known: dict[str, Job] = {}  # by name: as long as its configuration is the same object
@@ -45,8 +45,9 @@ class Kinds:
         self._known[name], self._ways[name] = job, self._alike[same]
 
     def _kind(self, name: str) -> Kind:
-        kind = self._kinds.get(name)
+        known = self._kinds()
+        kind = known.get(name)
         if kind is None:
-            names = ", ".join(sorted(self._kinds)) or "none"
+            names = ", ".join(sorted(known)) or "none"
             raise JobError(f"no kind {name!r} (known: {names}); install the package that brings it")
         return kind

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import orjson
+
 from edge_agent.core.config_jobs import Job
 from edge_agent.core.records import Priority
 from edge_agent.core.runs import Run
@@ -40,6 +42,9 @@ class RunContexts:
         )
 
     async def _publish(self, name: str, job: Job, data: bytes, *, key: str | None = None) -> str:
+        if type(data) is not bytes:  # from a package that nobody has checked; further on it would end the agent
+            raise TypeError(f"publish takes a JSON value as bytes, not {type(data).__name__}")
+        orjson.loads(data)  # or it would make the whole message unreadable to all who get it
         submission = Submission(
             f"data/{name}",
             data,

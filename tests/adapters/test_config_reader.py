@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib import metadata
 from pathlib import Path
 
 import orjson
@@ -13,14 +14,12 @@ from edge_agent.core.config_remote import Desired
 from edge_agent.errors import ConfigError
 from edge_agent.jobs import kinds
 
-KINDS = kinds()
-
 
 def reader(folder: Path, text: str = 'device.id = "dev-1"', *, checks: bool = True, **environ: str) -> ConfigReader:
     """Return the reader of a file."""
     path = folder / "a.toml"
     path.write_text(text)
-    return ConfigReader(path, environ, KINDS if checks else None)
+    return ConfigReader(path, environ, kinds if checks else None)
 
 
 def refusal(files: ConfigReader, **how: bool) -> list[str]:
@@ -77,3 +76,20 @@ def test_files_whose_names_are_no_text_can_be_named_in_messages(tmp_path: Path) 
     (folder / "a.toml").unlink()
     with pytest.raises(ConfigError, match=r"f\\xff/a\.toml: no such file"):
         files.read()
+
+
+def test_packages_are_looked_through_once_for_all_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And again for the next configuration: one may have been installed since."""
+    looked: list[object] = []
+
+    def look(**which: object) -> metadata.EntryPoints:
+        looked.append(which)
+        return metadata.EntryPoints()
+
+    monkeypatch.setattr(metadata, "entry_points", look)
+    files = reader(tmp_path)
+    jobs = {f"j{number}": {"kind": f"nobody{number}", "every": "1m"} for number in range(20)}
+    for count in (1, 2):
+        with pytest.raises(ConfigError, match="unknown kind"):
+            files.parse(files.read(), desired=Desired(1, {"jobs": jobs}))
+        assert len(looked) == count

@@ -161,6 +161,15 @@ def test_the_console_form_is_for_a_person() -> None:
     assert re.fullmatch(r"\d\d:\d\d:\d\d\.\d{3} WARNING connected broker=mqtt://h protocol=5", line)
 
 
+def test_no_field_controls_the_terminal() -> None:
+    """Or begins a line: its value may be what a program said."""
+    stream = Stream()
+    logs.configure("info", "console", stream=stream)
+    log.warning("job_run", extra={"reason": "\x1b[31mno\x07 \x9b1m\x00\u202edisk\nline"})
+    (line,) = stream.lines()
+    assert line.endswith(" WARNING job_run reason=[31mno 1mdiskline")
+
+
 def test_the_console_form_shows_a_traceback_below() -> None:
     """As Python prints it."""
     stream = Stream()

@@ -29,9 +29,9 @@ WITHIN_S: Final = 10
 
 OPEN: Final = f'[config]\nremote = ["heartbeat", "jobs", "mqtt"]\nconfirm_timeout = "{WITHIN_S}s"\n'
 STARTS_WITHIN_S: Final = 20
-"""Ten at once, on a busy machine."""
+"""Several at once, on a busy machine."""
 
-AT_ONCE: Final = 10
+AT_ONCE: Final = 4
 """Devices side by side: they mostly wait."""
 
 ENDING: Final = '''

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -59,10 +60,14 @@ def test_the_environment_names_the_file(
 def test_json_says_the_same(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Valid or not, one object on stdout."""
     assert check("--config", str(config), "--json") == 0
-    assert json.loads(capsys.readouterr().out) == {
+    said = json.loads(capsys.readouterr().out)
+    assert re.fullmatch("[0-9a-f]{12}", said.pop("digest"))
+    assert said == {
         "ok": True,
         "problems": [],
         "unused": ["metrics.listen"],
+        "files": [str(config)],
+        "device": "gw-1",
     }
     config.write_text("a = 1\nb =\n")
     assert check("--config", str(config), "--json") == 78

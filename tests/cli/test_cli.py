@@ -183,6 +183,20 @@ def test_a_reader_that_went_away_is_no_error(arguments: list[str]) -> None:
         os.close(writing)
 
 
+def test_a_reader_of_errors_that_went_away_changes_no_exit_code(config: Path) -> None:
+    """``edge-agent … 2>&1 | head -1``, of more errors than a pipe holds: 78 stays 78."""
+    config.write_text("".join(f'[jobs.j{number}]\nkind = "nobody"\n' for number in range(100)))
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            [*MODULE, "check", "--config", str(config)], stderr=writing, timeout=WITHIN_S, check=False
+        )
+    finally:
+        os.close(writing)
+    assert done.returncode == 78
+
+
 def test_a_full_disk_is_one_line_and_no_traceback() -> None:
     """``edge-agent … > file`` on a full disk: not 0, for nothing was written."""
     with Path("/dev/full").open("wb") as full:

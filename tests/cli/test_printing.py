@@ -34,6 +34,12 @@ def test_columns_stand_below_each_other() -> None:
     ]
 
 
+def test_no_cell_controls_the_terminal() -> None:
+    """What stands there may be what a program said."""
+    said = "\x1b[31mno\x1b]0;title\x07 \x9b1m\x00\u202edisk"
+    assert table(("why",), [{"why": said}, {"why": [said]}]) == ["why", *["[31mno]0;title 1mdisk"] * 2]
+
+
 def test_facts_are_a_line_each() -> None:
     """Of those that are there."""
     found = {"a_b": True, "c": [], "d": ["x", "y"], "e": False, "f": {"n": 1}}
@@ -55,7 +61,7 @@ def test_facts_are_a_line_each() -> None:
 def test_a_value_is_written_on_one_line_as_toml_reads_it(value: object) -> None:
     """Whatever JSON can say but null."""
     text = toml(value)
-    assert "\n" not in text
+    assert text.isprintable(), "it would control a terminal, or be no line"
     assert tomllib.loads(f"x = {text}")["x"] == value
 
 

@@ -125,6 +125,19 @@ async def test_an_empty_configuration_runs_with_the_defaults(tmp_path: Path) -> 
         assert await process.wait(5) == 0
 
 
+async def test_what_is_wrong_at_the_start_is_logged_with_its_reason(tmp_path: Path) -> None:
+    """It starts with what was in force before; what the files say of the log does not count yet."""
+    async with agent(tmp_path, 'heartbeat.every = "10s"') as process:
+        await process.logged("started")
+        process.signal(signal.SIGTERM)
+        assert await process.wait(5) == 0
+    async with agent(tmp_path, 'heartbeat.every = "10x"') as process:
+        await process.logged("started", 2)
+        (rejected,) = process.events("config_rejected")
+        assert (rejected["file"], rejected["key"]) == (str(process.config), "heartbeat.every")
+        assert process.events("config_of_before", level="warning")
+
+
 # ---------------------------------------------------------------- it keeps trying
 @contextlib.asynccontextmanager
 async def trying(tmp_path: Path, kind: str) -> AsyncIterator[tuple[str, str]]:

@@ -26,6 +26,14 @@ async def test_what_is_in_force_is_shown_without_secrets(tmp_path: Path) -> None
     assert len(found["digest"]) == 12
 
 
+async def test_jobs_are_shown_that_were_put_at_run_time(tmp_path: Path) -> None:
+    """They are what is in force, in the place of the files'; without secrets, too."""
+    family = commands(host_of(tmp_path, '[jobs.j]\nkind = "system"\nevery = "1m"\n', FakeClock()))
+    found = (await asked(family, "config-get", {"section": "jobs"}))["config"]["jobs"]
+    assert set(found) == {"put"}
+    assert (found["put"]["every"], found["put"]["options"]) == ("9s", {"token": "[hidden]"})
+
+
 async def test_one_section_is_shown_alone(tmp_path: Path) -> None:
     """One that does not exist is named with the nearest that does."""
     family = commands(host_of(tmp_path, TEXT, FakeClock()))

@@ -47,7 +47,7 @@ async def test_what_a_program_prints_is_the_answer(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("program", "words", "code"),
     [
-        ("bad", "programs.bad ended with exit code 3: first\nlast words", "failed"),
+        ("bad", "programs.bad ended with exit code 3: first last words", "failed"),
         ("slow", "programs.slow ran longer than 200ms", "timeout"),
         ("gone", "/no/such/program: cannot be run: No such file or directory", None),
         ("unknown", "no program 'unknown'; add a table [programs.unknown]", None),

@@ -316,6 +316,16 @@ def test_what_is_no_longer_said_waits_for_a_restart_as_well() -> None:
     assert edited("", load("")).pending == ()
 
 
+def test_the_wait_for_time_is_of_the_start() -> None:
+    """It has begun, or is over, when somebody changes it, be it the cloud."""
+    held = load("")
+    said = Desired(1, {"time": {"first_sync_wait": "2m", "poll_min": "32s"}})
+    new = edited('config.remote = ["time"]', held, desired=said)
+    assert new.pending == ("time.first_sync_wait",)
+    assert new.config.time.first_sync_wait == held.config.time.first_sync_wait
+    assert new.config.time.poll_min == seconds(32)
+
+
 def test_only_what_waits_makes_no_other_configuration() -> None:
     """Its digest is that of what is in force."""
     held = load('device.id = "one"\nheartbeat.every = "5s"')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -33,6 +34,7 @@ MEMORY = ConfigMemory(
         Entry("2027-01-15T08:00:00.000000Z", "0123456789ab", "start", None),
         Entry("2027-01-15T08:00:01.000000Z", "ba9876543210", "cloud", 7, [CHANGE]),
     ),
+    "dev-1",
 )
 SNAPSHOT = Snapshot((Source("/a.toml", "\N{DEGREE SIGN} = 1\r\n".encode()), Source("/a.d/b.toml", b"")), DESIRED)
 
@@ -50,6 +52,14 @@ def test_what_is_written_is_read_back() -> None:
     assert (again.cloud, again.pin, again.in_force) == (MEMORY.cloud, MEMORY.pin, "ba9876543210")
     assert read_snapshot(stored(SNAPSHOT.document())) == SNAPSHOT
     assert ConfigMemory().in_force is None
+
+
+def test_what_the_cloud_said_is_for_one_id() -> None:
+    """Where none was written yet, it is taken to be this one's; what the files said is nobody else's."""
+    assert MEMORY.of("dev-1") == MEMORY
+    assert MEMORY.of("dev-2") == replace(MEMORY, cloud=CloudConfig(), device="dev-2")
+    unmarked = {key: value for key, value in MEMORY.document().items() if key != "device"}
+    assert read_memory(stored(unmarked)).of("dev-2").cloud == MEMORY.cloud
 
 
 @given(st.lists(st.tuples(st.text(), st.text()), min_size=1, max_size=3), st.none() | st.just(DESIRED))

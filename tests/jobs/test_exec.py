@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from edge_agent.adapters.program import KEPT_OF_ERRORS
 from edge_agent.core.config_types import Section
+from edge_agent.core.runs import MAX_REASON
 from edge_agent.errors import JobError, OutboxError
 from edge_agent.job_ports import Publish
 from edge_agent.jobs.exec import AT_ONCE, KIND
@@ -114,7 +114,7 @@ async def test_no_shell_reads_its_arguments(tmp_path: Path) -> None:
         ({"argv": ["/nowhere/program"]}, "programs.p: /nowhere/program: cannot be run: No such file or directory"),
         ({"argv": ["no-such-program"]}, "programs.p: no-such-program: cannot be run: No such file"),
         ({"argv": ["/etc/passwd"]}, "programs.p: /etc/passwd: cannot be run: Permission denied"),
-        ({"argv": ["/bin/true"], "cwd": "/nowhere"}, "programs.p: /nowhere: cannot be run: No such file"),
+        ({"argv": ["/bin/true"], "cwd": "/nowhere"}, "programs.p: /nowhere: nothing can be run there: No such file"),
     ],
 )
 async def test_a_program_that_cannot_be_started_is_named(tmp_path: Path, program: dict[str, Any], words: str) -> None:
@@ -139,12 +139,15 @@ async def test_an_exit_code_fails_the_run_with_the_end_of_stderr(tmp_path: Path)
     reason = await failure(tmp_path, code, published)
     assert reason.startswith("programs.p ended with exit code 3: x")
     assert reason.endswith("the sensor is off")
-    assert len(reason) < KEPT_OF_ERRORS
+    assert len(reason) <= MAX_REASON, "a run's reason is cut after that"
     assert published.records == []
     assert await failure(tmp_path, "print('only here'); raise SystemExit(1)") == (
         "programs.p ended with exit code 1: only here"
     )
     assert (await failure(tmp_path, "raise SystemExit(1)")).endswith("exit code 1 and said nothing")
+    reason = await failure(tmp_path, "raise OSError('the bus is down')")
+    assert reason.splitlines() == [reason], "of more lines a run's reason has the first"
+    assert reason.endswith(" OSError: the bus is down")
 
 
 async def test_a_signal_fails_the_run(tmp_path: Path) -> None:

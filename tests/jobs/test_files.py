@@ -201,8 +201,8 @@ async def test_a_bad_file_is_put_aside_with_the_reason(
     assert spool.left == ["rejected/bad", "rejected/bad.reason.txt"]
     assert (spool.path / "rejected/bad").read_bytes() == content
     assert reason in (spool.path / "rejected/bad.reason.txt").read_text()
-    said = [record.message for record in caplog.records if record.name.startswith("edge_agent.")]
-    assert said == ["file_rejected"]
+    (said,) = [record for record in caplog.records if record.name.startswith("edge_agent.")]
+    assert (said.message, said.__dict__["task_name"], said.__dict__["file"]) == ("file_rejected", "j", "bad")
 
 
 async def test_no_bad_file_replaces_another(tmp_path: Path) -> None:

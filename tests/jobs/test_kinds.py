@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -97,3 +98,18 @@ def test_a_package_that_is_broken_is_named(
         _ = known["brought"]
     assert words.format(module=module) in str(broken.value)
     assert known["exec"].name == "exec"
+
+
+def test_packages_are_looked_through_once_however_many_kinds_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A configuration from the cloud may name thousands that nobody has; the loop waits meanwhile."""
+    looked: list[object] = []
+
+    def look(**which: object) -> metadata.EntryPoints:
+        looked.append(which)
+        return metadata.EntryPoints()
+
+    monkeypatch.setattr(metadata, "entry_points", look)
+    known = kinds()
+    assert [known.get(f"nobody{number}") for number in range(100)] == [None] * 100
+    assert sorted(known) == sorted(BUILT_IN)
+    assert len(looked) == 1

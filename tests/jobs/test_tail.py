@@ -271,7 +271,8 @@ async def test_a_cut_off_pass_whose_file_has_gone_is_named(tmp_path: Path, caplo
     tail.published.refusal = None
     await tail.run()
     assert tail.lines == ["b", "c"]
-    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == ["tail_lost"]
+    (said,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert (said.message, said.__dict__["task_name"], said.__dict__["file"]) == ("tail_lost", "j", "app.log")
 
 
 async def test_a_folder_that_is_not_there_is_a_failure(tmp_path: Path) -> None:

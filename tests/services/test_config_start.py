@@ -28,7 +28,7 @@ class Place:
     """The files of a device, and what is remembered of them."""
 
     def __init__(self, folder: Path) -> None:
-        self.files = ConfigReader(folder / "a.toml", {}, kinds())
+        self.files = ConfigReader(folder / "a.toml", {}, kinds)
         self.store: ConfigStore = Disk(folder)
         self.write("10s")
 
@@ -234,3 +234,19 @@ def test_of_many_problems_so_many_are_told() -> None:
     assert reasons(ConfigError(some)) == tuple((one.key, "why") for one in some)
     told = reasons(ConfigError([*some, *some[:7]]))
     assert (len(told), told[-1]) == (MAX_TOLD + 1, ("", "7 more"))
+
+
+async def test_what_the_cloud_told_another_device_does_not_count(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither after a new id nor on a copy of the disk: the versions of the new one begin anew."""
+    await place.store.save_soon((await place.remember(CloudConfig().take(TWO))).of("dev-1"), {})
+    assert every(place.start()) == 2
+    text = place.files.path.read_text()
+    place.files.path.write_text(text.replace("dev-1", "dev-2"))
+    begun = place.start()
+    assert (every(begun), begun.loaded.version, begun.memory.cloud) == (10, None, CloudConfig())
+    assert begun.memory.cloud.judge(ONE) == "new"
+    assert [record.getMessage() for record in caplog.records] == ["config_of_another_device"]
+    place.files.path.write_text(text)
+    assert every(place.start()) == 2  # as long as nothing was kept since

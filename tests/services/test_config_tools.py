@@ -58,7 +58,7 @@ class Tools:
     def __init__(self, folder: Path) -> None:
         self.file = folder / "x.toml"
         self.file.write_text(TEXT)
-        files, store = ConfigReader(self.file, {}, kinds()), ConfigStore(folder)
+        files, store = ConfigReader(self.file, {}, kinds), ConfigStore(folder)
         begun = begin(files, files.read(), store, boot="b", raw=RawNs(0))
         self.configuring = Configuring(begun, files, store, Events(), clock=FakeClock(), boot="b")
         self.jobs: dict[str, tuple[Job, Origin]] = {

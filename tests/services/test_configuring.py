@@ -605,10 +605,11 @@ async def test_of_a_hostile_configuration_no_more_is_told_than_a_broker_takes(
 async def test_what_is_no_configuration_is_said_to_be_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Until something is again."""
     one = await started(tmp_path)
-    one.configuring.refuse(None, (("", "no JSON"),))
+    one.configuring.refuse(None, (("", "no JSON"), ("config", "no table")))
     assert (one.said(), one.reviewed) == ((None, "rejected"), 1)
-    assert one.configuring.said()["errors"] == [{"key": "", "reason": "no JSON"}]
-    assert [record.getMessage() for record in caplog.records] == ["config_refused"]
+    assert one.configuring.said()["errors"][0] == {"key": "", "reason": "no JSON"}
+    (refused,) = caplog.records
+    assert (refused.getMessage(), vars(refused)["errors"]) == ("config_refused", ["no JSON", "config: no table"])
     await one.desire(1, beat("5s"))
     assert one.said() == (1, "pending_confirm")
     await one.kill()

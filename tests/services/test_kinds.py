@@ -39,7 +39,7 @@ def _context(run: Run, job: Job) -> Context:
     )
 
 
-KINDS: Final = Kinds({"blink": Kind("blink", _Blink, _blink)}, _context)
+KINDS: Final = Kinds(lambda: {"blink": Kind("blink", _Blink, _blink)}, _context)
 
 
 def _job(kind: str, **options: object) -> Job:
@@ -75,7 +75,7 @@ async def test_jobs_that_are_alike_share_their_options() -> None:
     class _Any(Section):
         value: object = None
 
-    kinds = Kinds({"see": Kind("see", _Any, _see)}, _context)
+    kinds = Kinds(lambda: {"see": Kind("see", _Any, _see)}, _context)
     for name, value in (("a", 1), ("b", 1), ("c", True), ("a", 2)):
         await kinds.begin(Run(name, EPOCH, "c" * 32), _job("see", value=value))
     assert seen[0] is seen[1]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from edge_agent.core.config_jobs import Job
 from edge_agent.core.records import Priority
@@ -37,6 +40,20 @@ async def test_what_a_run_publishes_is_handed_in_as_its_job_says(tmp_path: Path)
         Submission("data/lamp", b"1", Priority.NORMAL),
         Submission("data/lamp", b"2", Priority.CRITICAL, latest=True, key="lamp\0k", always=True),
     ]
+
+
+@pytest.mark.parametrize(
+    ("data", "error"), [({"a": 1}, TypeError), ("1", TypeError), (b"not json", ValueError), (b"", ValueError)], ids=repr
+)
+async def test_what_is_no_json_as_bytes_is_not_handed_in(tmp_path: Path, data: Any, error: type[Exception]) -> None:  # noqa: ANN401
+    """It fails the run of the kind that has such a bug, not the agent and not those who read its messages."""
+
+    async def accept(submission: Submission) -> str:
+        raise AssertionError(submission)
+
+    context = RunContexts(accept, FakeClock(), tmp_path, Locals({}, {}, {}), 1000).of(RUN, job_with())
+    with pytest.raises(error):
+        await context.publish(data)
 
 
 async def test_a_run_knows_itself_and_what_is_allowed_now(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import jsonschema
 import orjson
@@ -17,6 +17,7 @@ from edge_agent.commands.agent import Host
 from edge_agent.core.command_args import parse_args
 from edge_agent.core.config import HostFacts, parse
 from edge_agent.core.config_document import Source
+from edge_agent.core.config_jobs import Job
 from edge_agent.core.config_memory import Entry
 from edge_agent.core.events import AgentData, ConfigData, HeartbeatData
 from edge_agent.core.timebase import UtcNs
@@ -68,6 +69,10 @@ class Standing:
         return ["restart_needed: state.dir"]
 
 
+PUT: Final = {"kind": "system", "every": "9s", "options": {"token": "s3cret"}}
+"""A job that was put at run time."""
+
+
 def host_of(folder: Path, text: str, clock: FakeClock, *, sessions: Sequence[Session] = (), **environ: str) -> Host:
     """Return an agent as its commands see it, of a configuration in TOML; ``sessions`` has the one that is open."""
     loaded = parse([Source("x.toml", text.encode())], HostFacts(machine_id="0" * 32))
@@ -86,6 +91,7 @@ def host_of(folder: Path, text: str, clock: FakeClock, *, sessions: Sequence[Ses
         folder,
         environ,
         loaded=lambda: loaded,
+        jobs=lambda: {"put": (Job.model_validate(PUT), "runtime")},
         standing=Standing(),
         measure=lambda: beat,
         session=session,

@@ -118,7 +118,7 @@ class Device:
 
     def __init__(self, root: Path, clock: Counter) -> None:
         (root / "state").mkdir(exist_ok=True)
-        self.files = ConfigReader(root / "edge-agent.toml", {}, kinds())
+        self.files = ConfigReader(root / "edge-agent.toml", {}, kinds)
         self.disk = Disk(root / "state")
         self.clock = clock
         self.events: list[dict[str, Any]] = []
