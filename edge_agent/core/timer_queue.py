@@ -47,6 +47,10 @@ class TimerQueue(Generic[T]):
         entry = self._pending.get(name)
         return None if entry is None else entry[0]
 
+    def names(self) -> list[str]:
+        """Return the names of all timers."""
+        return list(self._pending)
+
     def next_deadline(self) -> int | None:
         """Return the soonest deadline; ``None`` = there is no timer."""
         while self._heap and self._pending.get(self._heap[0][2]) is not self._heap[0]:

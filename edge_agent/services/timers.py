@@ -1,9 +1,15 @@
 """Timers by name, due at instants of true time; any number of them share one alarm.
 
-    timers = Timers(KernelAlarm, lambda: clock.now().time)
-    timers.put("lunch", due, callback)   # add, or replace
+    timers = Timers(KernelAlarm, lambda: clock.now().time)   # of edge_agent.adapters.timerfd
+    timers.put("lunch", due, callback)          # add, or replace
     timers.cancel("lunch")
-    await timers.run()                   # fires
+
+    silence = Timer(timers, "silence", callback)
+    silence.start(due)                          # does nothing while it is active
+    silence.reset(due)                          # puts it off, or starts it
+    silence.stop()
+
+    await timers.run()                          # fires
 
 Callbacks are called on the loop and must not block. True time is not the alarm's clock: it is slewed by up to 5 %, and
 stepped. So nothing fires because the alarm rang, only because true time, read then, says so; and how long to wait
@@ -17,11 +23,13 @@ import asyncio
 import contextlib
 import math
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeVarTuple, Unpack
 
 from edge_agent.clock_ports import Alarm
 from edge_agent.core.timebase import BootNs, UtcNs, seconds
 from edge_agent.core.timer_queue import TimerQueue
+
+Ts = TypeVarTuple("Ts")
 
 FASTEST: Final = 1.15
 """True time runs at most so fast by the alarm's clock: 5 % are our slew, 8.3 % the host's of that clock."""
@@ -48,7 +56,7 @@ APART: Final = 4_000_000
 class Timers:
     """A set of timers by name.
 
-    Its methods are for the loop's thread, where any task may call them at any time.
+    Its methods are for the loop's thread, where any task may call them at any time; ``call_threadsafe`` is for others.
 
     Attributes:
         time: true time by which what fires is due, while it fires.
@@ -85,6 +93,20 @@ class Timers:
         """Return when a timer is due; ``None`` = there is none of that name."""
         due = self._queue.deadline(name)
         return None if due is None else UtcNs(due)
+
+    def names(self) -> list[str]:
+        """Return the names of all timers that wait."""
+        return self._queue.names()
+
+    def call_threadsafe(self, method: Callable[[Unpack[Ts]], object], *args: *Ts) -> None:
+        """Have a method of this set or of one of its timers called on the loop, soon: for callers on other threads.
+
+        Raises:
+            RuntimeError: ``run`` has not begun, or has ended.
+        """
+        if self._running is None:
+            raise RuntimeError("the timers do not run; await run() first")
+        self._running[1].get_loop().call_soon_threadsafe(method, *args)
 
     def rearm(self) -> None:
         """Look at true time again at once: call it whenever that was stepped or runs at another rate, and on resume."""
@@ -143,3 +165,37 @@ class Timers:
             left = min(due - utc, LONGEST)
             rate = self._rate if left <= LONG else FASTEST
             alarm.arm(BootNs(max(at + math.ceil(left / rate) + LATE, self._fired + APART)))
+
+
+class Timer:
+    """One timer of a set, which can be started, put off and stopped again and again."""
+
+    def __init__(self, timers: Timers, name: str, callback: Callable[[], object]) -> None:
+        """Prepare.
+
+        Args:
+            timers: the set.
+            name: of the timer in it; whoever takes the same name takes the timer.
+            callback: called once for each time that it expires; it may start the timer again.
+        """
+        self._timers = timers
+        self._name = name
+        self._callback = callback
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it is going to expire."""
+        return self._timers.due(self._name) is not None
+
+    def start(self, due: UtcNs) -> None:
+        """Let it expire at ``due``; if it is active, when it was going to: the first start counts."""
+        if not self.is_active:
+            self.reset(due)
+
+    def reset(self, due: UtcNs) -> None:
+        """Let it expire at ``due``, whether it is active or not: the last reset counts."""
+        self._timers.put(self._name, due, self._callback)
+
+    def stop(self) -> bool:
+        """Let it not expire; return whether it was active."""
+        return self._timers.cancel(self._name)

@@ -106,7 +106,7 @@ class Histories(RuleBasedStateMachine):
     @invariant()
     def they_agree(self) -> None:
         """On what is there and what comes next; and no more is kept than twice what is needed."""
-        assert sorted(self.queue._pending) == sorted(name for name, _, _ in self.naive.timers)
+        assert sorted(self.queue.names()) == sorted(name for name, _, _ in self.naive.timers)
         assert self.queue.next_deadline() == min((deadline for _, deadline, _ in self.naive.timers), default=None)
         for name, deadline, _ in self.naive.timers:
             assert self.queue.deadline(name) == deadline

@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import itertools
 import random
+import threading
 from collections.abc import AsyncIterator, Callable
 
 import pytest
 
 from edge_agent.core.timebase import UtcNs, seconds
-from edge_agent.services.timers import APART, LONG, Timers
+from edge_agent.services.timers import APART, LONG, Timer, Timers
 from tests.fakes import EPOCH, LoopAlarm
 
 MS = 1_000_000
@@ -110,7 +111,7 @@ async def test_every_timer_fires_once_at_its_time_in_order() -> None:
     assert fired.names == [str(number) for number in sorted(range(200), key=dues.__getitem__)]
     assert min(fired.late) >= 0
     assert max(fired.late) < MS
-    assert all(timers.due(str(number)) is None for number in range(200))
+    assert timers.names() == []
 
 
 @pytest.mark.virtual
@@ -123,7 +124,7 @@ async def test_replaced_and_cancelled_timers_do_not_fire() -> None:
         timers.put("a", second, fired.at("old a", second))
         timers.put("a", first, fired.at("new a", first))
         timers.put("b", first, fired.at("b", first))
-        assert [timers.due(name) for name in "abc"] == [first, first, None]
+        assert (timers.names(), timers.due("a"), timers.due("c")) == (["a", "b"], first, None)
         assert timers.cancel("b")
         assert not timers.cancel("b")
         await asyncio.sleep(5)
@@ -201,7 +202,7 @@ async def test_a_callback_that_raises_ends_the_run_after_the_others_were_called(
         await timers.run()
     assert list(raised.value.exceptions) == bugs
     assert fired.names == ["good"]
-    assert [timers.due(name) is None for name in ("good", "later")] == [True, False]
+    assert timers.names() == ["later"]
 
 
 @pytest.mark.virtual
@@ -234,6 +235,60 @@ async def test_a_second_failure_before_the_run_has_ended_does_no_harm() -> None:
 
 
 @pytest.mark.virtual
+async def test_a_timer_starts_is_put_off_stops_and_starts_again() -> None:
+    """The first start counts, the last reset counts, and a stopped one is quiet."""
+    now = TrueTime()
+    timers, fired = Timers(LoopAlarm, now), list[float]()
+    loop = asyncio.get_running_loop()
+    timer = Timer(timers, "t", lambda: fired.append(round(loop.time(), 3)))
+
+    def after(wait_s: float) -> UtcNs:
+        return UtcNs(now() + seconds(wait_s))
+
+    async with running(timers):
+        active = [timer.is_active]
+        assert not timer.stop()
+        timer.start(after(1))
+        timer.start(after(0.5))
+        active.append(timer.is_active)
+        await asyncio.sleep(2)
+        active.append(timer.is_active)
+        assert fired == [1.0]
+        assert active == [False, True, False]
+        timer.reset(after(1))
+        await asyncio.sleep(0.5)
+        timer.reset(after(1))
+        await asyncio.sleep(0.75)
+        assert fired == [1.0]
+        await asyncio.sleep(0.75)
+        assert fired == [1.0, 3.5]
+        timer.start(after(1))
+        assert timer.stop()
+        assert timers.names() == []
+        await asyncio.sleep(2)
+        timer.start(after(1))
+        await asyncio.sleep(2)
+    assert fired == [1.0, 3.5, 7.0]
+
+
+@pytest.mark.virtual
+async def test_a_timer_may_start_itself_again() -> None:
+    """From its callback, where it is not active any more."""
+    now = TrueTime()
+    timers, states = Timers(LoopAlarm, now), list[bool]()
+
+    def again() -> None:
+        states.append(timer.is_active)
+        timer.start(UtcNs(now() + seconds(1)))
+
+    timer = Timer(timers, "t", again)
+    async with running(timers):
+        timer.start(EPOCH)
+        await asyncio.sleep(4.5)
+    assert states == [False] * 5
+
+
+@pytest.mark.virtual
 async def test_several_tasks_may_use_the_set_at_once() -> None:
     """Each with timers of its own, adding, moving and cancelling; every one fires as its task last said."""
     now = TrueTime()
@@ -256,6 +311,40 @@ async def test_several_tasks_may_use_the_set_at_once() -> None:
         await asyncio.gather(*map(use, range(20)))
         await asyncio.sleep(5)
     assert sorted(fired.names) == sorted(expected)
+
+
+async def test_other_threads_have_a_way_in() -> None:
+    """Ten of them, each with a hundred timers, half of them cancelled again."""
+    now, fired = TrueTime(), list[str]()
+    timers = Timers(LoopAlarm, now)
+    with pytest.raises(RuntimeError, match=r"await run\(\) first"):
+        timers.call_threadsafe(timers.cancel, "x")
+
+    def use(thread: int) -> None:
+        for number in range(100):
+            name = f"{thread}-{number}"
+            timers.call_threadsafe(timers.put, name, UtcNs(EPOCH + seconds(3600)), lambda name=name: fired.append(name))
+            if number % 2:
+                timers.call_threadsafe(timers.cancel, name)
+
+    async with running(timers):
+        threads = [threading.Thread(target=use, args=(thread,)) for thread in range(10)]
+        for thread in threads:
+            thread.start()
+        done = asyncio.Event()
+        timer = Timer(timers, "done", done.set)
+        timers.call_threadsafe(timer.start, UtcNs(EPOCH + seconds(0.1)))
+        await done.wait()
+        for thread in threads:
+            await asyncio.to_thread(thread.join)
+        done.clear()
+        now.step(3600)  # however long the threads took
+        timers.rearm()
+        timer.start(now())
+        await done.wait()
+    assert sorted(fired) == sorted(f"{thread}-{number}" for thread in range(10) for number in range(0, 100, 2))
+    with pytest.raises(RuntimeError, match=r"await run\(\) first"):
+        timers.call_threadsafe(timers.cancel, "x")
 
 
 # -- true time is not the alarm's
@@ -354,4 +443,4 @@ async def test_the_end_of_time_can_be_waited_for() -> None:
     async with running(timers):
         timers.put("never", UtcNs(10**25), fired.at("never", UtcNs(0)))
         await asyncio.sleep(10 * 86_400)
-    assert (fired.names, timers.due("never")) == ([], 10**25)
+    assert (fired.names, timers.names()) == ([], ["never"])
