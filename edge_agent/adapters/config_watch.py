@@ -26,7 +26,7 @@ from edge_agent.core.timebase import later, seconds, to_seconds
 from edge_agent.errors import ConfigError
 from edge_agent.ports import Clock
 
-LOOK_EVERY: Final = seconds(2)
+LOOK_EVERY: Final = seconds(1)
 """Where changes have to be looked for."""
 
 QUIET_S: Final = 0.2

@@ -31,7 +31,7 @@ from tests.support.virtual_time import VirtualTimeLoop
 
 WITHIN_S = 2.0
 PATIENCE_S = 30.0
-INSTEAD = "the configuration is looked at every 2 s instead"
+INSTEAD = "the configuration is looked at every 1 s instead"
 NOBODY = 65534
 CLONE_NEWUSER = 0x1000_0000
 
