@@ -3,8 +3,8 @@
 ==================  =================================================================================================
 a full disk         the ballast is thrown off, then the oldest are dropped; failing that, records wait in memory
 errors, read-only   records wait in memory; every few seconds the store is opened anew
-damage              the store is put aside and a fresh one opened under the same name; what is intact is taken over
-a newer version's   the store is put aside untouched for the version that knows it
+damage              the store is put aside and a fresh one opened under the same name; what is intact is taken over;
+                    so it is with a store of a version that is newer by two or more
 ==================  =================================================================================================
 """
 
@@ -178,14 +178,13 @@ class Keeping:
             self.put_aside = known = self._file.put_aside()  # a power cut may have come between that and its salvage
             return self._fresh(known) if known else self._file.open(max_bytes=self._max_bytes, name=name)
         except StoreError as error:
-            if error.fault not in (StoreFault.DAMAGED, StoreFault.NEWER):
+            if error.fault is not StoreFault.DAMAGED:
                 raise
             log.error(  # noqa: TRY400  # no bug of ours: the traceback would tell nobody anything
                 "outbox_put_aside", extra={"reason": error.fault.value, "error": str(error)}
             )
-            known = self._file.identity() if error.fault is StoreFault.DAMAGED else None
-            self._file.set_aside(error.fault, known=known)
-            self.put_aside = known
+            self.put_aside = known = self._file.identity()
+            self._file.set_aside(known=known)
             return self._fresh(known) if known else self._file.open(max_bytes=self._max_bytes, name=name)
 
     def _with_notes(self, store: Store) -> StoreFacts:
@@ -237,7 +236,7 @@ class Keeping:
 
     def _replace(self, store: Store, known: Identity) -> Store:
         store.close()
-        self._file.set_aside(StoreFault.DAMAGED, known=known)
+        self._file.set_aside(known=known)
         return self._fresh(known)
 
     # --
