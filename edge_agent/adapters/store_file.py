@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import shutil
 import sqlite3
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -318,6 +316,9 @@ def opened_copy(folder: Path) -> Iterator[Store]:
         EdgeAgentError: there is none, or it cannot be read.
         StoreError: it is damaged beyond opening, or from a newer version.
     """
+    import shutil  # noqa: PLC0415  # the agent needs neither of these
+    import tempfile  # noqa: PLC0415
+
     with tempfile.TemporaryDirectory(prefix="edge-agent-queue-") as place:
         try:
             shutil.copyfile(folder / _FILES[0], Path(place, _FILES[0]))
