@@ -93,11 +93,11 @@ async def test_a_disk_that_fails_while_records_are_got_back_is_mended_all_the_sa
             await asyncio.sleep(1)
             assert not any(task.done() for task in flow.tasks)
             assert flow.outbox.conditions()
+            assert (tmp_path / "quarantine" / "outbox").exists()
             patch.undo()
             await asyncio.sleep(1)
             assert await flow.outbox.durable(flow.put(99))
             assert not flow.outbox.conditions()
-            assert (tmp_path / "quarantine" / "outbox").exists()
     flow = Flow(tmp_path)
     async with flow.running():
         await online(flow)
