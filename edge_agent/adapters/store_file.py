@@ -270,7 +270,7 @@ def _reading(file: Path) -> Iterator[sqlite3.Connection]:
     """Open a store that nobody else uses, also one that was not closed."""
     if not file.exists():
         raise sqlite3.OperationalError(f"{file} is missing")
-    db = sqlite3.connect(file, isolation_level=None)
+    db = sqlite3.connect(file, isolation_level=None, check_same_thread=False)  # who breaks off closes it, too
     db.text_factory = lenient
     try:
         db.execute("PRAGMA locking_mode=EXCLUSIVE")  # no -shm file is needed then

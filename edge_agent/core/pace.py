@@ -53,17 +53,17 @@ class Pace:
         self._share = max(self._share / 2, FIRST_SHARE / 8)
         self._doubles_at = later(now, DOUBLES_EVERY)
 
-    def take(self, now: MonotonicNs, count: int = 1) -> bool:
-        """Take tokens for ``count`` records if there is at least one; a message of many may overdraw."""
+    def take(self, now: MonotonicNs) -> bool:
+        """Take a token for one record if there is one."""
         if self.rate == 0:
             return True
         if self._credits > 0:
-            self._credits -= count  # below zero: the rest of the message is paid from what comes in
+            self._credits -= 1
             return True
         self._refill(now)
         if self._tokens < 1:
             return False
-        self._tokens -= count
+        self._tokens -= 1
         return True
 
     def next_token(self, now: MonotonicNs) -> MonotonicNs:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Final, TypeVar
@@ -121,13 +121,11 @@ class Keeping:
             return False
         return replaced
 
-    def salvage(self) -> Iterator[Salvaged]:
-        """Return what can be got out of stores that were put aside; each step blocks, see ``step``."""
-        return self._file.salvage()
-
-    async def step(self, pieces: Iterator[Salvaged]) -> Salvaged | None:
-        """Return the next piece; ``None`` after the last."""
-        return await self._worker.run(lambda: next(pieces, None))
+    async def salvage(self) -> AsyncIterator[Salvaged]:
+        """Yield what can be got out of a store that was put aside, in pieces."""
+        pieces = self._file.salvage()
+        while (piece := await self._worker.run(lambda: next(pieces, None))) is not None:
+            yield piece
 
     async def notes_taken(self) -> None:
         """Take note that the store has all notes of the one that it has replaced."""

@@ -200,11 +200,11 @@ class Upkeep:
 
     async def _salvage(self, there: _Numbers) -> None:
         """Take over records from stores that were put aside, and name those that are neither there nor ``there``."""
-        name, known, pieces = self._outbox.pending.name, self._keeping.put_aside, self._keeping.salvage()
+        name, known = self._outbox.pending.name, self._keeping.put_aside
         found = {priority: NumberRanges() for priority in Priority}
         number, whole = 0, True
         self._unsalvaged = None
-        while (piece := await self._keeping.step(pieces)) is not None:
+        async for piece in self._keeping.salvage():
             own = piece.outbox == name
             done = await self._keeping.read(partial(_take_in, piece if own else replace(piece, records=())))
             if done is None:
