@@ -25,7 +25,7 @@ from edge_agent.core.refusals import (
 )
 from edge_agent.core.timebase import DurationNs, MonotonicNs, later, seconds, to_seconds
 from edge_agent.core.topics import Topics
-from edge_agent.errors import OutboxError, TooLargeError
+from edge_agent.errors import TooLargeError
 from edge_agent.ports import REFUSED_FROM, Clock, Message
 from edge_agent.services.link import Link
 from edge_agent.services.outbox import Outbox
@@ -293,7 +293,7 @@ class Drain:
         if (stream, channel) not in self._told:
             self._told.add((stream, channel))
             first = lane.held[channel] & SEQ_MASK
-            self._say({"held": {"stream": stream, "topic": channel, "first": first, "reason": NOT_AUTHORIZED}})
+            self._outbox.say({"held": {"stream": stream, "topic": channel, "first": first, "reason": NOT_AUTHORIZED}})
 
     def _put_off(self, records: list[Record], reason: int) -> None:
         now = self._clock.monotonic()
@@ -316,7 +316,7 @@ class Drain:
             self._late[lane.priority] = range(min(numbers), max(numbers) + 1)
             stream = stream_name(self._outbox.pending.name, lane.priority)
             note = {"stream": stream, "first": min(numbers), "last": max(numbers), "reason": "busy"}
-            self._say({"late": [note]})
+            self._outbox.say({"late": [note]})
 
     def _try_again(self, now: MonotonicNs) -> None:
         for channel in self._pauses.over(now):
@@ -344,7 +344,3 @@ class Drain:
             self._outbox.bury(record, CLOSES_THE_CONNECTION)
         elif verdict is Answer.HOLD:
             self._refused([record])
-
-    def _say(self, data: dict[str, object]) -> None:
-        with contextlib.suppress(OutboxError):
-            self._outbox.say(data)
