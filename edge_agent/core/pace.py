@@ -70,7 +70,7 @@ class Pace:
         """Return when ``take`` can succeed again if nothing is put meanwhile."""
         self._refill(now)
         missing = max(1 - self._tokens, 0)
-        return max(later(now, seconds(missing / (self.rate * self._share))), later(self._at, seconds(0)))
+        return max(later(now, seconds(missing / (self.rate * self._share))), self._at)
 
     def nothing_waits(self) -> None:
         """Forget what was put and has gone by other ways: there is no backlog."""
