@@ -238,8 +238,7 @@ class Outbox:
         pending.fresh_bytes += len(record.body)
         lane.next_seq += 1
         lane.add(record, may_be_ready=self.online)
-        if record.always:
-            self.urgent = True
+        self.urgent = self.urgent or record.always
         known = self.watched and self.online and not record.always and not lane.wants_numbers
         if not known or pending.fresh_bytes > MEMORY_BYTES:
             self.due.set()
