@@ -14,7 +14,7 @@ import orjson
 from edge_agent import __version__
 from edge_agent.adapters.host import disk, versions
 from edge_agent.adapters.places import state_dir
-from edge_agent.adapters.store_copy import opened_copy
+from edge_agent.adapters.store_file import opened_copy
 from edge_agent.cli.asking import daemon
 from edge_agent.cli.loading import load
 from edge_agent.cli.options import Options, add, opened
