@@ -23,8 +23,8 @@ from typing_extensions import override
 
 from benchmarks.footprint import Row, at_most
 from benchmarks.workload import report
-from edge_agent.adapters.alarm import KernelAlarm
 from edge_agent.adapters.system_clock import SystemClock
+from edge_agent.adapters.timerfd import KernelAlarm
 from edge_agent.core.timebase import UtcNs, seconds
 from edge_agent.services.timers import Timers
 from tests.support.clock_simulation import percentile

@@ -42,10 +42,9 @@ from edge_agent.core.config_models import Time as TimeConfig
 from edge_agent.core.connection import ConnectionPolicy
 from edge_agent.core.discipline import HOST, Discipline
 from edge_agent.core.events import AgentData, ConfigData, HeartbeatData
-from edge_agent.core.host_vote import host_vote
 from edge_agent.core.pace import Pace
 from edge_agent.core.refusals import Pauses
-from edge_agent.core.sample import Sample
+from edge_agent.core.sample import host_vote
 from edge_agent.core.submission import ENVELOPE
 from edge_agent.core.timebase import BUILD_EPOCH, DurationNs, elapsed, later, seconds, to_seconds
 from edge_agent.core.topics import Topics
@@ -129,7 +128,10 @@ class Agent:
             self._discipline,
             NtpClient(pair=clocks.pair, near=BUILD_EPOCH),
             HostClock(
-                partial(_host_vote, clocks), wait_for_step, wait_for_network_change, ClockFile(self._state_dir).save
+                lambda: host_vote(HOST, read_discipline(), clocks.pair()),
+                wait_for_step,
+                wait_for_network_change,
+                ClockFile(self._state_dir).save,
             ),
             clocks=clocks,
             outbox=self._outbox,
@@ -229,7 +231,7 @@ class Agent:
         await self._time.run(config, partial(_time_servers, config))
 
     async def _run_jobs(self) -> None:
-        await self._jobs.run(self._loaded.config.time.first_sync_wait, trusts_os=self._discipline.is_os_alone)
+        await self._jobs.run(self._loaded.config.time.first_sync_wait, trusts_os=self._discipline.policy.is_os_alone)
 
     async def _run_drain(self, topics: Topics, *_: object) -> None:
         pace, pauses = self._pace, self._pauses
@@ -366,13 +368,6 @@ def _topics(config: Config) -> Topics:
 
 def _time_servers(config: TimeConfig) -> tuple[str, ...]:
     return tuple(host_servers()) if config.servers is None else config.servers
-
-
-def _host_vote(clocks: Clocks) -> Sample | None:
-    found = read_discipline()
-    if found is None:
-        return None
-    return host_vote(HOST, state=found.state, status=found.status, max_error_us=found.max_error_us, at=clocks.pair())
 
 
 def _secret(file: str | None, environ: Mapping[str, str]) -> str | None:

@@ -80,8 +80,7 @@ class StoreFault(Enum):
     FULL = "disk_full"
     READ_ONLY = "read_only"
     IO = "io_error"  # also: it cannot be opened, or somebody else has it open
-    DAMAGED = "damaged"  # it has to be replaced
-    NEWER = "newer_version"  # it is put aside for the version that wrote it
+    DAMAGED = "damaged"  # or from a version too new to be written to: it has to be replaced
 
 
 class JobError(EdgeAgentError):

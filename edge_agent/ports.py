@@ -14,7 +14,6 @@ from edge_agent.core.events import Stamp
 from edge_agent.core.records import Gap, Priority, Record
 from edge_agent.core.submission import Submission
 from edge_agent.core.timebase import DurationNs, MonotonicNs, RawNs, WallNs
-from edge_agent.errors import StoreFault
 
 T = TypeVar("T")
 
@@ -233,7 +232,7 @@ class StoreFile(Protocol):
     def put_aside(self) -> Identity | None:
         """Return which store was put aside as damaged and not salvaged to its end."""
 
-    def set_aside(self, fault: StoreFault, *, known: Identity | None) -> None:
+    def set_aside(self, *, known: Identity | None) -> None:
         """Move the closed store out of the way."""
 
     def notes(self) -> Mapping[str, bytes]:

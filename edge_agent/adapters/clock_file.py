@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-import orjson
-
 from edge_agent.adapters.durable_file import put_file
 from edge_agent.adapters.threads import in_daemon_thread
 from edge_agent.core.saved_clock import SavedClock, read
@@ -29,10 +27,7 @@ class ClockFile:
             return None, None
         except OSError as error:
             return None, str(error)
-        try:
-            found = read(orjson.loads(data)) if len(data) <= MAX_BYTES else None
-        except orjson.JSONDecodeError:
-            found = None
+        found = read(data) if len(data) <= MAX_BYTES else None
         return found, None if found is not None else f"{self._path}: damaged, or of another version; it is not used"
 
     async def save(self, saved: SavedClock) -> None:
@@ -41,9 +36,5 @@ class ClockFile:
         Raises:
             OSError: it cannot be written; what was there before still is.
         """
-        data = orjson.dumps(saved.document())
-        await in_daemon_thread(lambda: put_file(self._path, data), name="clock-file", late=_nothing)
-
-
-def _nothing() -> None:
-    """Whoever waited for it is gone, and it is written all the same."""
+        data = saved.document()
+        await in_daemon_thread(lambda: put_file(self._path, data), name="clock-file", late=lambda: None)

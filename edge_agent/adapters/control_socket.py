@@ -52,7 +52,7 @@ class ControlSocket:
     group: str
     handle: Handle
     max_line: int
-    _clients: set[_Client] = field(default_factory=set)  # that have not gone
+    _clients: set[_Client] = field(default_factory=set)  # without those of which is known that they have gone
     _serving: bool = False
 
     async def run(self) -> None:
@@ -108,12 +108,14 @@ class ControlSocket:
             writer.transport.abort()
             return
         if len(self._clients) >= MAX_CLIENTS:
+            self._clients = {client for client in self._clients if not client.has_gone()}
+        if len(self._clients) >= MAX_CLIENTS:
             writer.write(_failure(BUSY, f"{MAX_CLIENTS} programs are connected, which is all there can be; try later"))
             writer.close()
             return
-        client = _Client(reader, writer, self.handle, self.max_line, self._clients.discard)
-        self._clients.add(client)
-        group.create_task(client.serve(), name="control-client")
+        self._clients.add(client := _Client(reader, writer, self.handle, self.max_line))
+        serving = group.create_task(client.serve(), name="control-client")
+        serving.add_done_callback(lambda _: self._clients.discard(client))
 
 
 class _RefusedError(Exception):
@@ -131,12 +133,10 @@ class _Client:
     writer: asyncio.StreamWriter
     handle: Handle
     max_line: int
-    gone: Callable[[_Client], None]
     _requests: int = 0
     _bytes: int = 0
     _written: int = 0
     _freed: asyncio.Event = field(default_factory=asyncio.Event)
-    _looking: asyncio.TimerHandle | None = None
 
     async def serve(self) -> None:
         """Serve until the client has nothing more to say and has its answers; its requests are always finished."""
@@ -149,39 +149,25 @@ class _Client:
                         if line.strip():
                             await self._room()
                             self._requests += 1
-                            if self._looking is None:
-                                self._look()
                             self._bytes += len(line)
                             group.create_task(self._answer(line), name="control-request")
                 except _RefusedError as error:
                     farewell = _failure(INVALID_REQUEST, str(error))
-                self._look()
             self.writer.transport.set_write_buffer_limits(0)
             await self._write(farewell)
         finally:
-            self._look_no_more()
             self.writer.transport.abort()
-            self.gone(self)
 
-    def _look(self) -> None:
-        """Look, from time to time while it waits, whether the client has closed its end: then it has gone.
+    def has_gone(self) -> bool:
+        """Return whether the client has closed its end, though what it has asked for may still be in progress.
 
         One that only says no more still reads; and of one that has gone, what it has sent is still to be read.
         """
-        self._look_no_more()
+        if self.writer.transport.is_closing():
+            return True
         poll = select.poll()
-        if not (has_gone := self.writer.transport.is_closing()):
-            poll.register(self.writer.get_extra_info("socket"), 0)
-            has_gone = bool(poll.poll(0))  # both directions are closed, or there was an error
-        if has_gone:
-            self.gone(self)
-        elif self._requests:
-            self._looking = asyncio.get_running_loop().call_later(STALLED_S, self._look)
-
-    def _look_no_more(self) -> None:
-        if self._looking is not None:
-            self._looking.cancel()
-            self._looking = None
+        poll.register(self.writer.get_extra_info("socket"), 0)
+        return bool(poll.poll(0))  # both directions are closed, or there was an error
 
     async def _line(self) -> bytes | None:
         """Return the next line; ``None`` when the client says no more."""

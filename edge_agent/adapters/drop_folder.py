@@ -129,7 +129,7 @@ class DropFolder:
     def _arrival(self, folder: int, name: str) -> Arrival:
         status = os.lstat(name, dir_fd=folder)
         identity = _identity(status)
-        if fault := self._fault(name, status):
+        if fault := self._fault(status):
             return Arrival(name, identity, fault=fault)
         try:
             content = self._content(folder, name, identity)
@@ -149,12 +149,10 @@ class DropFolder:
                 raise FileNotFoundError(errno.ENOENT, "another file has taken its name, or it has shrunk", name)
             return content
 
-    def _fault(self, name: str, status: os.stat_result) -> str | None:
+    def _fault(self, status: os.stat_result) -> str | None:
         """Return why a file is not even opened."""
         if not stat.S_ISREG(status.st_mode):  # opening a device may do something
             return "this is no regular file; rename one into the folder"
-        if len(os.fsencode(name)) > MAX_NAME:
-            return f"its name is too long; at most {MAX_NAME} bytes are allowed"
         if status.st_size > self._max_bytes:
             return f"it has {status.st_size} bytes; outbox.max_record allows {self._max_bytes} with all around the data"
         return None

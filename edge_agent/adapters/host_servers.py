@@ -31,10 +31,8 @@ def _timesyncd(root: Path) -> Iterator[str]:
         for line in _lines(path):
             key, separator, value = line.partition("=")
             if separator and key.strip() in settings:
-                names = list(_valid(value.split()))
-                settings[key.strip()] = (
-                    settings[key.strip()] + names if names else []
-                )  # an empty one forgets those before
+                names = list(_valid(value.split()))  # an empty one forgets those before
+                settings[key.strip()] = [*settings[key.strip()], *names] if names else []
     yield from settings["NTP"] or settings["FallbackNTP"]
 
 

@@ -7,8 +7,6 @@ import contextlib
 import ctypes
 import errno
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
 from time import CLOCK_REALTIME
 from typing import Final
 
@@ -33,58 +31,36 @@ class _Timex(ctypes.Structure):
     )
 
 
-@dataclass(frozen=True, slots=True)
-class KernelDiscipline:
-    """What adjtimex(2) says.
+def read_discipline() -> tuple[int, int, int] | None:
+    """Return what adjtimex(2) says of the host's clock; ``None`` where that must not be asked, or cannot be.
 
-    Attributes:
-        state: its return value; 5 = not synchronised.
-        status: its flags.
-        max_error_us: bound of the clock's error, in microseconds; it grows while nobody corrects the clock.
+    That is its return value, its flags, and the bound of the clock's error in microseconds.
     """
-
-    state: int
-    status: int
-    max_error_us: int
-
-
-def read_discipline() -> KernelDiscipline | None:
-    """Return how the host's clock is kept; ``None`` where that must not be asked, or cannot be."""
     timex = _Timex()  # modes = 0: read only
     try:
         state = ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.byref(timex))
     except (OSError, AttributeError):
         return None
-    return None if state < 0 else KernelDiscipline(state, timex.status, timex.maxerror)
+    return None if state < 0 else (state, timex.status, timex.maxerror)
 
 
 async def wait_for_step() -> None:
     """Return when CLOCK_REALTIME is set; where that cannot be known, never."""
-    stepped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    with contextlib.suppress(OSError), _cancelled_on_set() as timer:
+    loop = asyncio.get_running_loop()
+    stepped: asyncio.Future[None] = loop.create_future()
 
-        def look() -> None:
-            try:
-                os.read(timer, 8)  # it succeeds, once, when that far instant is past
-            except OSError as error:
-                if error.errno == errno.ECANCELED and not stepped.done():
-                    stepped.set_result(None)
-
-        loop = asyncio.get_running_loop()
-        loop.add_reader(timer, look)
+    def look() -> None:
         try:
-            await stepped
-        finally:
-            loop.remove_reader(timer)
-    await stepped
+            os.read(timer, 8)  # it succeeds, once, when that far instant is past
+        except OSError as error:
+            if error.errno == errno.ECANCELED and not stepped.done():
+                stepped.set_result(None)
 
-
-@contextlib.contextmanager
-def _cancelled_on_set() -> Iterator[int]:
-    """Make a timer that is cancelled when the clock is set."""
-    timer = timerfd_create(CLOCK_REALTIME, flags=NONBLOCK)
-    try:
+    with contextlib.suppress(OSError), contextlib.ExitStack() as opened:
+        timer = timerfd_create(CLOCK_REALTIME, flags=NONBLOCK)
+        opened.callback(os.close, timer)
         timerfd_settime_ns(timer, flags=ABSTIME | CANCEL_ON_SET, initial=_FAR_NS)
-        yield timer
-    finally:
-        os.close(timer)
+        loop.add_reader(timer, look)
+        opened.callback(loop.remove_reader, timer)
+        await stepped
+    await stepped

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -19,24 +18,19 @@ _CARDS: Final = Path("/sys/class/net")
 
 async def wait_for_network_change() -> None:
     """Return when an interface or an address of this machine has changed; where that cannot be known, never."""
-    changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    with contextlib.suppress(OSError), _listening() as link:
+    loop = asyncio.get_running_loop()
+    with (
+        contextlib.suppress(OSError),
+        socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE) as link,
+    ):
+        link.bind((0, _GROUPS))
         before = _addresses_and_cards()
-
-        def look() -> None:
+        # routers prolong addresses, and radios tell what they hear, which changes nothing
+        while _addresses_and_cards() == before:
             with contextlib.suppress(OSError):  # there were too many
-                link.recv(_MESSAGES)
-            # routers prolong addresses, and radios tell what they hear, which changes nothing
-            if not changed.done() and _addresses_and_cards() != before:
-                changed.set_result(None)
-
-        loop = asyncio.get_running_loop()
-        loop.add_reader(link, look)
-        try:
-            await changed
-        finally:
-            loop.remove_reader(link)
-    await changed
+                await loop.sock_recv(link, _MESSAGES)
+        return
+    await loop.create_future()
 
 
 def _addresses_and_cards() -> list[bytes]:
@@ -46,10 +40,3 @@ def _addresses_and_cards() -> list[bytes]:
         with contextlib.suppress(OSError):
             found.append(bytes(path) + path.read_bytes())
     return found
-
-
-@contextlib.contextmanager
-def _listening() -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE) as link:
-        link.bind((0, _GROUPS))
-        yield link

@@ -33,9 +33,9 @@ _SO_TIMESTAMPNS_NEW: Final = 64  # asm-generic/socket.h, Linux 5.1; Python does 
 _TIMESPEC: Final = struct.Struct("=qq")
 _OLDEST_STAMP: Final = seconds(1.0)
 _STEP_FLOOR: Final = seconds(50e-6)  # two paired readings differ by less
-_STEP_SHARE: Final = (
-    1000  # wall and counter differ by less than this part of the time between, unless one is stepped or slewed
-)
+_STEP_SHARE: Final = 1000
+"""Wall and counter differ by less than this part of the time between, unless one is stepped or slewed."""
+
 _NOBODY_THERE: Final = (Rejection.REFUSED, Rejection.UNREACHABLE)
 
 
@@ -106,42 +106,38 @@ class NtpClient:
         loop = asyncio.get_running_loop()
         cookie = os.urandom(COOKIE_BYTES)
         answered: asyncio.Future[Sample | Rejection] = loop.create_future()
+
+        def readable() -> None:
+            """Take one datagram: a flood thus leaves the loop to the others, and waits in the kernel's buffer."""
+            if answered.done():
+                return
+            try:
+                data, ancillary, _, _ = sock.recvmsg(_PACKET_BYTES, socket.CMSG_SPACE(_TIMESPEC.size))
+            except BlockingIOError:
+                return
+            except OSError as error:  # what ICMP has to say of the request
+                answered.set_exception(error)
+                return
+            received = self._received(sent, _stamp(ancillary))
+            if reply := decode_reply(data, near=self._near):
+                verdict = judge(reply, cookie=cookie, source=server, t1=sent[0], t4=received)
+                if verdict is not Rejection.STRAY:
+                    answered.set_result(verdict)
+
         try:
-            with socket.socket(family, socket.SOCK_DGRAM) as sock:
-                sock.setblocking(False)  # noqa: FBT003
+            with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
                 with contextlib.suppress(OSError):  # an older kernel
                     sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS_NEW, 1)
                 sock.connect(address)
                 sent = self._pair()
                 sock.send(encode_request(cookie))
-                loop.add_reader(sock, self._readable, sock, _Exchange(server, cookie, sent, answered))
+                loop.add_reader(sock, readable)
                 try:
                     return await answered
                 finally:
                     loop.remove_reader(sock)
-        except ConnectionRefusedError:
-            return Rejection.REFUSED
-        except OSError:
-            return Rejection.UNREACHABLE
-
-    def _readable(self, sock: socket.socket, exchange: _Exchange) -> None:
-        """Take one datagram; a flood of them thus leaves the loop to the others, and waits in the kernel's buffer."""
-        if exchange.answered.done():
-            return
-        try:
-            data, ancillary, _, _ = sock.recvmsg(_PACKET_BYTES, socket.CMSG_SPACE(_TIMESPEC.size))
-        except BlockingIOError:
-            return
-        except OSError as error:  # what ICMP has to say of the request
-            exchange.answered.set_exception(error)
-            return
-        received = self._received(exchange.sent, _stamp(ancillary))
-        reply = decode_reply(data, near=self._near)
-        if reply is None:
-            return
-        verdict = judge(reply, cookie=exchange.cookie, source=exchange.server, t1=exchange.sent[0], t4=received)
-        if verdict is not Rejection.STRAY:
-            exchange.answered.set_result(verdict)
+        except OSError as error:
+            return Rejection.REFUSED if isinstance(error, ConnectionRefusedError) else Rejection.UNREACHABLE
 
     def _received(self, sent: tuple[RawNs, WallNs], stamp: int | None) -> RawNs:
         """Return when a datagram was received: by the kernel's stamp, unless the wall clock is not to be trusted."""
@@ -153,16 +149,6 @@ class NtpClient:
         age = wall - stamp
         is_sound = 0 <= age <= _OLDEST_STAMP and moved <= _STEP_FLOOR + went_by // _STEP_SHARE
         return RawNs(raw - age) if is_sound else raw
-
-
-@dataclass(frozen=True, slots=True)
-class _Exchange:
-    """A request on its way."""
-
-    server: str
-    cookie: bytes
-    sent: tuple[RawNs, WallNs]
-    answered: asyncio.Future[Sample | Rejection]
 
 
 def _stamp(ancillary: list[tuple[int, int, bytes]]) -> int | None:

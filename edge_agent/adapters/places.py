@@ -60,11 +60,6 @@ def find_inbox(configured: str | None, environ: Mapping[str, str], *, root: Path
     return next((inbox for inbox in inboxes if os.access(inbox, os.W_OK | os.X_OK)), None)
 
 
-def find_state(configured: str | None, environ: Mapping[str, str], name: str, *, root: Path = _ROOT) -> Path | None:
-    """Return the directory in which the daemon keeps a file that may be read; ``None`` where there is none."""
-    return next((path for path in _states(configured, environ, root) if os.access(path / name, os.R_OK)), None)
-
-
 def hand_to_group(file: Path | int, group: str) -> None:
     """Give a file, by name or descriptor, to a group.
 

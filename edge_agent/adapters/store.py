@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from edge_agent.adapters.store_ledgers import DeadLetters, GapLedger, SeenKeys, write_notes
 from edge_agent.adapters.store_reader import StoreReader
-from edge_agent.adapters.store_rows import AGE, COLUMNS, PLACES, WRONG_TYPE, believed, from_row, to_row, translated
+from edge_agent.adapters.store_rows import AGE, PLACES, WRONG_TYPE, believed, to_row, translated
 from edge_agent.adapters.store_schema import PAGE_SIZE, connect, largest_size, set_limit
 from edge_agent.core.batch import Batch, Committed, Dropped, Salvaged, StoreFacts
 from edge_agent.core.placing import load
@@ -166,31 +166,12 @@ class Store(StoreReader):
         Raises:
             StoreError: it cannot be read.
         """
-        records: list[Record] = []
-        damaged: list[int] = []
-        size = 0
-        with translated(self._path):
-            found = self._db.execute(
-                f"SELECT {COLUMNS} FROM q WHERE key > ? AND key < ? ORDER BY key LIMIT ?",  # noqa: S608  # constants
-                (after, (priority + 1) << SEQ_BITS, rows),
-            )
-            for row in found:
-                record = from_row(row)
-                if record is None:
-                    damaged.append(row[0])
-                    continue
-                records.append(record)
-                size += len(record.body)
-                if size >= max_bytes:
-                    break
-            else:
-                size = 0
-            found.close()
-        taken = len(records) + len(damaged)
-        if taken:
+        end = (priority + 1) << SEQ_BITS
+        records, damaged, at_end = self._read(after, end, rows=rows, max_bytes=max_bytes)
+        if records or damaged:
             first, last = self._leased(priority)
             self._lease[priority] = min(first, after + 1), max(last, *(r.key for r in records[-1:]), *damaged[-1:])
-        return records, damaged, size == 0 and taken < rows
+        return records, damaged, at_end
 
     def announce(self, limit: int) -> list[tuple[int, Gap]]:
         """Return gaps that no event has named yet, by number; from now on they stay as they are."""
@@ -219,18 +200,9 @@ class Store(StoreReader):
     def take_in(self, salvaged: Salvaged) -> Committed:
         """Take in what was got out of a store that was put aside; records keep their keys."""
         with translated(self._path):
-            self._stay_in_bounds()
-            self._synchronous(full=True)
-            with self._change():
-                for record in salvaged.records:
-                    done = self._db.execute(f"INSERT OR IGNORE INTO q VALUES {PLACES}", to_row(record))  # noqa: S608
-                    self._records[record.key >> SEQ_BITS] += done.rowcount
-                for gap in salvaged.gaps:
-                    self._gaps.add(gap)
-                self._seen.add(salvaged.seen)
-                self._dead.change(Batch(dead=salvaged.dead), [to_row(letter.record) for letter in salvaged.dead])
-                dropped = self._make_room()
-            return self._state(dropped)
+            there = {*self._existing([record.key for record in salvaged.records])}
+        missing = [record for record in salvaged.records if record.key not in there]
+        return self.commit(Batch(records=missing, gaps=salvaged.gaps, seen=salvaged.seen, dead=salvaged.dead))
 
     def shrink(self, pages: int) -> bool:
         """Give some free pages back to the disk; return whether there is more to give."""

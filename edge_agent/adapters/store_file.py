@@ -5,20 +5,20 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import sqlite3
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from edge_agent.adapters.durable_file import put_file, sync
 from edge_agent.adapters.store import Store
 from edge_agent.adapters.store_ledgers import gap_from_row, read_notes
 from edge_agent.adapters.store_rows import COLUMNS, WRONG_TYPE, from_row, lenient
-from edge_agent.adapters.store_schema import BALLAST_BYTES, MIGRATIONS
+from edge_agent.adapters.store_schema import BALLAST_BYTES
 from edge_agent.core.batch import DeadLetter, Identity, Salvaged
 from edge_agent.core.notes import LOST
 from edge_agent.core.records import SEQ_MASK, Gap, Priority, Record, pack
-from edge_agent.errors import StoreError, StoreFault
+from edge_agent.errors import EdgeAgentError, StoreError, StoreFault
 
 log = logging.getLogger(__name__)
 
@@ -30,24 +30,20 @@ _FILES: Final = ("outbox.db", "outbox.db-wal", "outbox.db-journal")
 _NAME: Final = "outbox"
 _NOTES: Final = "notes"
 _TAKEN: Final = "taken"
-_KEPT: Final = "kept"
-"""By the store of a newer version: it is known that they cannot be read."""
+_ANY_SIZE: Final = 1 << 40
 
 
 class StoreFile:
     """The folder in which the store lives.
 
     ``outbox.db`` is the store, ``outbox.reserve`` a ballast that is thrown off when the disk is full: SQLite needs
-    room even for deleting. ``quarantine`` holds a damaged store, ``newer`` one that a newer version has written.
+    room even for deleting. ``quarantine`` holds a store that could not be used: what can be read of it is got back.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._ballast = folder / "outbox.reserve"
         self._quarantine = folder / "quarantine"
-        self._newer = folder / "newer"
-        self._read: list[Path] = []  # marks of stores that were put aside and read to their end
-        self._notes_read: dict[Path, str] = {}  # what is to be said of their notes, by folder
 
     def open(
         self, *, max_bytes: int, name: str, reserved: Mapping[Priority, int] | None = None, resume: bool = False
@@ -59,8 +55,8 @@ class StoreFile:
         """
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o750)
-            if _is_marked(self._quarantine) and not (self._folder / _FILES[0]).exists():
-                self._move_to(self._quarantine)  # the rest of what a power cut has interrupted
+            if self._is_marked() and not (self._folder / _FILES[0]).exists():
+                self._move_aside()  # the rest of what a power cut has interrupted
             store = Store(self._folder / _FILES[0], max_bytes=max_bytes, name=name, reserved=reserved, resume=resume)
         except OSError as error:
             raise StoreError(
@@ -73,14 +69,9 @@ class StoreFile:
         """Make the ballast if it is not there; return whether it is."""
         if self._ballast.exists():
             return True
-        new = self._ballast.with_suffix(".new")
         try:
-            new.write_bytes(bytes(BALLAST_BYTES))
-            _sync(new)
-            new.rename(self._ballast)
+            put_file(self._ballast, bytes(BALLAST_BYTES))
         except OSError:
-            with contextlib.suppress(OSError):
-                new.unlink()
             return False
         return True
 
@@ -89,13 +80,10 @@ class StoreFile:
         probe = self._folder / "outbox.probe"
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o750)
-            probe.write_bytes(bytes(64 << 10))
-            _sync(probe)
+            put_file(probe, bytes(64 << 10))
+            probe.unlink()
         except OSError:
             return False
-        finally:
-            with contextlib.suppress(OSError):
-                probe.unlink()
         return True
 
     def throw_ballast(self) -> bool:
@@ -113,55 +101,46 @@ class StoreFile:
         return None
 
     def put_aside(self) -> Identity | None:
-        """Return which store was put aside as damaged and not salvaged to its end."""
+        """Return which store was put aside and not salvaged to its end."""
         with contextlib.suppress(OSError, *WRONG_TYPE):
             if (self._quarantine / _FILES[0]).exists():
-                return _identity(_read_mark(self._quarantine))
+                return _identity(self._read_mark())
         return None
 
-    def set_aside(self, fault: StoreFault, *, known: Identity | None) -> None:
-        """Move the closed store out of the way; of damaged ones the newest is kept.
+    def set_aside(self, *, known: Identity | None) -> None:
+        """Move the closed store out of the way; the newest of these is kept.
 
         Args:
-            fault: why.
             known: what the store was, as far as it is known.
 
         Raises:
             StoreError: it cannot be moved.
         """
-        target = self._newer if fault is StoreFault.NEWER else self._quarantine
-        try:
-            target.mkdir(exist_ok=True)
-            for old in target.iterdir():
+        with _in_words(self._quarantine):
+            self._quarantine.mkdir(exist_ok=True)
+            for old in self._quarantine.iterdir():
                 old.unlink()
-            _mark(target, _meta(known))
-            self._move_to(target)
-        except OSError as error:
-            raise StoreError(StoreFault.IO, f"{target}: {error.strerror}; make room there") from None
+            self._mark(_meta(known))
+            self._move_aside()
 
-    def _move_to(self, target: Path) -> None:
+    def _move_aside(self) -> None:
         for file in _FILES:  # the store itself first: while it is there, it is the one that is used
             with contextlib.suppress(FileNotFoundError):
-                (self._folder / file).rename(target / file)
-        for folder in (target, self._folder):
-            _sync(folder)
+                (self._folder / file).rename(self._quarantine / file)
+        for folder in (self._quarantine, self._folder):
+            sync(folder)
 
     def notes(self) -> dict[str, bytes]:
-        """Return the notes of stores that were put aside, if nobody has taken them yet.
+        """Return the notes of a store that was put aside, if nobody has taken them yet.
 
         ``LOST`` is among them where others may be missing.
         """
-        found: dict[str, bytes] = {}
-        for folder in (self._newer, self._quarantine):
-            mark = _read_mark(folder)
-            if not _is_marked(folder) or mark.get(_NOTES) == _TAKEN:
-                continue
-            notes, whole = _notes_of(folder)
-            if whole is None and mark.get(_NOTES) == _KEPT:
-                continue
-            found = {**notes, **found} if whole else {**notes, **found, LOST: b""}
-            self._notes_read[folder] = _KEPT if whole is None else _TAKEN
-        return found
+        if not self._is_marked() or self._read_mark().get(_NOTES) == _TAKEN:
+            return {}
+        with contextlib.suppress(sqlite3.Error), _reading(self._quarantine / _FILES[0]) as db:
+            notes, whole = read_notes(db)
+            return notes if whole else {**notes, LOST: b""}
+        return {LOST: b""}
 
     def notes_taken(self) -> None:
         """Take note that all of them are safe in the store in use, and what it has forgotten since is not to come back.
@@ -169,44 +148,46 @@ class StoreFile:
         Raises:
             StoreError: that cannot be noted.
         """
-        for folder, word in ({self._quarantine: _TAKEN} | self._notes_read).items():
-            mark = _read_mark(folder)
-            if _is_marked(folder) and mark.get(_NOTES) != word:
-                try:
-                    _mark(folder, mark | {_NOTES: word})
-                except OSError as error:
-                    raise StoreError(StoreFault.IO, f"{folder}: {error.strerror}; make room there") from None
-        self._notes_read.clear()
+        mark = self._read_mark()
+        if self._is_marked() and mark.get(_NOTES) != _TAKEN:
+            with _in_words(self._quarantine):
+                self._mark(mark | {_NOTES: _TAKEN})
 
     def salvage(self) -> Iterator[Salvaged]:
-        """Read what can be read of stores that were put aside, in pieces; ends at once if there is none.
-
-        What cannot be read, or was written by a version newer than this one, is left where it is.
-        """
-        self._read = []
-        for folder in (self._newer, self._quarantine):
-            name = folder / _NAME  # is there for as long as there is something to do
-            if name.exists():
-                try:
-                    known = str(_read_mark(folder).get("outbox", ""))
-                    with _reading(folder / _FILES[0]) as db:
-                        if db.execute("PRAGMA user_version").fetchone()[0] > len(MIGRATIONS) + 1:
-                            continue
-                        with contextlib.suppress(sqlite3.Error, *WRONG_TYPE):
-                            known = _identity(_read_meta(db)).name
-                        rescue = _Rescue(db)
-                        for records in rescue.records():
-                            yield Salvaged(known, records)
-                        yield rescue.ledgers(known)  # last: what is broken off before, is not repeated
-                except (OSError, sqlite3.Error) as error:
-                    log.warning("salvage_failed", extra={"file": str(folder), "error": str(error)})
-                self._read.append(name)
+        """Read what can be read of a store that was put aside, in pieces; ends at once if there is none."""
+        if not (self._quarantine / _NAME).exists():
+            return
+        try:
+            known = str(self._read_mark().get("outbox", ""))
+            with _reading(self._quarantine / _FILES[0]) as db:
+                with contextlib.suppress(sqlite3.Error, *WRONG_TYPE):
+                    known = _identity(_read_meta(db)).name
+                rescue = _Rescue(db)
+                for records in rescue.records():
+                    yield Salvaged(known, records)
+                yield rescue.ledgers(known)  # last: what is broken off before, is not repeated
+        except (OSError, sqlite3.Error) as error:
+            log.warning("salvage_failed", extra={"file": str(self._quarantine), "error": str(error)})
 
     def salvaged(self) -> None:
         """Take note that what ``salvage`` has read is safe elsewhere: it is not read again."""
-        while self._read:
-            with contextlib.suppress(OSError):
-                self._read.pop().unlink()
+        with contextlib.suppress(OSError):
+            (self._quarantine / _NAME).unlink()
+
+    # -- the mark beside a store that was put aside: there for as long as there is something to do
+
+    def _is_marked(self) -> bool:
+        return (self._quarantine / _NAME).exists() and (self._quarantine / _FILES[0]).exists()
+
+    def _mark(self, what: Mapping[str, object]) -> None:
+        put_file(self._quarantine / _NAME, json.dumps(what).encode())
+
+    def _read_mark(self) -> dict[str, Any]:
+        """Return what it says; nothing if a power cut or damage has left nothing of it."""
+        with contextlib.suppress(OSError, ValueError):
+            mark = json.loads((self._quarantine / _NAME).read_bytes())
+            return mark if isinstance(mark, dict) else {}
+        return {}
 
 
 class _Rescue:
@@ -289,7 +270,7 @@ def _reading(file: Path) -> Iterator[sqlite3.Connection]:
     """Open a store that nobody else uses, also one that was not closed."""
     if not file.exists():
         raise sqlite3.OperationalError(f"{file} is missing")
-    db = sqlite3.connect(file, isolation_level=None)
+    db = sqlite3.connect(file, isolation_level=None, check_same_thread=False)  # who breaks off closes it, too
     db.text_factory = lenient
     try:
         db.execute("PRAGMA locking_mode=EXCLUSIVE")  # no -shm file is needed then
@@ -298,34 +279,13 @@ def _reading(file: Path) -> Iterator[sqlite3.Connection]:
         db.close()
 
 
-def _notes_of(folder: Path) -> tuple[dict[str, bytes], bool | None]:
-    """Return the notes of a store that was put aside, and whether that is all; ``None`` = a newer version has them."""
-    with contextlib.suppress(sqlite3.Error), _reading(folder / _FILES[0]) as db:
-        if db.execute("PRAGMA user_version").fetchone()[0] > len(MIGRATIONS) + 1:
-            return {}, None
-        return read_notes(db)
-    return {}, False
-
-
-def _is_marked(folder: Path) -> bool:
-    """Return whether there is a store that has not been read to its end."""
-    return (folder / _NAME).exists() and (folder / _FILES[0]).exists()
-
-
-def _mark(folder: Path, what: Mapping[str, object]) -> None:
-    new = folder / f"{_NAME}.new"
-    new.write_text(json.dumps(what))
-    _sync(new)
-    new.rename(folder / _NAME)
-    _sync(folder)
-
-
-def _read_mark(folder: Path) -> dict[str, Any]:
-    """Return what the mark beside a store says; nothing if a power cut or damage has left nothing of it."""
-    with contextlib.suppress(OSError, ValueError):
-        mark = json.loads((folder / _NAME).read_bytes())
-        return mark if isinstance(mark, dict) else {}
-    return {}
+@contextlib.contextmanager
+def _in_words(folder: Path) -> Iterator[None]:
+    """Translate what the operating system raises."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(StoreFault.IO, f"{folder}: {error.strerror}; make room there") from None
 
 
 def _read_meta(db: sqlite3.Connection) -> dict[str, Any]:
@@ -348,9 +308,27 @@ def _identity(meta: Mapping[str, Any]) -> Identity:
     )
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+@contextlib.contextmanager
+def opened_copy(folder: Path) -> Iterator[Store]:
+    """Copy the store of an agent that does not run to a temporary place, and open it there.
+
+    Raises:
+        EdgeAgentError: there is none, or it cannot be read.
+        StoreError: it is damaged beyond opening, or from a newer version.
+    """
+    import shutil  # noqa: PLC0415  # the agent needs neither of these
+    import tempfile  # noqa: PLC0415
+
+    with tempfile.TemporaryDirectory(prefix="edge-agent-queue-") as place:
+        try:
+            shutil.copyfile(folder / _FILES[0], Path(place, _FILES[0]))
+            with contextlib.suppress(FileNotFoundError):
+                shutil.copyfile(folder / _FILES[1], Path(place, _FILES[1]))
+        except OSError as error:
+            why = f"{error.strerror}; is state.dir right, and may you read it?"
+            raise EdgeAgentError(f"the agent cannot be asked, and {folder / _FILES[0]} cannot be read: {why}") from None
+        store = Store(Path(place, _FILES[0]), max_bytes=_ANY_SIZE, name="unknown", resume=True)
+        try:
+            yield store
+        finally:
+            store.close()

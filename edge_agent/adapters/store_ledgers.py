@@ -167,7 +167,7 @@ def read_notes(db: sqlite3.Connection) -> tuple[dict[str, bytes], bool]:
     account: object = None
     for order in ("ASC", "DESC"):  # from both ends up to what cannot be read
         try:
-            rows.update((row[0], row) for row in db.execute(f"SELECT * FROM note ORDER BY name {order}"))  # noqa: S608
+            rows.update((row[0], row) for row in db.execute(f"SELECT name, text, crc FROM note ORDER BY name {order}"))  # noqa: S608
             break
         except sqlite3.Error:
             continue

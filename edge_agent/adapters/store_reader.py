@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from edge_agent.adapters.store_ledgers import begin_account, read_notes
 from edge_agent.adapters.store_rows import COLUMNS, from_row, translated
 from edge_agent.core.batch import DeadLetter
 from edge_agent.core.records import SEQ_BITS, Priority, Record, pack
 from edge_agent.errors import StoreError, StoreFault
+
+PEEK_BYTES: Final = 1 << 20
+_BEYOND: Final = 1 << 62  # all keys
 
 
 class StoreReader:
@@ -22,19 +26,32 @@ class StoreReader:
 
     def peek(self, after: int, *, rows: int) -> tuple[list[Record], list[int], int | None]:
         """Return records beyond a key, of all priorities; the keys of damaged ones; and where to go on, if anywhere."""
-        with translated(self._path):
-            found = self._db.execute(
-                f"SELECT {COLUMNS} FROM q WHERE key > ? ORDER BY key LIMIT ?",  # noqa: S608  # constants
-                (after, rows),
-            ).fetchall()
-        records = {row[0]: from_row(row) for row in found}
-        damaged = [key for key, record in records.items() if record is None]
-        return [r for r in records.values() if r is not None], damaged, found[-1][0] if len(found) == rows else None
+        records, damaged, at_end = self._read(after, _BEYOND, rows=rows, max_bytes=PEEK_BYTES)
+        return records, damaged, None if at_end else max([*(record.key for record in records[-1:]), *damaged[-1:]])
+
+    def _read(self, after: int, end: int, *, rows: int, max_bytes: int) -> tuple[list[Record], list[int], bool]:
+        """Return records of the keys between two, the keys of those that are damaged, and whether that is all."""
+        records: list[Record] = []
+        damaged: list[int] = []
+        with translated(self._path), contextlib.closing(self._db.cursor()) as cursor:
+            cursor.execute(
+                f"SELECT {COLUMNS} FROM q WHERE key > ? AND key < ? ORDER BY key LIMIT ?",  # noqa: S608  # constants
+                (after, end, rows),
+            )
+            for row in cursor:
+                if (record := from_row(row)) is None:
+                    damaged.append(row[0])
+                    continue
+                records.append(record)
+                max_bytes -= len(record.body)
+                if max_bytes <= 0:
+                    break
+        return records, damaged, max_bytes > 0 and len(records) + len(damaged) < rows
 
     def choose(self, priority: Priority | None, channel: str | None) -> list[int]:
         """Return the keys of all records of a priority and a channel; ``None`` = any."""
         low = 0 if priority is None else pack(priority, 0)
-        high = (1 << 62) if priority is None else (priority + 1) << SEQ_BITS
+        high = _BEYOND if priority is None else (priority + 1) << SEQ_BITS
         with translated(self._path):
             found = self._db.execute(
                 "SELECT key FROM q WHERE key BETWEEN ? AND ? AND (?3 IS NULL OR channel = ?3) ORDER BY key",

@@ -109,7 +109,7 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version > len(MIGRATIONS) + 1:
         text = f"{path} is from a newer version (schema {version}, this one knows {len(MIGRATIONS)})"
-        raise StoreError(StoreFault.NEWER, text)
+        raise StoreError(StoreFault.DAMAGED, text)
     for number, script in enumerate(MIGRATIONS[version:], version + 1):
         connection.execute("BEGIN IMMEDIATE")
         try:

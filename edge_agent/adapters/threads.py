@@ -9,7 +9,8 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable
-from typing import TypeVar, cast
+from functools import partial
+from typing import TypeVar
 
 T = TypeVar("T")
 
@@ -25,23 +26,19 @@ async def in_daemon_thread(work: Callable[[], T], *, name: str, late: Callable[[
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
 
-    def finish(value: T | None, error: Exception | None) -> None:
+    def finish(tell: Callable[[], None]) -> None:
         if done.cancelled():
             late()
-        elif error is not None:
-            done.set_exception(error)
         else:
-            done.set_result(cast("T", value))
+            tell()
 
     def run() -> None:
-        value: T | None = None
-        error: Exception | None = None
         try:
-            value = work()
-        except Exception as caught:  # noqa: BLE001  # handed on to the caller
-            error = caught
+            tell = partial(done.set_result, work())
+        except Exception as error:  # noqa: BLE001  # handed on to the caller
+            tell = partial(done.set_exception, error)
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(finish, value, error)
+            loop.call_soon_threadsafe(finish, tell)
 
     threading.Thread(target=run, name=name, daemon=True).start()
     return await done

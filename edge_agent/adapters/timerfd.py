@@ -1,12 +1,18 @@
-"""Timers of the kernel as descriptors (timerfd_create(2)): what Python has in ``os`` from 3.13 on, before that, too."""
+"""Timers of the kernel (timerfd_create(2)): as descriptors, which Python has from 3.13 on, and as an alarm."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import sys
+from collections.abc import Callable
+from time import CLOCK_BOOTTIME, clock_gettime_ns
 from typing import Final
 
-__all__ = ["ABSTIME", "CANCEL_ON_SET", "NONBLOCK", "timerfd_create", "timerfd_settime_ns"]
+from edge_agent.core.timebase import NANOSECONDS_PER_SECOND, BootNs
+
+__all__ = ["ABSTIME", "CANCEL_ON_SET", "NONBLOCK", "KernelAlarm", "timerfd_create", "timerfd_settime_ns"]
 
 ABSTIME: Final = 1
 CANCEL_ON_SET: Final = 2
@@ -17,19 +23,7 @@ if sys.version_info >= (3, 13):
 else:
     import ctypes
 
-    from edge_agent.core.timebase import NANOSECONDS_PER_SECOND
-
     _libc: Final = ctypes.CDLL(None, use_errno=True)
-
-    class _Itimerspec(ctypes.Structure):
-        """``struct itimerspec`` of timerfd_settime(2)."""
-
-        _fields_ = (  # type: ignore[mutable-override]  # as ctypes takes it, too
-            ("interval_s", ctypes.c_long),
-            ("interval_ns", ctypes.c_long),
-            ("value_s", ctypes.c_long),
-            ("value_ns", ctypes.c_long),
-        )
 
     def timerfd_create(clockid: int, /, *, flags: int) -> int:
         """Return the descriptor of a new timer.
@@ -45,10 +39,40 @@ else:
         Raises:
             OSError: the kernel does not know the flags.
         """
-        spec = _Itimerspec(0, 0, *divmod(initial, NANOSECONDS_PER_SECOND))
-        _checked("timerfd_settime", _libc.timerfd_settime(fd, flags, ctypes.byref(spec), None))
+        # struct itimerspec: the interval, and when it expires, each in seconds and nanoseconds
+        spec = (ctypes.c_long * 4)(0, 0, *divmod(initial, NANOSECONDS_PER_SECOND))
+        _checked("timerfd_settime", _libc.timerfd_settime(fd, flags, spec, None))
 
     def _checked(name: str, result: int) -> int:
         if result < 0:
             raise OSError(ctypes.get_errno(), name)
         return result
+
+
+class KernelAlarm:
+    """``clock_ports.Alarm`` by timerfd on CLOCK_BOOTTIME: the loop's own timers are rounded up to milliseconds."""
+
+    def __init__(self, ring: Callable[[], None]) -> None:
+        """Make the timer; when it rings, it calls ``ring()`` on the running loop."""
+        self._ring = ring
+        self._timer = timerfd_create(CLOCK_BOOTTIME, flags=NONBLOCK)
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._timer, self._read)
+
+    def now(self) -> BootNs:
+        """Return CLOCK_BOOTTIME."""
+        return BootNs(clock_gettime_ns(CLOCK_BOOTTIME))
+
+    def arm(self, at: BootNs) -> None:
+        """See ``clock_ports.Alarm``."""
+        timerfd_settime_ns(self._timer, flags=ABSTIME, initial=max(at, 1))  # 0 would disarm it
+
+    def close(self) -> None:
+        """See ``clock_ports.Alarm``."""
+        self._loop.remove_reader(self._timer)
+        os.close(self._timer)
+
+    def _read(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # armed anew since the loop saw it expire
+            os.read(self._timer, 8)
+            self._ring()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, cast
 
@@ -16,16 +15,11 @@ from typing_extensions import override
 
 from edge_agent.adapters.config_files import default_path
 from edge_agent.adapters.config_reader import ConfigReader
-from edge_agent.adapters.config_store import MEMORY, ConfigStore
-from edge_agent.adapters.places import find_state
 from edge_agent.cli.options import add
 from edge_agent.cli.printing import say, say_json, show
-from edge_agent.core.config import Loaded
-from edge_agent.core.config_document import Source
 from edge_agent.core.config_models import Config
 from edge_agent.errors import ConfigError
 from edge_agent.jobs import kinds
-from edge_agent.services.config_start import fit
 
 
 def describe(parser: argparse.ArgumentParser) -> None:
@@ -41,8 +35,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     reader = ConfigReader(default_path(args.config, os.environ), os.environ, kinds)
     try:
-        sources = reader.read()
-        loaded = reader.parse(sources)
+        loaded = reader.parse(reader.read())
     except ConfigError as invalid:
         if not args.json:
             raise
@@ -50,32 +43,9 @@ def run(args: argparse.Namespace) -> int:
         return invalid.exit_code
     line = f"ok: {', '.join(loaded.sources)}, device {loaded.config.device.id}, digest {loaded.digest}"
     unused = [f"not used yet: {', '.join(loaded.unused)}"] if loaded.unused else []
-    cloud = _of_cloud(reader, sources, loaded)
     who = {"files": loaded.sources, "device": loaded.config.device.id, "digest": loaded.digest}
-    found = {"ok": True, "problems": [], "unused": loaded.unused, "cloud": cloud} | who
-    show(found, [line, *unused, *_told(cloud)], as_json=args.json)
+    show({"ok": True, "problems": [], "unused": loaded.unused} | who, [line, *unused], as_json=args.json)
     return 0
-
-
-def _of_cloud(reader: ConfigReader, sources: Sequence[Source], alone: Loaded) -> dict[str, Any] | None:
-    """Return what the cloud says that would lie over the files, as far as this user may know; nothing is changed."""
-    folder = find_state(alone.config.state.dir, os.environ, MEMORY)
-    desired = None if folder is None else ConfigStore(folder).load().of(alone.config.device.id).cloud.layer
-    if desired is None:
-        return None
-    loaded, unfit = fit(reader, sources, desired)
-    errors = [{"key": key, "reason": reason} for key, reason in unfit]
-    return {"version": desired.version, "digest": loaded.digest, "errors": errors}
-
-
-def _told(cloud: Mapping[str, Any] | None) -> Iterator[str]:
-    if cloud is None:
-        return
-    name = f"note: cloud version {cloud['version']}"
-    if not cloud["errors"]:
-        yield f"{name} lies over them, digest {cloud['digest']}"
-    for error in cloud["errors"]:
-        yield f"{name} does not fit them, and will not count: {error['key']}: {error['reason']}"
 
 
 def schema() -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any, Final
 import orjson
 
 from edge_agent.adapters.places import state_dir
-from edge_agent.adapters.store_copy import opened_copy
+from edge_agent.adapters.store_file import opened_copy
 from edge_agent.cli.asking import daemon
 from edge_agent.cli.loading import load
 from edge_agent.cli.options import Actions, Options, add_actions, opened

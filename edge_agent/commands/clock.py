@@ -3,27 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NotRequired, cast
 
 from typing_extensions import TypedDict
 
 from edge_agent.command_ports import Call, Command, NoArgs
-
-
-class Source(TypedDict):
-    """How a source stands; see ``core.peer.SourceFace``."""
-
-    name: str
-    standing: str
-    used: bool
-    reach: int
-    offset_ms: float | None
-    delay_ms: float | None
-    root_ms: float | None
-    age_s: float | None
-    address: str | None
-    next_s: NotRequired[float]
-    poll_s: NotRequired[float]
+from edge_agent.core.peer import SourceFace
 
 
 class Report(TypedDict):
@@ -39,10 +23,10 @@ class Report(TypedDict):
     alarm: bool
     restarts: int
     uncertainty_ms: float
-    sources: list[Source]
+    sources: list[SourceFace]
 
 
-def commands(report: Callable[[], dict[str, Any]], hurry: Callable[[], None]) -> list[Command]:
+def commands(report: Callable[[], object], hurry: Callable[[], None]) -> list[Command]:
     """Return them.
 
     Args:
@@ -50,12 +34,12 @@ def commands(report: Callable[[], dict[str, Any]], hurry: Callable[[], None]) ->
         hurry: has the servers asked now.
     """
 
-    async def status(_call: Call, _args: NoArgs) -> Report:
-        return cast("Report", report())
+    async def status(_call: Call, _args: NoArgs) -> object:
+        return report()
 
-    async def sync(_call: Call, _args: NoArgs) -> Report:
+    async def sync(_call: Call, _args: NoArgs) -> object:
         hurry()
-        return cast("Report", report())
+        return report()
 
     return [
         Command("clock-status", "Say what is known of time, from whom, and how well.", NoArgs, Report, status),

@@ -8,7 +8,7 @@ import orjson
 
 from edge_agent.core.discipline import HOST, Discipline, Policy
 from edge_agent.core.sample import Sample
-from edge_agent.core.timebase import DurationNs, RawNs, UtcNs, WallNs
+from edge_agent.core.timebase import DurationNs, RawNs, UtcNs, WallNs, milliseconds
 
 MAX_LINE: Final = 4096
 _MAX_NS: Final = 1 << 62
@@ -18,8 +18,7 @@ class Replay:
     """Feeds a trace, line by line."""
 
     def __init__(self) -> None:
-        self._policy = Policy(())
-        self._discipline = Discipline(self._policy)
+        self._discipline = Discipline(Policy(()))
 
     def take(self, line: bytes) -> dict[str, Any] | None:
         """Return what became of an entry, and what was known after it; ``None`` if it is none."""
@@ -55,18 +54,17 @@ class Replay:
 
     def _know(self, source: str) -> None:
         if source not in self._discipline.peers:
-            self._policy = Policy((*self._policy.sources, source))
-            self._discipline.reconfigure(self._policy)
+            self._discipline.reconfigure(Policy((*self._discipline.policy.sources, source)))
 
     def _verdict(self, raw: RawNs, source: str, standing: str) -> dict[str, Any]:
         reading, faces = self._discipline.at(raw, WallNs(0)), self._discipline.sources(raw)
-        face = next((face for face in faces if face.name == source), None)
+        offsets = {face["name"]: face["offset_ms"] for face in faces}
         return {
             "raw_s": round(raw / 1e9, 3),
             "source": source,
             "standing": standing,
             "state": reading.state,
-            "offset_ms": None if face is None else face.offset_ms,
-            "error_ms": None if reading.error_ns is None else round(reading.error_ns / 1e6, 3),
+            "offset_ms": offsets.get(source),
+            "error_ms": milliseconds(reading.error_ns),
             "frequency_ppm": None if (ppm := self._discipline.frequency_ppm) is None else round(ppm, 3),
         }

@@ -74,7 +74,7 @@ def translate(text: str) -> str:
         )
     *clock, day, month, weekday = fields
     if "?" in text:
-        if "?" in "".join([*clock, month, *({day, weekday} - {"?"})]):
+        if day == weekday or "?" in "".join([*clock, month, *({day, weekday} - {"?"})]):
             raise ValueError(f"found {quoted(text)}; ? stands alone, for the day of the month or of the week only")
         if re.search(r"(?<![#/0-9])[0-9]", weekday):
             raise ValueError(

@@ -18,7 +18,7 @@ from edge_agent.core.peer import Peer, SourceFace
 from edge_agent.core.sample import Sample
 from edge_agent.core.saved_clock import SavedClock
 from edge_agent.core.selection import Interval, intersection, overlap
-from edge_agent.core.timebase import BUILD_EPOCH, DurationNs, RawNs, UtcNs, WallNs, seconds
+from edge_agent.core.timebase import BUILD_EPOCH, DurationNs, RawNs, UtcNs, WallNs, milliseconds, seconds
 from edge_agent.core.true_clock import TrueClock
 
 HOST: Final = "host"
@@ -39,7 +39,6 @@ MISSES: Final = 3
 """So many requests to each source that brought nothing, and so long: then time is only held."""
 
 FRESH: Final = seconds(1)
-NO_TIME: Final = DurationNs(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +87,8 @@ class Discipline:
     """Turns samples into time.
 
     Attributes:
+        policy: what the configuration decides.
+        estimate: what is believed of the counter.
         peers: the sources.
         source: the one that speaks for all; ``None`` = none was believed yet.
         happenings: what has happened since somebody took it from here.
@@ -96,16 +97,16 @@ class Discipline:
 
     def __init__(self, policy: Policy, *, saved: SavedClock | None = None, boot: str = "") -> None:
         """Start, perhaps with what was saved: in the same boot time goes on, in another one only the frequency does."""
-        same = saved is not None and saved.boot == boot
-        self._policy = policy
+        here = saved if saved is not None and saved.boot == boot else None
+        self.policy = policy
         self._boot = boot
-        self._estimate = Estimate(saved, same_boot=same)
-        self._floor = BUILD_EPOCH if saved is None else max(BUILD_EPOCH, saved.utc - (saved.raw if same else 0))
+        self.estimate = Estimate(saved, same_boot=here is not None)
+        self._floor = BUILD_EPOCH if saved is None else max(BUILD_EPOCH, saved.utc - (saved.raw if here else 0))
         delays = saved.delays_ns if saved is not None else {}
         self.peers = {name: Peer(name, delay_min_ns=delays.get(name)) for name in _names(policy)}
         self.source: str | None = None
         self.happenings: list[Happening] = []
-        self.slept = DurationNs(saved.slept_ns) if same and saved is not None else None
+        self.slept = DurationNs(here.slept_ns) if here else None
         self._host: Sample | None = None
         self._root_ns = 0
         self._good = self._idle = 0
@@ -116,14 +117,14 @@ class Discipline:
         self._steered = RawNs(0)
         self._face: tuple[int | None, ClockState] = (None, "unsynced")
         self._face_until = RawNs(-1)
-        if same and saved is not None:
+        if here:
             self._was_synced = True
-            self._clock = TrueClock(saved.raw, saved.utc, slew_max_ppm=policy.slew_max_ppm)
-            self._steer(saved.raw)
+            self._clock = TrueClock(here.raw, here.utc, slew_max_ppm=policy.slew_max_ppm)
+            self._steer(here.raw)
 
     def reconfigure(self, policy: Policy) -> None:
         """Go on with other sources and limits, and with all that is known."""
-        self._policy = policy
+        self.policy = policy
         self.peers = {name: self.peers.get(name) or Peer(name) for name in _names(policy)}
         self.source = self.source if self.source in self.peers else None
         if self._clock is not None:
@@ -159,12 +160,12 @@ class Discipline:
         self._host = sample
         if HOST in self.peers:
             self.missed(HOST, "not_synchronised") if sample is None else self.take(sample)
-        elif self._policy.is_os_alone:
+        elif self.policy.is_os_alone:
             self._face_until = RawNs(-1)
 
     def suspended(self, duration: DurationNs) -> None:
         """Take note that the device slept."""
-        self._estimate.slept(duration)
+        self.estimate.slept(duration)
         self._host = None  # its clock was set from a coarse one
         for peer in self.peers.values():
             peer.recent.clear()
@@ -180,17 +181,17 @@ class Discipline:
                     return "waiting"
                 self._say_disagree(disagree=True)
                 return "no_majority"
-            if not overlap(agreed, self._estimate.interval(sample, sample.raw)):
+            if not overlap(agreed, self.estimate.interval(sample, sample.raw)):
                 return "outvoted"
         self._say_disagree(disagree=False)
         return self._feed(peer, sample)
 
     def _vote(self, answered: Sequence[Peer], voters: int, raw: RawNs) -> Interval | None:
         """Return what a majority agrees on by the best of each one's samples, if by the last ones it still does."""
-        best = [self._estimate.interval(one.best(raw), raw) for one in answered]
-        last = [self._estimate.interval(one.recent[-1], raw) for one in answered]
-        if self._policy.host == "auto" and self._host is not None and len(answered) > 1:
-            host = self._estimate.interval(self._host, raw)
+        best = [self.estimate.interval(one.best(raw), raw) for one in answered]
+        last = [self.estimate.interval(one.recent[-1], raw) for one in answered]
+        if self.policy.host == "auto" and self._host is not None and len(answered) > 1:
+            host = self.estimate.interval(self._host, raw)
             best, last, voters = [*best, host], [*last, host], voters + 1
         agreed = intersection(best, voters=voters)
         if agreed is None or 2 * sum(overlap(agreed, one) for one in last) <= voters:
@@ -198,10 +199,10 @@ class Discipline:
         return agreed
 
     def _feed(self, peer: Peer, sample: Sample) -> str:
-        restarts = self._estimate.restarts
-        if not self._estimate.learn(peer, sample, leads=peer.name == self.source):
+        restarts = self.estimate.restarts
+        if not self.estimate.learn(peer, sample, leads=peer.name == self.source):
             return "gated"
-        if self._estimate.restarts > restarts:
+        if self.estimate.restarts > restarts:
             self.happenings.append(Happening("estimate_restarted"))
         self._good += ENOUGH if peer.name == HOST else 1  # the host has compared often enough
         peer.standing = "selected"
@@ -219,19 +220,19 @@ class Discipline:
     # -- the clock
 
     def _follow(self, sample: Sample) -> None:
-        raw, utc = sample.raw, self._estimate.at(sample.raw)
+        raw, utc = sample.raw, self.estimate.at(sample.raw)
         self._face_until = RawNs(-1)
         if self._clock is None:
-            self._clock = TrueClock(raw, utc, slew_max_ppm=self._policy.slew_max_ppm)
+            self._clock = TrueClock(raw, utc, slew_max_ppm=self.policy.slew_max_ppm)
         if not self._was_synced:  # the first synchronisation is a step that costs nobody anything
             self._clock.step(raw, utc)
         lag = utc - self._clock.at(raw)
-        if abs(lag) <= self._policy.step_above_ns:
+        if abs(lag) <= self.policy.step_above_ns:
             self._large = None
         elif self._may_step(sample, lag):
             self._clock.step(raw, utc)
             self._large = None
-            self.happenings.append(Happening("time_stepped", {"by_ms": round(lag / 1e6, 3)}))
+            self.happenings.append(Happening("time_stepped", {"by_ms": milliseconds(lag)}))
         self._steer(raw)
 
     def _may_step(self, sample: Sample, lag: int) -> bool:
@@ -239,7 +240,7 @@ class Discipline:
         raw = sample.raw
         count, since = self._large or (0, raw)
         self._large = count + 1, since
-        if count + 1 < ENOUGH or raw - since < STEP_AFTER or abs(lag) < self._estimate.bound_ns(raw):
+        if count + 1 < ENOUGH or raw - since < STEP_AFTER or abs(lag) < self.estimate.bound_ns(raw):
             return False
         agree = sum(one.standing in USED and one.reach > 0 for one in self.peers.values())
         if abs(lag) > PANIC_NS and agree < 3 and not self._host_agrees(sample):
@@ -251,16 +252,16 @@ class Discipline:
         return True
 
     def _host_agrees(self, sample: Sample) -> bool:
-        if self._host is None or self._policy.host == "off":
+        if self._host is None or self.policy.host == "off":
             return False
-        return overlap(*(self._estimate.interval(one, sample.raw) for one in (self._host, sample)))
+        return overlap(*(self.estimate.interval(one, sample.raw) for one in (self._host, sample)))
 
     def _steer(self, raw: RawNs) -> None:
         assert self._clock is not None, "it was made with the first sample"
-        lag = self._estimate.at(raw) - self._clock.at(raw)
-        if abs(lag) > self._policy.step_above_ns:
+        lag = self.estimate.at(raw) - self._clock.at(raw)
+        if abs(lag) > self.policy.step_above_ns:
             lag = 0  # until the step is confirmed
-        self._clock.steer(raw, error_ns=lag, rate=self._estimate.rate_at(raw))
+        self._clock.steer(raw, error_ns=lag, rate=self.estimate.rate_at(raw))
         self._steered = raw
 
     # -- out
@@ -269,13 +270,13 @@ class Discipline:
         """Return true time; ``wall`` is what the operating system says: it counts until more is known."""
         if raw > self._face_until:
             self._refresh(raw)
-        if self._clock is None or self._policy.is_os_alone:
-            return Reading(UtcNs(wall if self._policy.is_os_alone else max(wall, self._floor + raw)), *self._face)
+        if self._clock is None or self.policy.is_os_alone:
+            return Reading(UtcNs(wall if self.policy.is_os_alone else max(wall, self._floor + raw)), *self._face)
         return Reading(self._clock.at(raw), *self._face)
 
     def _refresh(self, raw: RawNs) -> None:
         self._face_until = RawNs(raw + FRESH)
-        if self._policy.is_os_alone:
+        if self.policy.is_os_alone:
             self._face = (None if self._host is None else self._host.max_error_ns, "os")
             return
         if self._clock is None:
@@ -283,23 +284,23 @@ class Discipline:
             return
         if raw - self._steered > STEER_EVERY:  # the rate changes as an excursion fades
             self._steer(raw)
-        lag = abs(self._estimate.at(raw) - self._clock.at(raw))
-        error_ns = self._root_ns + self._estimate.bound_ns(RawNs(raw + FRESH)) + lag
+        lag = abs(self.estimate.at(raw) - self._clock.at(raw))
+        error_ns = self._root_ns + self.estimate.bound_ns(RawNs(raw + FRESH)) + lag
         state = self._state(raw, error_ns)
         self._was_synced = self._was_synced or state == "synced"
         if (state == "synced") != (self._face[1] == "synced"):
             what = "sync_gained" if state == "synced" else "sync_lost"
-            self.happenings.append(Happening(what, {"state": state, "error_ms": round(error_ns / 1e6, 3)}))
+            self.happenings.append(Happening(what, {"state": state, "error_ms": milliseconds(error_ns)}))
         self._face = error_ns, state
 
     def _state(self, raw: RawNs, error_ns: int) -> ClockState:
         if not self._was_synced and (self._good < ENOUGH or error_ns > GOOD_NS):
             return "acquiring"
-        if error_ns > self._policy.degraded_above_ns:
+        if error_ns > self.policy.degraded_above_ns:
             return "degraded"
         silent = raw - self._believed
         in_vain = silent > HELD_AFTER and self._idle >= MISSES * len(self.peers)
-        return "holdover" if in_vain or not self._good or silent > self._policy.holdover_after_ns else "synced"
+        return "holdover" if in_vain or not self._good or silent > self.policy.holdover_after_ns else "synced"
 
     # -- the face
 
@@ -308,22 +309,17 @@ class Discipline:
 
         ``None`` while there is none that deserves the name. Without servers it is the kernel's word.
         """
-        if self._policy.is_os_alone and self._host is not None:
+        if self.policy.is_os_alone and self._host is not None:
             age = raw - self._host.raw
             return UtcNs(self._host.utc + age), self._host.max_error_ns + round(abs(age) * UNKNOWN_RATE)
-        if self._policy.is_os_alone or not self._was_synced:
+        if self.policy.is_os_alone or not self._was_synced:
             return None
-        return self._estimate.at(raw), self._root_ns + self._estimate.bound_ns(raw)
+        return self.estimate.at(raw), self._root_ns + self.estimate.bound_ns(raw)
 
     @property
     def frequency_ppm(self) -> float | None:
         """How fast the counter runs, positive = fast; ``None`` while that is not known."""
-        return -self._estimate.rate / PPM if self._estimate.knows_rate else None
-
-    @property
-    def is_os_alone(self) -> bool:
-        """Whether the operating system's clock is all there is."""
-        return self._policy.is_os_alone
+        return -self.estimate.rate / PPM if self.estimate.knows_rate else None
 
     @property
     def pace(self) -> float:
@@ -333,51 +329,38 @@ class Discipline:
     @property
     def rate_error_ppm(self) -> float:
         """Bound of the frequency's error."""
-        return min(4 * self._estimate.rate_sigma, UNKNOWN_RATE) / PPM
-
-    @property
-    def restarts(self) -> int:
-        """How often the estimate was proved wrong."""
-        return self._estimate.restarts
-
-    @property
-    def wants_samples(self) -> bool:
-        """Whether more samples soon would help."""
-        return self._estimate.wants_samples
+        return min(4 * self.estimate.rate_sigma, UNKNOWN_RATE) / PPM
 
     @property
     def uncertainty_ns(self) -> int:
         """Standard deviation of the estimate after the last sample."""
-        return round(self._estimate.oscillator.sigma_s() * 1e9)
+        return round(self.estimate.oscillator.sigma_s() * 1e9)
 
     def sources(self, raw: RawNs) -> list[SourceFace]:
         """Return how each source stands."""
         return [self._face_of(peer, raw) for peer in self.peers.values()]
 
     def _face_of(self, peer: Peer, raw: RawNs) -> SourceFace:
-        used = peer.standing in USED and peer.reach > 0
-        if not peer.recent:
-            return SourceFace(peer.name, peer.standing, used=used, reach=peer.reach)
-        last = peer.recent[-1]
-        return SourceFace(
-            peer.name,
-            peer.standing,
-            used=used,
-            reach=peer.reach,
-            offset_ms=round((self._clock.at(last.raw) - last.utc) / 1e6, 3) if self._clock is not None else None,
-            delay_ms=round(last.delay_ns / 1e6, 3),
-            root_ms=round(last.root_ns / 1e6, 3),
-            age_s=round((raw - last.raw) / 1e9, 1),
-        )
+        last = peer.recent[-1] if peer.recent else None
+        return {
+            "name": peer.name,
+            "standing": peer.standing,
+            "used": peer.standing in USED and peer.reach > 0,
+            "reach": peer.reach,
+            "offset_ms": milliseconds(self._clock.at(last.raw) - last.utc) if last and self._clock else None,
+            "delay_ms": milliseconds(last.delay_ns) if last else None,
+            "root_ms": milliseconds(last.root_ns) if last else None,
+            "age_s": round((raw - last.raw) / 1e9, 1) if last else None,
+        }
 
-    def snapshot(self, raw: RawNs, slept: DurationNs = NO_TIME) -> SavedClock | None:
+    def snapshot(self, raw: RawNs, slept: int = 0) -> SavedClock | None:
         """Return what is worth saving, with how long the device has slept; ``None`` while nothing is."""
         known = self.true_time(raw)
-        if known is None or self._policy.is_os_alone:
+        if known is None or self.policy.is_os_alone:
             return None
         delays = {name: peer.delay_min_ns for name, peer in self.peers.items() if peer.delay_min_ns is not None}
-        oscillator = self._estimate.oscillator
-        return SavedClock(self._boot, raw, *known, oscillator.rate, self._estimate.rate_sigma, delays, slept)
+        oscillator = self.estimate.oscillator
+        return SavedClock(self._boot, raw, *known, oscillator.rate, self.estimate.rate_sigma, delays, slept)
 
 
 def _names(policy: Policy) -> Sequence[str]:

@@ -7,7 +7,7 @@ temperature does; without it the slow part would follow every sunny spell and be
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import exp, sqrt
 from typing import Final
 
@@ -46,11 +46,7 @@ class Oscillator:
     td: float = 0.0
     yy: float = UNKNOWN_RATE**2
     yd: float = 0.0
-    dd: float = field(default=-1.0)
-
-    def __post_init__(self) -> None:
-        if self.dd < 0:
-            self.dd = self.spread**2
+    dd: float = SPREAD**2
 
     def ahead(self, span_s: float) -> tuple[float, float]:
         """Return the offset, and its change per second, after some seconds without a comparison; or before, if < 0."""

@@ -171,9 +171,8 @@ class Lane:
 
     def next_up(self) -> tuple[int, int | None]:
         """Return the first and the last key that may go next: what is held for a refused channel does not."""
-        return self.ready[
-            0
-        ].key if self.ready else self.cursor + 1, None if self.reading == self.generation else self.cursor
+        first = self.ready[0].key if self.ready else self.cursor + 1
+        return first, None if self.reading == self.generation else self.cursor
 
     def forget(self, dropped: Dropped) -> None:
         """Take note that records were dropped."""

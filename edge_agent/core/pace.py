@@ -53,24 +53,24 @@ class Pace:
         self._share = max(self._share / 2, FIRST_SHARE / 8)
         self._doubles_at = later(now, DOUBLES_EVERY)
 
-    def take(self, now: MonotonicNs, count: int = 1) -> bool:
-        """Take tokens for ``count`` records if there is at least one; a message of many may overdraw."""
+    def take(self, now: MonotonicNs) -> bool:
+        """Take a token for one record if there is one."""
         if self.rate == 0:
             return True
         if self._credits > 0:
-            self._credits -= count  # below zero: the rest of the message is paid from what comes in
+            self._credits -= 1
             return True
         self._refill(now)
         if self._tokens < 1:
             return False
-        self._tokens -= count
+        self._tokens -= 1
         return True
 
     def next_token(self, now: MonotonicNs) -> MonotonicNs:
         """Return when ``take`` can succeed again if nothing is put meanwhile."""
         self._refill(now)
         missing = max(1 - self._tokens, 0)
-        return max(later(now, seconds(missing / (self.rate * self._share))), later(self._at, seconds(0)))
+        return max(later(now, seconds(missing / (self.rate * self._share))), self._at)
 
     def nothing_waits(self) -> None:
         """Forget what was put and has gone by other ways: there is no backlog."""

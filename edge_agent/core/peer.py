@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import deque
-from dataclasses import dataclass
 from math import sqrt
-from typing import Final
+from typing import Final, NotRequired
+
+from typing_extensions import TypedDict
 
 from edge_agent.core.sample import Sample
 from edge_agent.core.timebase import NANOSECONDS_PER_SECOND, RawNs
@@ -23,8 +24,7 @@ _GATE_FLOOR_S: Final = 0.2e-3
 _NOISE_FLOOR_S: Final = 30e-6
 
 
-@dataclass(frozen=True, slots=True)
-class SourceFace:
+class SourceFace(TypedDict):
     """What is shown of a source.
 
     Attributes:
@@ -36,16 +36,22 @@ class SourceFace:
         delay_ms: that sample's round trip.
         root_ms: the bound of the source's own error.
         age_s: how old that sample is.
+        address: of the server, if it was resolved.
+        next_s: after so long it is asked again.
+        poll_s: how often it is asked.
     """
 
     name: str
     standing: str
     used: bool
     reach: int
-    offset_ms: float | None = None
-    delay_ms: float | None = None
-    root_ms: float | None = None
-    age_s: float | None = None
+    offset_ms: float | None
+    delay_ms: float | None
+    root_ms: float | None
+    age_s: float | None
+    address: NotRequired[str | None]
+    next_s: NotRequired[float]
+    poll_s: NotRequired[float]
 
 
 class Peer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import InitVar, dataclass
 from ipaddress import ip_address
 from typing import Final
 
@@ -51,38 +52,28 @@ def is_near(address: str | None) -> bool:
         return False
 
 
+@dataclass(eq=False)
 class Poll:
-    """The plan for one server.
+    """The plan for one server, which begins with a burst.
 
     Attributes:
+        now: the present, when it is made.
         poll_min: the shortest interval; a server's own limit may be longer.
         poll_max: the longest interval while all is well.
+        uniform: a source of randomness.
+        place: the server's number from 0, and how many servers there are: they are asked in turn, not at once.
         due: when to ask it next; it may move to earlier by ``burst`` and ``hurry``.
     """
 
-    def __init__(
-        self,
-        now: MonotonicNs,
-        *,
-        poll_min: DurationNs,
-        poll_max: DurationNs,
-        uniform: Uniform,
-        place: tuple[int, int] = (0, 1),
-    ) -> None:
-        """Begin with a burst.
+    now: InitVar[MonotonicNs]
+    poll_min: DurationNs
+    poll_max: DurationNs
+    uniform: Uniform
+    place: InitVar[tuple[int, int]] = (0, 1)
 
-        Args:
-            now: the present.
-            poll_min: the shortest interval.
-            poll_max: the longest interval.
-            uniform: a source of randomness.
-            place: the server's number from 0, and how many servers there are: they are asked in turn, not at once.
-        """
-        self.poll_min = poll_min
-        self.poll_max = poll_max
-        self._uniform = uniform
-        self._turn = (place[0] + uniform()) / place[1]
-        self._interval = poll_min
+    def __post_init__(self, now: MonotonicNs, place: tuple[int, int]) -> None:
+        self._turn = (place[0] + self.uniform()) / place[1]
+        self._interval = self.poll_min
         self._asked_for = DurationNs(0)  # the interval that a server insists on, without any bursts
         self._is_near = False
         self._left = BURST
@@ -165,5 +156,5 @@ class Poll:
 
     def _jittered(self, wait: DurationNs, *, turn: float = 0.0) -> DurationNs:
         """Vary a wait, so that devices that began together do not stay so; never to less than the server's limit."""
-        varied = int(wait * (1 + turn + JITTER * (2 * self._uniform() - 1)))
+        varied = int(wait * (1 + turn + JITTER * (2 * self.uniform() - 1)))
         return DurationNs(self._floor + abs(varied - self._floor))

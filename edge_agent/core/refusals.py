@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
@@ -41,71 +40,41 @@ def answer(reason: int) -> Answer:
     return Answer.LATER if reason in _LATER else Answer.DEAD
 
 
-@dataclass(slots=True)
-class _Pause:
-    until: MonotonicNs | None  # 0 = it is over: one record may go; None = that one has gone
-    length: DurationNs
-
-
 class Pauses:
-    """Channels that are refused: each is tried again with one record, after a pause that doubles from 1 to 15 min."""
+    """Channels that are refused: each is tried again after a pause, which doubles from 1 to 15 min."""
 
     def __init__(self, *, uniform: Uniform) -> None:
         self._uniform = uniform
-        self._pauses: dict[str, _Pause] = {}
+        self._pauses: dict[str, tuple[MonotonicNs, DurationNs]] = {}  # until when, and how long that was
 
     def refused(self, channel: str, now: MonotonicNs) -> bool:
         """Take note of a refusal; return whether it is news."""
-        pause = self._pauses.get(channel)
-        if pause is None:
-            self._pauses[channel] = _Pause(self._end(FIRST_PAUSE, now), FIRST_PAUSE)
-            return True
-        if pause.until is None:  # what else of it was in flight says nothing new
-            pause.length = DurationNs(min(pause.length * 2, LONGEST_PAUSE))
-            pause.until = self._end(pause.length, now)
-        return False
+        until, length = self._pauses.get(channel, (now, DurationNs(0)))
+        if until <= now:  # what else of it was in flight says nothing new
+            longer = DurationNs(min(max(length * 2, FIRST_PAUSE), LONGEST_PAUSE))
+            jittered = DurationNs(int(longer * (0.75 + 0.25 * self._uniform())))
+            self._pauses[channel] = later(now, jittered), longer
+        return not length
 
     def accepted(self, channel: str) -> bool:
         """Take note that a record of the channel was accepted; return whether it was paused."""
         return self._pauses.pop(channel, None) is not None
 
-    def undecided(self, channel: str) -> None:
-        """Take note that a probe was refused for another reason: the next record is one."""
-        if (pause := self._pauses.get(channel)) is not None and pause.until is None:
-            pause.until = MonotonicNs(0)
+    def may_go(self, channel: str, now: MonotonicNs) -> bool:
+        """Return whether records of the channel may be sent."""
+        return channel not in self._pauses or self._pauses[channel][0] <= now
 
-    def may_go(self, channel: str) -> bool:
-        """Return whether a record of the channel may be sent; of a paused channel, one does once the pause is over."""
-        pause = self._pauses.get(channel)
-        if pause is None:
-            return True
-        if pause.until != 0:
-            return False
-        pause.until = None
-        return True
+    def over(self, now: MonotonicNs) -> list[str]:
+        """Return the channels that may be tried again."""
+        return [channel for channel in self._pauses if self.may_go(channel, now)]
 
-    def due(self, now: MonotonicNs) -> list[str]:
-        """Return the channels whose pause is over: one record of each may go."""
-        over = [name for name, pause in self._pauses.items() if pause.until and pause.until <= now]
-        for name in over:
-            self._pauses[name].until = MonotonicNs(0)
-        return over
-
-    def lost(self) -> None:
-        """Take note that the connection ended: a probe without an answer goes again."""
-        for channel in self._pauses:
-            self.undecided(channel)
-
-    def next_due(self) -> MonotonicNs | None:
-        """Return when the first pause is over."""
-        return min((pause.until for pause in self._pauses.values() if pause.until), default=None)
+    def next_over(self, now: MonotonicNs) -> MonotonicNs | None:
+        """Return when the next pause is over."""
+        return min((until for until, _ in self._pauses.values() if until > now), default=None)
 
     def channels(self) -> list[str]:
-        """Return what is paused."""
+        """Return what is refused."""
         return sorted(self._pauses)
-
-    def _end(self, length: DurationNs, now: MonotonicNs) -> MonotonicNs:
-        return later(now, DurationNs(int(length * (0.75 + 0.25 * self._uniform()))))
 
 
 class Isolation:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import Annotated, Final, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from edge_agent.core.timebase import RawNs, UtcNs
 
-VERSION: Final = 1
 MAX_SOURCES: Final = 17
 _MAX_NS: Final = 1 << 62
+_Ns = Annotated[int, Field(ge=0, lt=_MAX_NS)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,42 +26,30 @@ class SavedClock:
         rate_sigma: the standard deviation of that.
         delays_ns: the shortest delay of each source.
         slept_ns: how long the device had slept in this boot.
+        version: of the document.
     """
 
     boot: str
-    raw: RawNs
-    utc: UtcNs
-    error_ns: int
-    rate: float
-    rate_sigma: float
-    delays_ns: Mapping[str, int] = field(default_factory=dict)
-    slept_ns: int = 0
+    raw: Annotated[RawNs, Field(ge=0, lt=_MAX_NS)]
+    utc: Annotated[UtcNs, Field(gt=-_MAX_NS, lt=_MAX_NS)]
+    error_ns: _Ns
+    rate: Annotated[float, Field(ge=-0.1, le=0.1, allow_inf_nan=False)]
+    rate_sigma: Annotated[float, Field(ge=0, le=0.1, allow_inf_nan=False)]
+    delays_ns: Annotated[Mapping[str, _Ns], Field(max_length=MAX_SOURCES)] = field(default_factory=dict)
+    slept_ns: _Ns = 0
+    version: Literal[1] = 1
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> bytes:
         """Return it as JSON."""
-        return {"version": VERSION, **asdict(self)}
+        return _DOCUMENT.dump_json(self)
 
 
-def read(document: object) -> SavedClock | None:
+_DOCUMENT: Final = TypeAdapter(SavedClock)
+
+
+def read(document: bytes) -> SavedClock | None:
     """Return what a document says; ``None`` if it is damaged or of another version."""
-    match document:
-        case {
-            "version": 1,
-            "boot": str(boot),
-            "raw": int(raw),
-            "utc": int(utc),
-            "error_ns": int(error),
-            "rate": float() | 0 as rate,
-            "rate_sigma": float() | 0 as sigma,
-            "delays_ns": dict(delays),
-            "slept_ns": int(slept),
-        } if (
-            max(abs(raw), abs(utc), error, slept) < _MAX_NS
-            and min(raw, error, slept) >= 0
-            and abs(rate) <= 0.1
-            and 0 <= sigma <= 0.1
-        ):
-            known = {name: ns for name, ns in delays.items() if isinstance(name, str) and type(ns) is int and ns >= 0}
-            if len(known) == len(delays) <= MAX_SOURCES:
-                return SavedClock(boot, RawNs(raw), UtcNs(utc), error, float(rate), float(sigma), known, slept)
-    return None
+    try:
+        return _DOCUMENT.validate_json(document, strict=True)
+    except ValidationError:
+        return None

@@ -51,6 +51,11 @@ def to_seconds(duration: DurationNs) -> float:
     return duration / NANOSECONDS_PER_SECOND
 
 
+def milliseconds(duration_ns: int | None) -> float | None:
+    """Return a duration as it is shown: in milliseconds, to the microsecond; ``None`` where it is not known."""
+    return None if duration_ns is None else round(duration_ns / NANOSECONDS_PER_MILLISECOND, 3)
+
+
 def later(instant: MonotonicNs, duration: DurationNs) -> MonotonicNs:
     """Return the instant that lies ``duration`` after ``instant``."""
     return MonotonicNs(instant + duration)
@@ -59,6 +64,16 @@ def later(instant: MonotonicNs, duration: DurationNs) -> MonotonicNs:
 def elapsed(since: MonotonicNs, until: MonotonicNs) -> DurationNs:
     """Return the duration from ``since`` to ``until``; negative when ``until`` is the earlier."""
     return DurationNs(until - since)
+
+
+def next_on_grid(start: MonotonicNs, period: DurationNs, now: MonotonicNs) -> MonotonicNs:
+    """Return the first instant ``start + k * period`` (k a whole number) that lies after ``now``.
+
+    A late wake-up thus shortens the next wait instead of shifting all that follow, and after a long stall the missed
+    instants are skipped, not made up for in a burst.
+    """
+    assert period > 0, "a period is positive"
+    return MonotonicNs(start + ((now - start) // period + 1) * period)
 
 
 def utc_from_datetime(moment: datetime) -> UtcNs:

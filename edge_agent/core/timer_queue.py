@@ -13,6 +13,9 @@ from typing import Final, Generic, TypeVar
 
 T = TypeVar("T")
 
+_COUNTED: Final = 64
+"""Bits of an entry that count what was put; the others are the deadline."""
+
 _SLACK: Final = 64
 """So many dead entries are never worth a rebuild."""
 
@@ -21,8 +24,11 @@ class TimerQueue(Generic[T]):
     """Timers by name, each with a deadline in nanoseconds and a payload; equal deadlines come up in order of entry."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[int, int, str]] = []  # of nothing that the garbage collector would have to look into
-        self._pending: dict[str, tuple[int, int, str]] = {}
+        # an entry is one number, the deadline and then a count: there is nothing in it to be looked up on the way
+        # through a heap that is larger than the processor's cache, nor by the garbage collector
+        self._heap: list[int] = []
+        self._names: dict[int, str] = {}  # of the entries that count
+        self._pending: dict[str, int] = {}
         self._payloads: dict[str, T] = {}
         self._entered = 0
 
@@ -31,21 +37,23 @@ class TimerQueue(Generic[T]):
         if name in self._pending:
             self.cancel(name)
         self._entered += 1  # it decides between equal deadlines
-        entry = self._pending[name] = (deadline, self._entered, name)
+        entry = self._pending[name] = (deadline << _COUNTED) + self._entered
+        self._names[entry] = name
         self._payloads[name] = payload
         heapq.heappush(self._heap, entry)
 
     def cancel(self, name: str) -> bool:
         """Remove a timer; return whether there was one."""
-        found = self._pending.pop(name, None) is not None
-        self._payloads.pop(name, None)
-        self._compact()
-        return found
+        entry = self._pending.pop(name, None)
+        if entry is not None:
+            del self._names[entry], self._payloads[name]
+            self._compact()
+        return entry is not None
 
     def deadline(self, name: str) -> int | None:
         """Return a timer's deadline; ``None`` = there is no such timer."""
         entry = self._pending.get(name)
-        return None if entry is None else entry[0]
+        return None if entry is None else entry >> _COUNTED
 
     def names(self) -> list[str]:
         """Return the names of all timers."""
@@ -53,25 +61,26 @@ class TimerQueue(Generic[T]):
 
     def next_deadline(self) -> int | None:
         """Return the soonest deadline; ``None`` = there is no timer."""
-        while self._heap and self._pending.get(self._heap[0][2]) is not self._heap[0]:
+        while self._heap and self._heap[0] not in self._names:
             heapq.heappop(self._heap)
-        return self._heap[0][0] if self._heap else None
+        return self._heap[0] >> _COUNTED if self._heap else None
 
     def pop_due(self, now: int) -> Iterator[T]:
         """Remove what is due at ``now``, yielding the payloads in order; take them all.
 
         What is cancelled or replaced in between does not come; what is put in between is for the next call.
         """
-        due = []
-        while self._heap and self._heap[0][0] <= now:
+        due, end = [], (now + 1) << _COUNTED
+        while self._heap and self._heap[0] < end:
             due.append(heapq.heappop(self._heap))
         for entry in due:
-            if self._pending.get(entry[2]) is entry:
-                del self._pending[entry[2]]
-                yield self._payloads.pop(entry[2])
+            name = self._names.pop(entry, None)
+            if name is not None:
+                del self._pending[name]
+                yield self._payloads.pop(name)
         self._compact()
 
     def _compact(self) -> None:
         if len(self._heap) > 2 * len(self._pending) + _SLACK:
-            self._heap = list(self._pending.values())
+            self._heap = list(self._names)
             heapq.heapify(self._heap)

@@ -25,7 +25,7 @@ from edge_agent.core.refusals import (
 )
 from edge_agent.core.timebase import DurationNs, MonotonicNs, later, seconds, to_seconds
 from edge_agent.core.topics import Topics
-from edge_agent.errors import OutboxError, TooLargeError
+from edge_agent.errors import TooLargeError
 from edge_agent.ports import REFUSED_FROM, Clock, Message
 from edge_agent.services.link import Link
 from edge_agent.services.outbox import Outbox
@@ -108,7 +108,6 @@ class Drain:
             if session.closing is not None and session.closing.by in (ClosedBy.PEER, ClosedBy.SILENCE):
                 self._judge()
         finally:
-            self._pauses.lost()
             self._waits.clear()
             self._outbox.went_offline()
 
@@ -169,7 +168,7 @@ class Drain:
         if self._encoder.outbox != self._outbox.pending.name:
             self._encoder = Encoder(self._topics.device, self._outbox.pending.name)
         self._try_again(now)
-        dues = [self._pauses.next_due(), *(until for until in self._waits.values() if until > now)]
+        dues = [self._pauses.next_over(now), *(until for until in self._waits.values() if until > now)]
         for lane in self._outbox.lanes.values():
             due = self._send_lane(session, lane, now)
             if due is not None:
@@ -190,7 +189,7 @@ class Drain:
                 return None
             if record.always and record.key in lane.fresh and self._outbox.keeping.can_write:
                 return None  # its turn comes when it is on the disk
-            if not self._pauses.may_go(record.channel):
+            if not self._pauses.may_go(record.channel, now):
                 self._hold(lane, [lane.pop()])
                 continue
             if not self._may_take(lane, now):
@@ -261,18 +260,13 @@ class Drain:
                 self._release(channel)
                 self._outbox.said()
             return
-        what = answer(reason)
-        now = self._clock.monotonic()
-        if what is Answer.HOLD:
-            self._refused(records, reason, now)
-            return
-        if what is Answer.DEAD:
-            self._not_taken(records, reason)
-        else:
-            self._put_off(records, reason, now)
-        if channel in self._pauses.channels():
-            self._pauses.undecided(channel)
-            self._release(channel)
+        match answer(reason):
+            case Answer.HOLD:
+                self._refused(records)
+            case Answer.DEAD:
+                self._not_taken(records, reason)
+            case _:
+                self._put_off(records, reason)
 
     def _not_taken(self, records: list[Record], reason: int) -> None:
         if len(records) == 1:
@@ -283,10 +277,10 @@ class Drain:
         lane.rewind(records[0].key)  # one of them it is: each goes alone
         self._singly = max(self._singly, len(records))
 
-    def _refused(self, records: list[Record], reason: int, now: MonotonicNs) -> None:
+    def _refused(self, records: list[Record]) -> None:
         channel = records[0].channel
-        if self._pauses.refused(channel, now):
-            log.warning("channel_refused", extra={"channel": channel, "reason": f"0x{reason:02X}"})
+        if self._pauses.refused(channel, self._clock.monotonic()):
+            log.warning("channel_refused", extra={"channel": channel, "reason": f"0x{NOT_AUTHORIZED:02X}"})
             self._outbox.said()
         self._hold(self._outbox.lanes[Priority(records[0].key >> SEQ_BITS)], records)
 
@@ -299,9 +293,10 @@ class Drain:
         if (stream, channel) not in self._told:
             self._told.add((stream, channel))
             first = lane.held[channel] & SEQ_MASK
-            self._say({"held": {"stream": stream, "topic": channel, "first": first, "reason": NOT_AUTHORIZED}})
+            self._outbox.say({"held": {"stream": stream, "topic": channel, "first": first, "reason": NOT_AUTHORIZED}})
 
-    def _put_off(self, records: list[Record], reason: int, now: MonotonicNs) -> None:
+    def _put_off(self, records: list[Record], reason: int) -> None:
+        now = self._clock.monotonic()
         lane = self._outbox.lanes[Priority(records[0].key >> SEQ_BITS)]
         if reason == QUOTA_EXCEEDED:
             self._pace.slow_down(now)
@@ -321,10 +316,10 @@ class Drain:
             self._late[lane.priority] = range(min(numbers), max(numbers) + 1)
             stream = stream_name(self._outbox.pending.name, lane.priority)
             note = {"stream": stream, "first": min(numbers), "last": max(numbers), "reason": "busy"}
-            self._say({"late": [note]})
+            self._outbox.say({"late": [note]})
 
     def _try_again(self, now: MonotonicNs) -> None:
-        for channel in self._pauses.due(now):
+        for channel in self._pauses.over(now):
             self._release(channel)
         for priority, until in list(self._waits.items()):
             lane = self._outbox.lanes[priority]
@@ -338,7 +333,6 @@ class Drain:
             first = lane.held.pop(channel, None)
             if first is not None:
                 lane.rewind(first)
-        self._wake.set()
 
     def _judge(self) -> None:
         """After a connection that ended before all was answered: is it one record's doing?"""
@@ -349,8 +343,4 @@ class Drain:
         if verdict is Answer.DEAD:
             self._outbox.bury(record, CLOSES_THE_CONNECTION)
         elif verdict is Answer.HOLD:
-            self._refused([record], NOT_AUTHORIZED, self._clock.monotonic())
-
-    def _say(self, data: dict[str, object]) -> None:
-        with contextlib.suppress(OutboxError):
-            self._outbox.say(data)
+            self._refused([record])

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from edge_agent.core.events import CONTENT_TYPE, HEARTBEAT, HeartbeatData, Stamp
-from edge_agent.core.schedule import next_on_grid
-from edge_agent.core.timebase import DurationNs, later, seconds, to_seconds
+from edge_agent.core.timebase import DurationNs, later, next_on_grid, seconds, to_seconds
 from edge_agent.core.topics import Topics
 from edge_agent.ports import Clock, Message
 from edge_agent.services.link import Link

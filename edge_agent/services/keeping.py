@@ -3,8 +3,8 @@
 ==================  =================================================================================================
 a full disk         the ballast is thrown off, then the oldest are dropped; failing that, records wait in memory
 errors, read-only   records wait in memory; every few seconds the store is opened anew
-damage              the store is put aside and a fresh one opened under the same name; what is intact is taken over
-a newer version's   the store is put aside untouched for the version that knows it
+damage              the store is put aside and a fresh one opened under the same name; what is intact is taken over;
+                    so it is with a store of a version that is newer by two or more
 ==================  =================================================================================================
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Final, TypeVar
@@ -121,13 +121,11 @@ class Keeping:
             return False
         return replaced
 
-    def salvage(self) -> Iterator[Salvaged]:
-        """Return what can be got out of stores that were put aside; each step blocks, see ``step``."""
-        return self._file.salvage()
-
-    async def step(self, pieces: Iterator[Salvaged]) -> Salvaged | None:
-        """Return the next piece; ``None`` after the last."""
-        return await self._worker.run(lambda: next(pieces, None))
+    async def salvage(self) -> AsyncIterator[Salvaged]:
+        """Yield what can be got out of a store that was put aside, in pieces."""
+        pieces = self._file.salvage()
+        while (piece := await self._worker.run(lambda: next(pieces, None))) is not None:
+            yield piece
 
     async def notes_taken(self) -> None:
         """Take note that the store has all notes of the one that it has replaced."""
@@ -178,14 +176,13 @@ class Keeping:
             self.put_aside = known = self._file.put_aside()  # a power cut may have come between that and its salvage
             return self._fresh(known) if known else self._file.open(max_bytes=self._max_bytes, name=name)
         except StoreError as error:
-            if error.fault not in (StoreFault.DAMAGED, StoreFault.NEWER):
+            if error.fault is not StoreFault.DAMAGED:
                 raise
             log.error(  # noqa: TRY400  # no bug of ours: the traceback would tell nobody anything
                 "outbox_put_aside", extra={"reason": error.fault.value, "error": str(error)}
             )
-            known = self._file.identity() if error.fault is StoreFault.DAMAGED else None
-            self._file.set_aside(error.fault, known=known)
-            self.put_aside = known
+            self.put_aside = known = self._file.identity()
+            self._file.set_aside(known=known)
             return self._fresh(known) if known else self._file.open(max_bytes=self._max_bytes, name=name)
 
     def _with_notes(self, store: Store) -> StoreFacts:
@@ -237,7 +234,7 @@ class Keeping:
 
     def _replace(self, store: Store, known: Identity) -> Store:
         store.close()
-        self._file.set_aside(StoreFault.DAMAGED, known=known)
+        self._file.set_aside(known=known)
         return self._fresh(known)
 
     # --

@@ -35,33 +35,17 @@ class OnceOnly:
         digest = hashlib.blake2b(key.encode(errors="surrogatepass"), digest_size=16).digest()
         answer = self._answers.get(digest)
         if answer is None:
-            answer = self._answers[digest] = asyncio.get_running_loop().create_future()
+            known = await self._keeping.read(lambda store: store.known([digest]))
+            if known is None:
+                raise OutboxError("the disk fails: whether the key is new is not known", word="busy")
+            if digest in known:
+                return known[digest]
+            answer = self._answers.get(digest)  # of whoever was faster
+        if answer is None:  # from here on it arrives, whoever goes away
+            answer = self._answers[digest] = self._put(digest, submission)
             answer.add_done_callback(partial(self._forget, digest))
-            try:
-                known = await self._keeping.read(lambda store: store.known([digest]))
-                if known is None:
-                    answer.set_exception(
-                        OutboxError("the disk fails: whether the key is new is not known", word="busy")
-                    )
-                elif digest in known:
-                    answer.set_result(known[digest])
-                else:  # from here on it arrives, whoever goes away
-                    self._put(digest, submission).add_done_callback(partial(_pass_on, answer))
-            except OutboxError as error:
-                answer.set_exception(error)
-            except asyncio.CancelledError:
-                answer.set_exception(OutboxError("the one who handed it in has gone; try again", word="busy"))
-                raise
         return await asyncio.shield(answer)
 
     def _forget(self, digest: bytes, answer: asyncio.Future[str]) -> None:
         del self._answers[digest]
         answer.exception()  # perhaps nobody waits for it any more
-
-
-def _pass_on(answer: asyncio.Future[str], durable: asyncio.Future[str]) -> None:
-    error = durable.exception()
-    if error is None:
-        answer.set_result(durable.result())
-    else:
-        answer.set_exception(error)

@@ -238,8 +238,7 @@ class Outbox:
         pending.fresh_bytes += len(record.body)
         lane.next_seq += 1
         lane.add(record, may_be_ready=self.online)
-        if record.always:
-            self.urgent = True
+        self.urgent = self.urgent or record.always
         known = self.watched and self.online and not record.always and not lane.wants_numbers
         if not known or pending.fresh_bytes > MEMORY_BYTES:
             self.due.set()
@@ -259,9 +258,11 @@ class Outbox:
         future: asyncio.Future[str] = shared.waiter
         return future
 
-    def say(self, data: Mapping[str, object]) -> Record:
-        """Publish an event about the outbox itself."""
-        return self.put(Submission("event/outbox", orjson.dumps(data), Priority.CRITICAL))
+    def say(self, data: Mapping[str, object]) -> Record | None:
+        """Publish an event about the outbox itself; ``None`` = there is no room for it."""
+        with contextlib.suppress(OutboxError):
+            return self.put(Submission("event/outbox", orjson.dumps(data), Priority.CRITICAL))
+        return None
 
     def _check_room(self, submission: Submission) -> None:
         size = len(submission.data)
@@ -377,8 +378,7 @@ class Outbox:
         fault = self.keeping.fault
         if fault is not self._condition:
             self._condition = fault
-            with contextlib.suppress(OutboxError):
-                self.say({"state": "ok"} if fault is None else {"state": "degraded", "reason": fault.value})
+            self.say({"state": "ok"} if fault is None else {"state": "degraded", "reason": fault.value})
             self.said()
 
     def identity(self) -> Identity:

@@ -67,41 +67,30 @@ class OutboxWriter:
         """Return when something has to be written; ``None`` = not before something happens."""
         if not self._keeping.can_write:
             return None  # until it was mended
-        now, pending = self._clock.monotonic(), self._outbox.pending
-        if (
-            self._records_due(now)
-            or pending.has_news
-            or pending.wants_numbers
-            or self._outbox.flushes
-            or self._outbox.noting
-        ):
+        outbox, pending, now = self._outbox, self._outbox.pending, self._clock.monotonic()
+        acked = sum(len(lane.acked) for lane in outbox.lanes.values())
+        crowded = acked >= ACKED_AT_ONCE
+        if pending.has_news or pending.wants_numbers or outbox.flushes or outbox.noting or crowded:
             return now
-        acked = sum(len(lane.acked) for lane in self._outbox.lanes.values())
-        dues = [later(self._oldest_fresh(), self._outbox.config.commit)] if pending.fresh_bytes else []
-        if acked >= ACKED_AT_ONCE:
+        deleted = later(outbox.acked_since, DELETE_WITHIN) if acked and outbox.acked_since is not None else None
+        return min((due for due in (self._records_due_at(now), deleted) if due is not None), default=None)
+
+    def _records_due_at(self, now: MonotonicNs) -> MonotonicNs | None:
+        """Return when the records that are in memory alone have to be written; ``None`` = there are none."""
+        outbox = self._outbox
+        made = [next(iter(lane.fresh.values())).made for lane in outbox.lanes.values() if lane.fresh]
+        if not made:
+            return None
+        if outbox.urgent or not outbox.online or outbox.pending.fresh_bytes > MEMORY_BYTES:
             return now
-        if acked and self._outbox.acked_since is not None:
-            dues.append(later(self._outbox.acked_since, DELETE_WITHIN))
-        return min(dues, default=None)
-
-    def _records_due(self, now: MonotonicNs) -> bool:
-        """Return whether the records that are in memory alone have to be written."""
-        if not any(lane.fresh for lane in self._outbox.lanes.values()):
-            return False
-        waited = later(self._oldest_fresh(), self._outbox.config.commit) <= now
-        return (
-            self._outbox.urgent or not self._outbox.online or waited or self._outbox.pending.fresh_bytes > MEMORY_BYTES
-        )
-
-    def _oldest_fresh(self) -> MonotonicNs:
-        made = [next(iter(lane.fresh.values())).made for lane in self._outbox.lanes.values() if lane.fresh]
-        waited = self._outbox.age() - min(made, default=0)
-        return MonotonicNs(self._clock.monotonic() - waited)
+        return later(MonotonicNs(now - (outbox.age() - min(made))), outbox.config.commit)
 
     async def _commit(self, *, everything: bool = False) -> bool:
         """Write what is due; return whether anything was written."""
         flushes, noting = self._outbox.flushes[:], self._outbox.noting[:]
-        records = everything or bool(flushes) or self._records_due(self._clock.monotonic())
+        now = self._clock.monotonic()
+        due = self._records_due_at(now)
+        records = everything or bool(flushes) or (due is not None and due <= now)
         batch = self._outbox.pending.collect(
             records=records, settled=self._outbox.settled(), may_drop=self._outbox.config.when_full == "drop_oldest"
         )

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
-from itertools import accumulate
 from typing import Any, Final, TypeVar
 
 import orjson
@@ -23,17 +22,14 @@ from edge_agent.services.outbox import Outbox
 T = TypeVar("T")
 
 PAGE: Final = 500
-PAGE_BYTES: Final = 1 << 20
 
 
 # ---------------------------------------------------------------- what is read from the store
 def _page(store: Store, encoder: Encoder, args: After) -> dict[str, Any]:
     """Return records as events, and the keys of damaged ones; ``next`` is where to go on."""
     records, damaged, following = store.peek(args.after, rows=PAGE)
-    sizes = accumulate(len(record.body) for record in records)
-    some = [record for record, size in zip(records, sizes, strict=True) if size <= PAGE_BYTES] or records[:1]
-    events = [orjson.Fragment(encoder.encode(record)) for record in some]
-    return {"records": events, "damaged": damaged, "next": following if len(some) == len(records) else some[-1].key}
+    events = [orjson.Fragment(encoder.encode(record)) for record in records]
+    return {"records": events, "damaged": damaged, "next": following}
 
 
 def _dead(store: Store, encoder: Encoder, _args: Section) -> dict[str, Any]:

@@ -386,8 +386,9 @@ class Scheduler:
         return entry.job.after is None or entry.memory.last is not None  # else it counts from what is as little known
 
     def next_due(self, name: str) -> UtcNs | None:
-        """Return when a job is due next; ``None`` = it is not."""
-        return self._timers.due(name)
+        """Return when a job is due next, or catches up; ``None`` = it does not."""
+        dues = (self._timers.due(name), self._timers.due(f"{name}@"))
+        return min((due for due in dues if due is not None), default=None)
 
     def _now(self) -> UtcNs:
         return self._clock.now().time

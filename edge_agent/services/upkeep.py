@@ -71,11 +71,11 @@ class Upkeep:
         most = 1 if outbox.unsaid else min(GAPS_AT_ONCE, max(outbox.config.max_record // GAP_BYTES, 1))
         if not outbox.unsaid:
             outbox.unsaid = await self._keeping.read(lambda store: store.announce(GAPS_AT_ONCE)) or []
-        with contextlib.suppress(OutboxError):  # no room for the event: the next look tries again
-            while some := outbox.unsaid[:most]:
-                record = outbox.say({"gaps": [asdict(gap) for _, gap in some]})
-                del outbox.unsaid[:most]
-                outbox.announced[record.key] = some
+        while some := outbox.unsaid[:most]:
+            if (record := outbox.say({"gaps": [asdict(gap) for _, gap in some]})) is None:
+                break  # the next look tries again
+            del outbox.unsaid[:most]
+            outbox.announced[record.key] = some
 
     async def _drop_expired(self) -> None:
         cutoff = self._outbox.age() - self._outbox.config.max_age
@@ -200,11 +200,11 @@ class Upkeep:
 
     async def _salvage(self, there: _Numbers) -> None:
         """Take over records from stores that were put aside, and name those that are neither there nor ``there``."""
-        name, known, pieces = self._outbox.pending.name, self._keeping.put_aside, self._keeping.salvage()
+        name, known = self._outbox.pending.name, self._keeping.put_aside
         found = {priority: NumberRanges() for priority in Priority}
         number, whole = 0, True
         self._unsalvaged = None
-        while (piece := await self._keeping.step(pieces)) is not None:
+        async for piece in self._keeping.salvage():
             own = piece.outbox == name
             done = await self._keeping.read(partial(_take_in, piece if own else replace(piece, records=())))
             if done is None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.adapters.places import find_inbox, find_socket, find_state, socket_path, state_dir
+from edge_agent.adapters.places import find_inbox, find_socket, socket_path, state_dir
 from edge_agent.errors import EdgeAgentError
 
 
@@ -186,15 +186,3 @@ def test_the_inbox_is_found_where_it_may_be_written(root: Path) -> None:
     common.mkdir(parents=True)
     assert find_inbox(None, environ, root=root) == common
     assert find_inbox(str(root / "elsewhere"), environ, root=root) is None
-
-
-def test_the_state_is_found_where_a_file_of_it_may_be_read(root: Path) -> None:
-    """Nothing is made for it."""
-    environ = {"HOME": str(root / "home")}
-    assert find_state(None, environ, "x/y.json", root=root) is None
-    assert not (root / "home").exists()
-    file = root / "home/.local/state/edge-agent/x/y.json"
-    file.parent.mkdir(parents=True)
-    file.touch()
-    assert find_state(None, environ, "x/y.json", root=root) == file.parents[1]
-    assert find_state(str(root / "elsewhere"), environ, "x/y.json", root=root) is None

@@ -34,9 +34,13 @@ def opened(path: Path, *, max_bytes: int = 64 * MIB) -> Store:
 
 def stored(store: Store) -> dict[int, bytes]:
     """Return all that is stored."""
-    records, damaged, _ = store.peek(0, rows=1_000_000)
-    assert damaged == []
-    return {one.key: one.body for one in records}
+    found: dict[int, bytes] = {}
+    after: int | None = 0
+    while after is not None:
+        records, damaged, after = store.peek(after, rows=1_000_000)
+        assert damaged == []
+        found |= {one.key: one.body for one in records}
+    return found
 
 
 STEPS: Final = st.lists(
@@ -255,5 +259,5 @@ def test_what_could_not_be_taken_in_leaves_no_trace(tmp_path: Path, monkeypatch:
     store.close()
 
 
-def _full() -> None:
+def _full(**_options: bool) -> None:
     raise StoreError(StoreFault.FULL, "full")

@@ -1,7 +1,8 @@
-"""The place of the store: damage is found, put aside and read around; a newer version's store is left alone."""
+"""The place of the store: damage is found, put aside and read around; a stopped agent's is read from a copy."""
 
 from __future__ import annotations
 
+import contextlib
 import random
 import shutil
 import sqlite3
@@ -13,13 +14,13 @@ from typing import Final
 
 import pytest
 
-from edge_agent.adapters.store_file import StoreFile
+from edge_agent.adapters.store import Store
+from edge_agent.adapters.store_file import StoreFile, opened_copy
 from edge_agent.adapters.store_schema import BALLAST_BYTES, MIGRATIONS
 from edge_agent.core.batch import Batch, Identity
 from edge_agent.core.records import Gap, Priority, Record, pack
 from edge_agent.core.timebase import UtcNs
-from edge_agent.errors import StoreError, StoreFault
-from edge_agent.ports import Store
+from edge_agent.errors import EdgeAgentError, StoreError, StoreFault
 from tests.support import bit_rot
 from tests.support.outbox_worker import body
 
@@ -72,7 +73,7 @@ def got_out(folder: Path) -> tuple[dict[int, bytes], float]:
         began = time.process_time()
         if store is not None:
             store.close()
-        file.set_aside(error.fault, known=KNOWN)
+        file.set_aside(known=KNOWN)
         store = file.open(max_bytes=MAX_BYTES, name="a", reserved=KNOWN.reserved)
         took = time.process_time() - began
         for piece in file.salvage():
@@ -122,8 +123,8 @@ def _set_version(folder: Path, version: int) -> None:
         db.execute(f"PRAGMA user_version={version}")
 
 
-def test_a_store_of_the_next_version_is_read_and_one_beyond_is_not(tmp_path: Path) -> None:
-    """The one after the next has to be put aside; it is not touched, and read again once its version is known."""
+def test_a_store_of_the_next_version_is_read_and_one_beyond_is_replaced(tmp_path: Path) -> None:
+    """Nobody knows what may be written to that; what is intact of it is got back."""
     store = opened(tmp_path)
     store.commit(Batch(records=[record(1)]))
     store.close()
@@ -133,23 +134,17 @@ def test_a_store_of_the_next_version_is_read_and_one_beyond_is_not(tmp_path: Pat
     _set_version(tmp_path, known + 2)
     with pytest.raises(StoreError, match=rf"newer version \(schema {known + 2}, this one knows {known}\)") as raised:
         opened(tmp_path)
+    assert raised.value.fault is StoreFault.DAMAGED
     content = (tmp_path / "outbox.db").read_bytes()
-    file = StoreFile(tmp_path)
-    file.set_aside(raised.value.fault, known=None)
-    assert (tmp_path / "newer" / "outbox.db").read_bytes() == content
-    store = file.open(max_bytes=MAX_BYTES, name="b")
-    assert store.facts.name == "b"
-    assert list(file.salvage()) == []
-    file.salvaged()
-    _set_version(tmp_path / "newer", 2)  # as if this version had become the newer one
+    StoreFile(tmp_path).set_aside(known=StoreFile(tmp_path).identity())
+    assert (tmp_path / "quarantine" / "outbox.db").read_bytes() == content
     assert [one.seq for piece in StoreFile(tmp_path).salvage() for one in piece.records] == [1]
-    store.close()
 
 
 def test_a_replacement_that_was_cut_short_is_known_until_its_records_are_safe(tmp_path: Path) -> None:
     """After a restart the store goes on under the same name, behind the same numbers."""
     opened(tmp_path).close()
-    StoreFile(tmp_path).set_aside(StoreFault.DAMAGED, known=KNOWN)
+    StoreFile(tmp_path).set_aside(known=KNOWN)
     file = StoreFile(tmp_path)
     assert file.put_aside() == KNOWN
     list(file.salvage())
@@ -166,7 +161,7 @@ def test_the_log_of_a_store_whose_move_was_cut_short_follows_it(tmp_path: Path) 
     main = (tmp_path / "outbox.db").read_bytes()
     store.close()
     (tmp_path / "outbox.db").write_bytes(main)
-    StoreFile(tmp_path).set_aside(StoreFault.DAMAGED, known=KNOWN)
+    StoreFile(tmp_path).set_aside(known=KNOWN)
     (tmp_path / "outbox.db-wal").write_bytes(log)
     file = StoreFile(tmp_path)
     file.open(max_bytes=MAX_BYTES, name="a", reserved=KNOWN.reserved).close()
@@ -201,7 +196,7 @@ def test_facts_of_another_type_are_left_out_of_what_is_got_out(tmp_path: Path) -
         db.execute("UPDATE meta SET v = 'x' WHERE k = 'settled1'")
         db.commit()
     assert file.identity() is None
-    file.set_aside(StoreFault.DAMAGED, known=None)
+    file.set_aside(known=None)
     pieces = list(file.salvage())
     assert [one.seq for piece in pieces for one in piece.records] == [1]
     assert [gap for piece in pieces for gap in piece.gaps] == [good]
@@ -210,15 +205,15 @@ def test_facts_of_another_type_are_left_out_of_what_is_got_out(tmp_path: Path) -
 def test_a_mark_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is written beside its place first."""
     opened(tmp_path).close()
-    monkeypatch.setattr("edge_agent.adapters.store_file._sync", _no_sync)
+    monkeypatch.setattr("edge_agent.adapters.durable_file.os.fsync", _no_sync)
     with pytest.raises(StoreError):
-        StoreFile(tmp_path).set_aside(StoreFault.DAMAGED, known=KNOWN)
+        StoreFile(tmp_path).set_aside(known=KNOWN)
     assert not (tmp_path / "quarantine" / "outbox").exists()
     assert (tmp_path / "outbox.db").exists()
 
 
-def _no_sync(path: Path) -> None:
-    raise OSError(5, "Input/output error", str(path))
+def _no_sync(_descriptor: int) -> None:
+    raise OSError(5, "Input/output error")
 
 
 def test_the_ballast_is_thrown_once_and_laid_again(tmp_path: Path) -> None:
@@ -232,3 +227,30 @@ def test_the_ballast_is_thrown_once_and_laid_again(tmp_path: Path) -> None:
         True,
         True,
     ]
+
+
+# ---------------------------------------------------------------- the copy of a stopped agent's
+def test_what_is_only_in_the_log_is_seen_too_and_nothing_changes(tmp_path: Path) -> None:
+    """As a killed agent leaves it: the records stand in the WAL; the original's bytes stay as they are."""
+    store = Store(tmp_path / "outbox.db", max_bytes=1 << 20, name="abc")
+    store.commit(Batch(records=[record(1), record(2)]))
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    assert before["outbox.db-wal"]
+    with opened_copy(tmp_path) as copy:
+        assert copy.facts.name == "abc"
+        assert [one.seq for one in copy.peek(0, rows=10)[0]] == [1, 2]
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+    store.close()
+
+
+def test_a_folder_without_a_store_is_an_error_with_the_fix(tmp_path: Path) -> None:
+    """It names the file."""
+    with pytest.raises(EdgeAgentError, match=r"outbox\.db cannot be read.*state\.dir"), opened_copy(tmp_path):
+        pass
+
+
+def test_a_store_beyond_reading_is_an_error(tmp_path: Path) -> None:
+    """Not a traceback."""
+    (tmp_path / "outbox.db").write_bytes(b"no database at all" * 1000)
+    with pytest.raises(StoreError), contextlib.ExitStack() as stack:
+        stack.enter_context(opened_copy(tmp_path))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.adapters.store_copy import opened_copy
+from edge_agent.adapters.store_file import opened_copy
 from edge_agent.core.records import Record
 from tests.support.agents import AgentProcess, agent, config_text
 from tests.support.inboxes import drop, drop_many, left

@@ -42,7 +42,7 @@ def known(discipline: Discipline) -> bytes:
     """Return all that is known of time, bit by bit: the estimate, the clock, the bound, and the others' standing."""
     return pickle.dumps(
         (
-            discipline._estimate,
+            discipline.estimate,
             discipline._clock,
             discipline._good,
             discipline._root_ns,

@@ -183,7 +183,7 @@ def moment(one: Seen) -> float:
 def saved_at(utc: int) -> bytes:
     """Return what an agent has saved in an earlier boot."""
     saved = SavedClock("another boot", RawNs(10**12), UtcNs(utc), 1000, 30e-6, 1e-6)
-    return json.dumps(saved.document()).encode()
+    return saved.document()
 
 
 LATER: Final = BUILD_EPOCH + 10 * 86_400 * 10**9

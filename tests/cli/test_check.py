@@ -9,12 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.adapters.config_store import MEMORY, ConfigStore
 from edge_agent.cli import main
 from edge_agent.cli.check import describe, run, schema
-from edge_agent.core.cloud_config import CloudConfig
-from edge_agent.core.config_memory import ConfigMemory
-from edge_agent.core.config_remote import Desired
 
 
 def check(*arguments: str) -> int:
@@ -61,29 +57,6 @@ def test_the_environment_names_the_file(
     assert str(config) in capsys.readouterr().out
 
 
-def test_it_says_whether_what_the_cloud_says_fits(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """As far as the state directory may be read; it is only looked at, and damage there is no error."""
-    state = config.with_name("state")
-    config.write_text(f'[device]\nid = "gw-1"\n[state]\ndir = "{state}"\n')
-    assert check("--config", str(config)) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 1
-    assert not state.exists()
-    state.mkdir()
-    desired = Desired(7, {"heartbeat": {"every": "9s"}})
-    ConfigStore(state).save(ConfigMemory(CloudConfig().take(desired)))
-    assert check("--config", str(config)) == 0
-    first, note = capsys.readouterr().out.splitlines()
-    assert re.fullmatch(r"note: cloud version 7 lies over them, digest [0-9a-f]{12}", note)
-    assert first[-12:] != note[-12:]
-    config.write_text(config.read_text() + "[config]\nremote = []\n")
-    assert check("--config", str(config)) == 0
-    note = capsys.readouterr().out.splitlines()[1]
-    assert note.startswith("note: cloud version 7 does not fit them, and will not count: heartbeat: not open")
-    (state / MEMORY).write_text("{")
-    assert check("--config", str(config), "--json") == 0
-    assert json.loads(capsys.readouterr().out)["cloud"] is None
-
-
 def test_json_says_the_same(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Valid or not, one object on stdout."""
     assert check("--config", str(config), "--json") == 0
@@ -93,7 +66,6 @@ def test_json_says_the_same(config: Path, capsys: pytest.CaptureFixture[str]) ->
         "ok": True,
         "problems": [],
         "unused": ["metrics.listen"],
-        "cloud": None,
         "files": [str(config)],
         "device": "gw-1",
     }

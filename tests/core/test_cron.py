@@ -113,6 +113,7 @@ def test_some_short_words_mean_the_same(words: str, same: str) -> None:
         ("0 12 ? * 6L", "must be written by name"),
         ("0 12 1 * 1,?", r"\? stands alone"),
         ("? 12 * * *", r"\? stands alone"),
+        ("0 12 ? * ?", r"\? stands alone"),
     ],
 )
 def test_what_is_no_expression_is_refused_with_the_field_and_the_fix(text: str, words: str) -> None:

@@ -116,10 +116,10 @@ def test_the_first_to_answer_after_an_outage_is_not_believed_alone_either() -> N
     for _ in range(10):
         for name in ("a", "b", "c"):
             one.missed(name)
-    before = one._estimate.oscillator.offset_s
+    before = one.estimate.oscillator.offset_s
     assert one.take(sample("a", 5000, off_s=3600)) == "waiting"
     assert one.take(sample("b", 5001)) == "no_majority"
-    assert one._estimate.oscillator.offset_s == before
+    assert one.estimate.oscillator.offset_s == before
     assert one.take(sample("c", 5002)) == "selected"
     assert one.take(sample("a", 5003, off_s=3600)) == "outvoted"
 
@@ -179,7 +179,7 @@ def test_no_majority_freezes_and_is_told_once() -> None:
     """Nothing is learned until there is one again."""
     one = Discipline(Policy(("a", "b", "c", "d")))
     feed(one, 1, "a", "b", "c", "d")
-    before = one._estimate.oscillator.offset_s
+    before = one.estimate.oscillator.offset_s
     whats(one)
     standings = []
     for turn in range(20):
@@ -187,7 +187,7 @@ def test_no_majority_freezes_and_is_told_once() -> None:
             standings.append(one.take(sample(name, 100 + 64 * turn, off_s=off)))
     assert standings[:3] == ["selected", "selected", "outvoted"]
     assert set(standings[3:]) == {"no_majority"}, "at once, though the liars' older samples agree"
-    assert one._estimate.oscillator.offset_s == pytest.approx(before, abs=0.01)
+    assert one.estimate.oscillator.offset_s == pytest.approx(before, abs=0.01)
     assert whats(one).count("sources_disagree") == 1
     feed(one, 5000, "a", "b", "c", "d")
     assert "sources_agree" in whats(one)
@@ -347,15 +347,15 @@ def test_the_face_of_a_source() -> None:
         one.take(sample("b", 1.3 + 2 * turn, off_s=10))
         one.missed("c")
     a, b, c, _ = one.sources(RawNs(seconds(20)))
-    assert [(face.standing, face.used) for face in (a, b, c)] == [
+    assert [(face["standing"], face["used"]) for face in (a, b, c)] == [
         ("selected", True),
         ("outvoted", False),
         ("no_answer", False),
     ]
-    assert a.offset_ms == pytest.approx(0, abs=0.1)
-    assert b.offset_ms == pytest.approx(-10_000, abs=1)
-    assert (a.delay_ms, a.root_ms, a.age_s, a.reach) == (10, 0.1, 11.0, 0b11111)
-    assert (c.reach, c.offset_ms, c.age_s) == (0, None, None)
+    assert a["offset_ms"] == pytest.approx(0, abs=0.1)
+    assert b["offset_ms"] == pytest.approx(-10_000, abs=1)
+    assert (a["delay_ms"], a["root_ms"], a["age_s"], a["reach"]) == (10, 0.1, 11.0, 0b11111)
+    assert (c["reach"], c["offset_ms"], c["age_s"]) == (0, None, None)
 
 
 samples = st.builds(

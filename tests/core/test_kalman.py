@@ -60,7 +60,7 @@ def test_two_short_spans_are_one_long_one() -> None:
 def test_uncertainty_grows_as_a_random_walk_of_the_rate_does() -> None:
     """Against a simulation of many of them."""
     rng = random.Random(5)  # noqa: S311  # reproducible
-    one = Oscillator(spread=1e-12, yy=0.0)
+    one = Oscillator(spread=1e-12, yy=0.0, dd=1e-24)
     ends = []
     for _ in range(2000):
         rate = offset = 0.0

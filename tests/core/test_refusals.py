@@ -32,28 +32,22 @@ def at(value_s: float) -> MonotonicNs:
     return later(MonotonicNs(1), seconds(value_s))
 
 
-def test_a_pause_ends_with_one_probe() -> None:
-    """The records after it wait for its answer."""
+def test_a_pause_ends_with_another_try() -> None:
+    """What was in flight when it began changes nothing; the next one is twice as long."""
     pauses = Pauses(uniform=lambda: 1.0)
     assert pauses.refused("a", at(0))
-    assert not pauses.refused("a", at(0))
-    assert not pauses.may_go("a")
-    assert pauses.due(at(59)) == []
-    assert pauses.due(at(61)) == ["a"]
-    assert [pauses.may_go("a"), pauses.may_go("a")] == [True, False]
-    assert pauses.accepted("a")
-    assert pauses.may_go("a")
-
-
-def test_a_probe_that_is_refused_for_another_reason_is_followed_by_the_next() -> None:
-    """Without that the channel would wait for ever."""
-    pauses = Pauses(uniform=lambda: 1.0)
-    pauses.refused("a", at(0))
-    pauses.due(at(61))
-    assert pauses.may_go("a")
-    pauses.undecided("a")
-    assert pauses.may_go("a")
+    assert not pauses.refused("a", at(1))
+    assert not pauses.may_go("a", at(59))
+    assert pauses.over(at(59)) == []
+    assert pauses.next_over(at(59)) == at(60)
+    assert pauses.over(at(61)) == ["a"]
+    assert pauses.next_over(at(61)) is None
+    assert pauses.may_go("a", at(61))
+    assert not pauses.refused("a", at(61))
+    assert pauses.next_over(at(61)) == at(181)
     assert pauses.channels() == ["a"]
+    assert pauses.accepted("a")
+    assert pauses.may_go("a", at(62))
 
 
 def test_the_same_record_at_the_end_of_four_connections_is_found() -> None:

@@ -67,13 +67,13 @@ async def test_a_file_that_is_no_database_is_put_aside_at_the_start(tmp_path: Pa
 
 # ---------------------------------------------------------------- getting back what was put aside
 async def _put_aside(folder: Path, count: int) -> None:
-    """Leave a store of that many records where one of a newer version stands."""
-    source = Flow(folder / "newer", FakeBroker(up=False))
+    """Leave a store of that many records where one stands that was put aside."""
+    source = Flow(folder / "quarantine", FakeBroker(up=False))
     async with source.running():
         for n in range(count):
             source.put(n)
         await asyncio.sleep(1)
-    (folder / "newer" / "outbox").write_text("{}")
+    (folder / "quarantine" / "outbox").write_text("{}")
 
 
 @pytest.mark.virtual
@@ -93,17 +93,17 @@ async def test_a_disk_that_fails_while_records_are_got_back_is_mended_all_the_sa
             await asyncio.sleep(1)
             assert not any(task.done() for task in flow.tasks)
             assert flow.outbox.conditions()
+            assert (tmp_path / "quarantine" / "outbox").exists()
             patch.undo()
             await asyncio.sleep(1)
             assert await flow.outbox.durable(flow.put(99))
             assert not flow.outbox.conditions()
-            assert (tmp_path / "newer" / "outbox").exists()
     flow = Flow(tmp_path)
     async with flow.running():
         await online(flow)
         await asyncio.sleep(60)
         assert {*range(10), 99} <= set(flow.numbers())
-        assert not (tmp_path / "newer" / "outbox").exists()
+        assert not (tmp_path / "quarantine" / "outbox").exists()
 
 
 def _broken(_store: Store, _change: object) -> None:
@@ -295,20 +295,12 @@ async def test_a_file_that_is_no_database_has_lost_its_notes(tmp_path: Path) -> 
         assert one.outbox.notes == {LOST: b""}
 
 
-async def test_notes_in_the_store_of_a_newer_version_count_as_lost_until_that_runs(tmp_path: Path) -> None:
-    """That is said once; then they come back under what was noted down since."""
+async def test_notes_in_the_store_of_a_newer_version_are_taken_over(tmp_path: Path) -> None:
+    """As from a damaged one."""
     await _noted(tmp_path)
-    known = len(MIGRATIONS)
-    _damage(tmp_path / "outbox.db", f"PRAGMA user_version = {known + 2}")
+    _damage(tmp_path / "outbox.db", f"PRAGMA user_version = {len(MIGRATIONS) + 2}")
     async with running(tmp_path) as one:
-        assert one.outbox.notes == {LOST: b""}
-        one.outbox.note(LOST, None)
-        one.outbox.note("command/c-7", b"new")
-    async with running(tmp_path) as one:
-        assert one.outbox.notes == {"command/c-7": b"new"}
-    _damage(tmp_path / "newer" / "outbox.db", f"PRAGMA user_version = {known}")
-    async with running(tmp_path) as one:
-        assert one.outbox.notes == NOTES | {"command/c-7": b"new"}
+        assert one.outbox.notes == NOTES
 
 
 async def test_a_store_that_cannot_take_over_the_notes_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,7 +93,10 @@ async def test_what_was_missed_while_the_agent_was_stopped_follows_misfire(misfi
     async with device.up():
         await asyncio.sleep(3700)
     await asyncio.sleep(3 * 3600)
-    async with device.up():
+    async with device.up() as scheduler:
+        due = scheduler.next_due("rarely")
+        assert due is not None
+        assert (due - device.clock.now().time < CATCH_UP_WITHIN) is bool(expected)
         await asyncio.sleep(CATCH_UP_S + 10)
         assert device.runs["rarely"] == [3600.0, *expected]
         missed = sum(one["count"] for one in device.notebook.said if one["what"] == "missed")

@@ -11,10 +11,9 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from edge_agent.adapters.alarm import LoopAlarm
 from edge_agent.core.timebase import UtcNs, seconds
 from edge_agent.services.timers import APART, LONG, Timer, Timers
-from tests.fakes import EPOCH
+from tests.fakes import EPOCH, LoopAlarm
 
 MS = 1_000_000
 

@@ -214,7 +214,7 @@ class Device:
                     self.discipline.missed(server.name)
                 else:
                     self.discipline.take(sample)
-                    if self.discipline.wants_samples and t > self._burst_until + 64:
+                    if self.discipline.estimate.wants_samples and t > self._burst_until + 64:
                         self.burst(t + 2)
 
     def _agenda(self, looks: Sequence[float], until_s: float) -> Iterator[tuple[float, Server | None]]:

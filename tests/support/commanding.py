@@ -423,7 +423,7 @@ def known_time(folder: Path, server: str = "127.0.0.1:1") -> str:
     raw = SystemClock().raw()
     saved = SavedClock(boot_id(), raw, UtcNs(time.time_ns()), 1000, 0.0, 1e-7)
     (folder / "state").mkdir(exist_ok=True)
-    (folder / "state" / "clock.json").write_text(json.dumps(saved.document()))
+    (folder / "state" / "clock.json").write_bytes(saved.document())
     return time_servers(server)
 
 
