@@ -106,6 +106,7 @@ class Table(Lines):
         footer = (
             (len(rows) - room, "more devices than fit; name some to see them"),
             (self._fleet.nonsense, "messages not understood"),
+            (self._fleet.left_out, "messages of devices that there is no room for"),
         )
         return [
             f"{self._title}  {self._link}  {rfc3339(self._clock.now().time)[11:19]} UTC",

@@ -1,8 +1,8 @@
 """What an operator knows of devices, from what they publish; nothing that arrives is trusted.
 
 Whoever can publish can publish nonsense: ids that are no names and messages that are no events are counted and left
-out, a field of another type than the contract's is treated as absent, and every text is cut and holds only what can be
-printed without driving a terminal.
+out, a field of another type than the contract's is treated as absent, every text is cut and holds only what can be
+printed without driving a terminal, and the number of devices is bounded.
 """
 
 from __future__ import annotations
@@ -102,11 +102,14 @@ class Fleet:
 
     Attributes:
         nonsense: messages that could not be understood.
+        left_out: messages of devices for which there was no room.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_devices: int = 20_000) -> None:
+        self._max_devices = max_devices
         self._devices: dict[str, _Known] = {}
         self.nonsense = 0
+        self.left_out = 0
 
     def apply(self, device: str, kind: str, payload: bytes, now: MonotonicNs) -> Change | None:
         """Take a message in; return what it changed, ``None`` if nothing.
@@ -121,6 +124,9 @@ class Fleet:
         before = known.row
         if not _NAME.fullmatch(device) or not _learn(known, kind, payload, now):
             self.nonsense += 1
+            return None
+        if device not in self._devices and len(self._devices) >= self._max_devices:
+            self.left_out += 1
             return None
         self._devices[device] = known
         changed = kind == "heartbeat" or known.row != before

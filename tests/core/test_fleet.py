@@ -157,6 +157,16 @@ def test_nonsense_is_counted(device: str, kind: str, payload: bytes) -> None:
     assert fleet.nonsense == 1
 
 
+def test_there_is_room_for_so_many_devices() -> None:
+    """Those that are known are still heard; the rest is counted."""
+    fleet = Fleet(max_devices=2)
+    for name in ("c", "a", "b"):
+        fleet.apply(name, "status", b"online", START)
+    fleet.apply("a", "status", b"offline", START)
+    assert [(found.device, found.status) for found in fleet.rows(START)] == [("a", "offline"), ("c", "online")]
+    assert fleet.left_out == 1
+
+
 def test_texts_cannot_drive_a_terminal() -> None:
     """Control characters and direction marks are gone, and the length is bounded."""
     assert printable("a\x1b[31mb\r\n\x9b\u202ec\u200b é") == "a[31mbc é"
@@ -192,13 +202,15 @@ events = st.builds(
         )
     )
 )
-def test_nothing_that_arrives_raises(messages: list[tuple[str, str, bytes]]) -> None:
-    """Arbitrary bytes and events of arbitrary content leave rows of printable, short texts."""
-    fleet = Fleet()
+def test_nothing_that_arrives_raises_or_grows(messages: list[tuple[str, str, bytes]]) -> None:
+    """Arbitrary bytes and events of arbitrary content leave at most so many rows of printable, short texts."""
+    fleet = Fleet(max_devices=3)
     for device, kind, payload in messages:
         fleet.apply(device, kind, payload, START)
     fleet.silences(at(1e6))
-    for found in fleet.rows(at(1)):
+    rows = fleet.rows(at(1))
+    assert len(rows) <= 3
+    for found in rows:
         for text in (found.clock, found.version, found.broker, found.protocol, *(found.reasons or ())):
             assert text is None or (text.isprintable() and len(text) <= MAX_TEXT)
         for number in (found.uptime_s, found.offset_ms, found.outbox, found.rss_bytes):
