@@ -10,10 +10,10 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import orjson
 
@@ -38,9 +38,16 @@ _MAX_DATE: Final = (1 << 63) // NANOSECONDS_PER_SECOND
 
 Claims = Mapping[str, Any]
 
-Verify = Callable[[bytes, str], bytes]
-"""Returns the payload of a compact JWS that the owner of an Ed25519 key (the second argument, in base64url) has signed
-with EdDSA; raises ``ValueError`` where it is none, or somebody else has."""
+
+class Verify(Protocol):
+    """The verifier of signatures."""
+
+    def __call__(self, token: bytes, public: str) -> bytes:
+        """Return the payload of a compact JWS that the owner of an Ed25519 key (base64url) has signed with EdDSA.
+
+        Raises:
+            ValueError: it is none, or somebody else has.
+        """
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
 
 from edge_agent.command_ports import Call, CutOff, Registry
 from edge_agent.core.command_entry import STARTS, Entry, ReplyTo
@@ -49,8 +49,11 @@ _LATE: Final = (Happened.LATE, None, (Code.EXPIRED.value, "its expiry passed whi
 NO_DISK: Final = "the device's disk fails, so that it could not be remembered: it was not begun; try again later"
 
 
-Tell = Callable[[ReplyTo, Mapping[str, object]], None]
-"""Says ``data`` of a reply to the sender of a command, now or never."""
+class Tell(Protocol):
+    """Says something of a command to its sender now, or never."""
+
+    def __call__(self, reply: ReplyTo, data: Mapping[str, object]) -> None:
+        """Say ``data`` of a reply."""
 
 
 class CommandRuns:
