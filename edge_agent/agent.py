@@ -240,7 +240,7 @@ class Agent:
     async def _run_control(self, config: ControlConfig, max_record: int) -> None:
         publish = publish_method(self._outbox.accept, max_record=max_record)
         commands = self._commands.dispatcher
-        own = {"publish": publish, **self._queue.methods(), **self._time.methods()}
+        own = {"publish": publish, "command": commands.command, **self._queue.methods(), **self._time.methods()}
         own |= ConfigTools(self._config, self._jobs.jobs).methods()
         answer = Control(own | command_methods(self._registry, commands.perform)).answer
         while True:

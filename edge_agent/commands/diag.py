@@ -17,11 +17,14 @@ from edge_agent.command_ports import Call, Command, NoArgs
 from edge_agent.commands.agent import Host
 from edge_agent.core.config_models import Config
 from edge_agent.core.redaction import redact, scrub
-from edge_agent.core.timebase import rfc3339
+from edge_agent.core.timebase import elapsed, later, rfc3339, seconds, to_seconds
 from edge_agent.errors import ConfigError, EdgeAgentError
+from edge_agent.ports import Clock
 
 ASKED: Final = ("agent-status", "config-get", "clock-status", "queue-stat", "job-list")
 MAX_LOCAL: Final = 1 << 20
+LAG_SAMPLES: Final = 10
+LAG_EVERY: Final = seconds(0.02)
 MAX_TASKS: Final = 200
 
 
@@ -39,6 +42,7 @@ def commands(host: Host, others: Sequence[Command]) -> list[Command]:
             "time": rfc3339(host.clock.now().time),
             "versions": {"edge-agent": __version__} | versions(),
             "disk": disk(host.state_dir),
+            "loop_lag_ms": await _loop_lag(host.clock),
         }
         for command in others:
             if command.name in ASKED:
@@ -89,6 +93,16 @@ async def _answer(command: Command, call: Call) -> object:
         return orjson.loads(orjson.dumps(await command.run(call, command.args())))
     except EdgeAgentError as error:
         return {"error": str(error)}
+
+
+async def _loop_lag(clock: Clock) -> dict[str, float]:
+    """Return how late the loop wakes."""
+    lags = []
+    for _ in range(LAG_SAMPLES):
+        due = later(clock.monotonic(), LAG_EVERY)
+        await clock.sleep_until(due)
+        lags.append(to_seconds(elapsed(due, clock.monotonic())) * 1000)
+    return {"mean": round(sum(lags) / LAG_SAMPLES, 3), "max": round(max(lags), 3)}
 
 
 def _where(task: asyncio.Task[Any]) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
@@ -159,15 +160,43 @@ class Dispatcher:
             CommandError: it was not obeyed, or did not succeed.
         """
         request = request_from(name, {"args": {} if params is None else params})
-        ready = self._accept(self._find(name), request, self._new_id(), LOCAL)
-        ready.over = asyncio.Event()
+        entry = await self._performed(self._accept(self._find(name), request, self._new_id(), LOCAL))
+        return orjson.Fragment(entry.result or "null")
+
+    async def command(self, params: object) -> object:
+        """Obey a command with all that MQTT knows of one, and return ``data`` of its last reply.
+
+        Raises:
+            CommandError: it was refused.
+        """
+        said = dict(params) if isinstance(params, Mapping) else {}
+        name = said.pop("command", None)
+        if not isinstance(name, str):
+            raise CommandError(Code.INVALID_ARGS, 'command: the name of one is needed, as in {"command": "ping"}')
+        request = request_from(name, said)
+        known = None if request.id is None else self.runs.find(request.id)
+        if known is None:
+            ready = self._accept(self._find(name), request, request.id or self._new_id(), LOCAL)
+        else:
+            _check_same(known, request)
+            if known.state.is_final:
+                return known.data()
+            ready = self.runs.open[known.id]
+        with contextlib.suppress(CommandError):
+            await self._performed(ready)
+        return ready.entry.data()
+
+    async def _performed(self, ready: Ready) -> Entry:
+        if ready.over is None:
+            ready.over = asyncio.Event()
         if not self.runs.stopping:
-            _ = self.runs.admit(ready)
+            if ready.entry.id not in self.runs.open:
+                _ = self.runs.admit(ready)
             await ready.over.wait()
         error = ready.entry.error if ready.entry.state.is_final else CUT_OFF[2]
         if error is not None:
             raise CommandError(Code(error[0]), error[1])
-        return orjson.Fragment(ready.entry.result or "null")
+        return ready.entry
 
     # ---------------------------------------------------------------- reading
     def _new_id(self) -> str:

@@ -1,4 +1,4 @@
-"""Commands over the control socket of a real agent: who gets in, and what they cost each other."""
+"""Commands over the control socket of a real agent: who gets in, what they cost each other, and what survives."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from typing import Any, Final
 import pytest
 
 from edge_agent.adapters.control_socket import MAX_CLIENTS
-from tests.agent.test_jobs import text, until
-from tests.support.agents import agent
+from tests.agent.test_jobs import killed, text, until
+from tests.support.agents import AgentProcess, agent
 from tests.support.brokers import missing
 
 NOBODY: Final = 65534
@@ -120,16 +120,18 @@ async def test_garbage_gets_an_error_and_harms_nobody(tmp_path: Path) -> None:
     """Bytes, JSON of another kind, commands that are none; a giant line ends its connection alone."""
     path = tmp_path / "control.sock"
     rng = random.Random(3)  # noqa: S311  # reproducible
-    wrong: list[tuple[str, object]] = [
-        ("ping", 7), ("ping", "x"), ("ping", []), ("ping", [1]), ("ping", {"x": 1}), ("x" * 10_000, {}),
-        ("exec", {"program": "none"}), ("exec", {"program": 7}), ("exec", {}), ("exec", None),
+    wrong: list[object] = [
+        None, 7, "x", [], [1], {}, {"command": 7}, {"command": "x" * 10_000}, {"command": "ping", "id": "a b"},
+        {"command": "ping", "id": 7}, {"command": "ping", "args": []}, {"command": "ping", "more": 1},
+        {"command": "ping", "expires": "yesterday"}, {"command": "ping", "delay": "-1s"},
+        {"command": "ping", "args": {"x": 1}}, {"command": "exec", "args": {"program": "none"}, "ttl": 5},
     ]  # fmt: skip
     async with agent(tmp_path, config(tmp_path)), connected(path) as other:
         async with connected(path) as client:
-            for name, params in wrong:
-                client.say(name, params)
+            for params in wrong:
+                client.say("command", params)
                 answer = await client.answer()
-                assert answer["error"]["code"] in (-32602, -32601, -32000), (name, params, answer)
+                assert answer["error"]["code"] in (-32602, -32000), (params, answer)
                 assert answer["error"]["message"]
             for _ in range(50):
                 client.writer.write(rng.randbytes(rng.randrange(1, 200)).replace(b"\n", b"") + b"\n")
@@ -187,7 +189,9 @@ async def test_a_hundred_clients_at_once_each_get_their_answer(tmp_path: Path) -
 
     async def one(number: int) -> None:
         async with connected(path) as client:
-            assert (await client.ask("exec", {"program": "add"}))["exit_code"] == 0, number
+            said = {"command": "exec", "id": f"c-{number}", "args": {"program": "add"}}
+            answer = await client.ask("command", said)
+            assert (answer["id"], answer["state"]) == (f"c-{number}", "succeeded")
 
     async with agent(tmp_path, config(tmp_path, {"add": "echo x >> done"})):
         await asyncio.gather(*map(one, range(100)))
@@ -195,11 +199,55 @@ async def test_a_hundred_clients_at_once_each_get_their_answer(tmp_path: Path) -
 
 
 async def test_a_command_goes_on_when_its_client_has_gone(tmp_path: Path) -> None:
-    """What it asked for is done."""
+    """Its journal is right, and whoever asks again gets the answer."""
     path = tmp_path / "control.sock"
-    async with agent(tmp_path, config(tmp_path, {"slow": "echo x >> begun; sleep 1; echo x >> done"})):
+    said = {"command": "exec", "id": "c-1", "args": {"program": "slow"}}
+    async with agent(tmp_path, config(tmp_path, {"slow": "echo x >> begun; sleep 1; echo x >> done; echo hi"})):
         async with connected(path) as client:
-            client.say("exec", {"program": "slow"})
+            client.say("command", said)
             await until((tmp_path / "begun").exists)
         assert not (tmp_path / "done").exists()
-        await until((tmp_path / "done").exists)
+        async with connected(path) as client:
+            answer = await client.ask("command", said)
+            assert (answer["state"], answer["result"]["stdout"]) == ("succeeded", "hi\n")
+            assert await client.ask("command", said) == answer
+            client.say("command", {**said, "args": {"program": "other"}})
+            assert (await client.answer())["error"]["data"] == {"code": "invalid_args"}
+    assert (tmp_path / "done").read_text() == "x\n"
+
+
+async def _asked(path: Path, said: object, process: AgentProcess) -> dict[str, Any]:
+    """Return the answer of an agent that has just been started again."""
+    while True:
+        try:
+            async with connected(path) as client:
+                return dict(await client.ask("command", said))
+        except (ConnectionError, json.JSONDecodeError):  # what the killed one has left
+            assert process.process is not None
+            assert process.process.poll() is None
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.timeout_s(90)
+async def test_a_command_of_the_socket_survives_kill_9(tmp_path: Path) -> None:
+    """What has ended is answered from the journal, what was cut off ends interrupted, and what waits goes on."""
+    path = tmp_path / "control.sock"
+    ended, cut, waiting = (
+        {"command": "exec", "id": name, "args": {"program": program}} | more
+        for name, program, more in (("c-1", "quick", {}), ("c-2", "slow", {}), ("c-3", "late", {"delay": "2s"}))
+    )
+    programs = {"quick": "echo x >> quick; echo hi", "slow": "echo x >> slow; sleep 30", "late": "echo x >> late"}
+    async with agent(tmp_path, config(tmp_path, programs)) as process:
+        async with connected(path) as client:
+            answer = await client.ask("command", ended)
+            client.say("command", waiting)
+            client.say("command", cut)
+            await until((tmp_path / "slow").exists)
+        await killed(process)
+        assert await _asked(path, ended, process) == answer
+        interrupted = await _asked(path, cut, process)
+        assert (interrupted["state"], interrupted["error"]["code"]) == ("interrupted", "interrupted")
+        assert (await _asked(path, waiting, process))["state"] == "succeeded"
+        await killed(process)
+        assert await _asked(path, cut, process) == interrupted
+    assert [(tmp_path / name).read_text() for name in programs] == ["x\n"] * 3

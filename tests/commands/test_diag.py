@@ -49,10 +49,11 @@ async def test_everything_is_in_it(tmp_path: Path) -> None:
     RECENT.extend(['{"event":"started","n":1}', "12:00:00 INFO plain"])
     found = await diag(tmp_path, told=EdgeAgentError("not now"))
     assert list(found) == [
-        *("time", "versions", "disk", "agent-status", "config-get", "job-list", "tasks", "log", "cut"),
+        *("time", "versions", "disk", "loop_lag_ms", "agent-status", "config-get", "job-list", "tasks", "log", "cut"),
     ]
     assert {"python", "kernel", "edge-agent", "pydantic"} <= set(found["versions"])
     assert found["disk"]["free"] > 0
+    assert 0 <= found["loop_lag_ms"]["mean"] <= found["loop_lag_ms"]["max"]
     assert found["job-list"] == {"error": "not now"}
     assert found["config-get"]["config"]["heartbeat"] == {"every": "1m"}
     assert any("test_diag.diag:" in task and " > edge_agent.commands.diag" in task for task in found["tasks"])

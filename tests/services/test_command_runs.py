@@ -343,10 +343,12 @@ async def test_what_the_disk_could_not_take_is_not_begun(tmp_path: Path) -> None
         desk.keeping.fails = True
         arrived = [desk.take("do", {"id": "now"}), desk.take("see", {"id": "later", "delay": "1h"})]
         arrived.append(desk.take("do", {"id": "now"}))
+        asked = asyncio.get_running_loop().create_task(desk.dispatcher.command({"command": "do", "id": "local"}))
         await asyncio.sleep(1)
         assert handlers.runs["do"] == []
-        assert [(one["state"], one["error"]["code"]) for one in desk.told] == [("rejected", "busy")] * 3
-        assert sorted(one["id"] for one in desk.told) == ["later", "now", "now"]
+        assert [(one["state"], one["error"]["code"]) for one in desk.told] == [("rejected", "busy")] * 4
+        assert sorted(one["id"] for one in desk.told) == ["later", "local", "now", "now"]
+        assert (await asked)["state"] == "rejected"  # type: ignore[index]
         assert all(one.done() for one in arrived)
         assert desk.states() == []
         await desk.mend()

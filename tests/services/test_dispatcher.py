@@ -232,6 +232,26 @@ async def test_whoever_is_on_the_device_gets_the_result(tmp_path: Path) -> None:
         assert desk.replies() == []
 
 
+async def test_whoever_is_on_the_device_may_use_all_that_mqtt_may(tmp_path: Path) -> None:
+    """An id, and all that comes with it: the same command is answered the same, at both doors."""
+    handlers = Handlers(lasts=5)
+    async with life(tmp_path, handlers) as desk:
+        said = {"command": "do", "id": "c-1", "args": {"n": 1}, "delay": "3s"}
+        both = await asyncio.gather(desk.dispatcher.command(said), desk.dispatcher.command(said))
+        assert [orjson.loads(orjson.dumps(one))["state"] for one in both] == ["succeeded"] * 2
+        await desk.obey("do", {"id": "c-1", "args": {"n": 1}})
+        third = await desk.dispatcher.command(said)
+        assert [orjson.loads(orjson.dumps(third))] == desk.replies()
+        assert handlers.runs["do"] == ["c-1"]
+        handlers.raises = ValueError("why")
+        failed = await desk.dispatcher.command({"command": "do"})
+        assert failed["state"] == "failed"  # type: ignore[index]
+        wrongs: list[object] = [{}, [], None]
+        for wrong in (*wrongs, {"command": 7}, {"command": "do", "id": "c-1"}, {"command": "do", "ttl": "0s"}):
+            with pytest.raises(CommandError):
+                await desk.dispatcher.command(wrong)
+
+
 async def test_whoever_waits_when_the_agent_stops_is_told(tmp_path: Path) -> None:
     """It was interrupted, or goes on in the next life."""
     handlers = Handlers(lasts=None)
@@ -240,10 +260,12 @@ async def test_whoever_waits_when_the_agent_stops_is_told(tmp_path: Path) -> Non
         asked = [
             loop.create_task(desk.dispatcher.perform("do", None)),
             loop.create_task(desk.dispatcher.perform("see", None)),
+            loop.create_task(desk.dispatcher.command({"command": "see", "id": "c-1"})),
         ]
         await asyncio.sleep(1)
-    for one in asked:
+    for one in asked[:2]:
         with pytest.raises(CommandError, match="stopped"):
             await one
+    assert (await asked[2])["state"] == "running"  # type: ignore[index]
     with pytest.raises(CommandError, match="stopped"):
         await desk.dispatcher.perform("see", None)
