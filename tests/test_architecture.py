@@ -14,7 +14,7 @@ from typing import Any, Final
 ROOT: Final = Path(__file__).resolve().parent.parent
 PACKAGE: Final = ROOT / "edge_agent"
 MAX_LINES_OF_A_FILE: Final = 400
-MAX_CODE_LINES_OF_THE_PACKAGE: Final = 18_100
+MAX_CODE_LINES_OF_THE_PACKAGE: Final = 17_600
 WITHOUT_A_TEST_FILE: Final = {
     "edge_agent/ports.py": "protocols only; tests/contracts holds every implementation to them",
     "edge_agent/clock_ports.py": "protocols only, as ports.py",
