@@ -116,7 +116,7 @@ async def test_a_change_is_confirmed_whatever_the_broker_refuses(
         assert process.events("health")[-1]["reasons"] == reasons
         assert len(process.events("config_applied")) == 1
         if UP not in "".join(reasons):
-            assert said(broker)[-2:] == [("pending_confirm", 1), ("applied", 1)]
+            await broker.wait_for(lambda: said(broker)[-2:] == [("pending_confirm", 1), ("applied", 1)])
 
 
 @pytest.mark.parametrize("protocol", [4, 5])
