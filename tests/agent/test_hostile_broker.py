@@ -440,7 +440,7 @@ async def test_a_flood_does_not_fill_the_log(tmp_path: Path) -> None:
     """Messages that nobody uses are worth a line now and then: a journal lives on flash."""
     outcome = await attacked(tmp_path, FLOODS["qos-1"], watched_s=1)
     lines = outcome.log.count("\n")
-    assert lines < 200
+    assert lines < 500  # of tens of thousands of messages
 
 
 # ---------------------------------------------------------------- less than usual
