@@ -29,6 +29,7 @@ async def wait_for_network_change() -> None:
         while _addresses_and_cards() == before:
             with contextlib.suppress(OSError):  # there were too many
                 await loop.sock_recv(link, _MESSAGES)
+            await asyncio.sleep(0)  # what is there already is returned without waiting: others have their turn
         return
     await loop.create_future()
 

@@ -25,7 +25,7 @@ class Pending:
         meta: facts about the outbox that have changed.
         latest: per priority and channel, the key of the unsent record that a newer one replaces.
         seen: per key of a record that is not written yet, the keys that programs gave it.
-        seen_on_their_way: keys of programs whose records the broker had before the disk.
+        seen_on_their_way: keys of programs whose records the broker had before the disk, and the records' ids.
         notes: what other parts have written down; it outlives this.
         replaced: keys of stored records that were replaced.
         lost: numbers to be named.
@@ -43,7 +43,7 @@ class Pending:
         self.meta: dict[str, object] = {}
         self.latest: dict[tuple[Priority, str], int] = {}
         self.seen: dict[int, list[bytes]] = {}
-        self.seen_on_their_way: list[tuple[bytes, str]] = []
+        self.seen_on_their_way: dict[bytes, str] = {}
         self.notes = notes
         self.replaced: set[int] = set()
         self.lost: list[Gap] = []
@@ -151,7 +151,7 @@ class Pending:
         key, lane = record.key, self.lanes[record.key >> SEQ_BITS]
         self.leave_place(record)
         if key in self.seen:
-            self.seen_on_their_way += [(one, self.id_of(key)) for one in self.seen.pop(key)]
+            self.seen_on_their_way |= dict.fromkeys(self.seen.pop(key), self.id_of(key))
         if not lane.settled(record):
             return False
         if key in self.replaced:  # the store has an older form of it
@@ -203,7 +203,7 @@ class Pending:
             deletes=[run for lane in self.lanes.values() for run in runs(sorted(lane.acked))],
             doomed={why: sorted(some) for why, keys in self.doomed.items() if (some := keys - flying)},
             meta=self.meta | self._numbers(settled),
-            seen=self.seen_on_their_way
+            seen=[*self.seen_on_their_way.items()]
             + [(one, self.id_of(key)) for key, given in self.seen.items() if key in keys for one in given],
             notes=self.notes.ready(set(chosen), lambda one: self.lanes[one.key >> SEQ_BITS].fresh.get(one.key) is one),
             gaps=tuple(self.lost),
@@ -232,7 +232,7 @@ class Pending:
         del self.lost[: len(batch.gaps)], self.gone[: len(batch.gone)], self.undead[: len(batch.undead)]
         del self.dead[: len(batch.dead)]
         written = set(batch.seen)
-        self.seen_on_their_way = [one for one in self.seen_on_their_way if one not in written]
+        self.seen_on_their_way = dict(self.seen_on_their_way.items() - written)
         if grown and (more := grown[0].count - batch.gaps[-1].count):  # meanwhile
             self.lost.insert(0, replace(grown[0], first=batch.gaps[-1].last + 1, count=more))
         durable += [letter.record for letter in batch.dead]

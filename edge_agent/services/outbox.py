@@ -94,7 +94,7 @@ class Outbox:
         self.due = asyncio.Event()
         self.urgent = self.watched = self.hushed = self.purging = self.online = False
         self.acked_since: MonotonicNs | None = None
-        self._once = OnceOnly(keeping, self._put_keyed)
+        self._once = OnceOnly(keeping, lambda: self.pending.seen_on_their_way, self._put_keyed)
         self.flushes: list[asyncio.Future[None]] = []
         self.noting: list[asyncio.Future[bool]] = []
         self.unnoted: Callable[[], None] = lambda: None

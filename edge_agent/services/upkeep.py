@@ -163,6 +163,7 @@ class Upkeep:
                     outbox.pending.seen[new.key] = old.seen[record.key]
         outbox.pending.lost += old.lost
         outbox.pending.dead += old.dead
+        outbox.pending.seen_on_their_way |= old.seen_on_their_way
 
     def _forget_announced(self) -> None:
         """Have all gaps named again: the numbers under which they were announced no longer hold."""

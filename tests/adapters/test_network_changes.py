@@ -11,7 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
+from typing_extensions import override
 
+from edge_agent.adapters import network_changes
 from edge_agent.adapters.network_changes import wait_for_network_change
 from tests.support.netns import namespace
 
@@ -73,6 +75,45 @@ async def test_the_wait_can_be_given_up() -> None:
                 await wait_for_network_change()
         given_up = deadline.expired()
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+class _Told(socket.socket):
+    """What was told of the network before anybody looked."""
+
+    @override
+    def bind(self, _address: object) -> None:
+        """It is connected already."""
+
+
+async def test_much_that_changes_nothing_leaves_the_loop_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A burst waits in the socket, and to look at the addresses takes a while: not all of it in one turn."""
+    teller, listener = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for _ in range(10):
+        teller.send(b"a card's MTU")
+    told = _Told(fileno=listener.detach())
+    told.setblocking(False)  # noqa: FBT003
+    monkeypatch.setattr(socket, "socket", lambda *_: told)
+    turns = looks = 0
+    begun: list[int] = []
+
+    def look() -> list[bytes]:
+        nonlocal looks
+        looks += 1
+        begun.append(turns)
+        return [b"as before" if looks < 12 else b"changed"]
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(network_changes, "_addresses_and_cards", look)
+    working = asyncio.ensure_future(others())
+    await wait_for_network_change()
+    working.cancel()
+    teller.close()
+    assert len(set(begun[1:])) == len(begun) - 1, "each look has a turn of its own"
 
 
 async def test_where_such_sockets_are_forbidden_the_wait_never_ends(monkeypatch: pytest.MonkeyPatch) -> None:

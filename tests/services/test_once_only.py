@@ -91,7 +91,7 @@ async def test_a_failure_is_everybody_s_and_not_remembered(tmp_path: Path) -> No
             futures.append(asyncio.get_running_loop().create_future())
             return futures[-1]
 
-        once = OnceOnly(flow.keeping, put)
+        once = OnceOnly(flow.keeping, dict, put)
         callers = [asyncio.ensure_future(once.accept("k", KEYED)) for _ in range(3)]
         await turns()
         futures[0].set_exception(OutboxError("no room", word="full"))
@@ -103,3 +103,21 @@ async def test_a_failure_is_everybody_s_and_not_remembered(tmp_path: Path) -> No
         futures[1].set_result("o1-normal.1")
         assert await again == "o1-normal.1"
         assert len(futures) == 2
+
+
+async def test_a_key_is_known_while_the_disk_fails_and_only_the_broker_has_its_record(tmp_path: Path) -> None:
+    """The store cannot be told of it yet, and is asked all the same."""
+    flow = Flow(tmp_path, FakeBroker(), boot="b")
+    async with flow.running():
+        await online(flow)
+        flow.put(0)
+        await asyncio.sleep(10)
+        flow.keeping.fails = True
+        flow.put(5, always=True)
+        await asyncio.sleep(1)
+        assert not flow.keeping.can_write
+        assert [await flow.outbox.accept(KEYED) for _ in range(2)] == ["o1-normal.3"] * 2
+        flow.keeping.fails = False
+        await asyncio.sleep(30)
+        assert await flow.outbox.accept(KEYED) == "o1-normal.3"
+        assert flow.numbers() == [0, 5, 1]

@@ -199,6 +199,29 @@ async def test_a_disk_that_stays_unwritable_stops_no_delivery_and_its_store_is_a
 
 
 @pytest.mark.virtual
+async def test_a_key_that_only_the_broker_has_is_known_when_the_disk_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the outbox went on under another name meanwhile, and then under its first one again."""
+    disk, flow = Disk(monkeypatch), Flow(tmp_path)
+    keyed = Submission("data/n", b'{"n":1000}', key="k")
+    async with flow.running():
+        await online(flow)
+        await put_slowly(flow, 0, 10)
+        flow.keeping.fails = True
+        flow.put(10, always=True)
+        await asyncio.sleep(1)
+        accepted = await flow.outbox.accept(keyed)
+        disk.broken = True
+        await put_slowly(flow, 11, 100)
+        assert streams(flow, range(100, 111)) == {"memory"}
+        disk.broken = flow.keeping.fails = False
+        await asyncio.sleep(30)
+        assert flow.outbox.pending.name == "o1"
+        assert await flow.outbox.accept(keyed) == accepted
+
+
+@pytest.mark.virtual
 async def test_what_is_noted_down_while_the_disk_fails_is_on_it_afterwards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
