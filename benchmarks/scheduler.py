@@ -40,7 +40,7 @@ from benchmarks.footprint import Row, at_most
 from benchmarks.workload import report
 from edge_agent.adapters.logs import configure
 from edge_agent.adapters.system_clock import SystemClock
-from edge_agent.adapters.timerfd import KernelAlarm
+from edge_agent.adapters.timerfd import make_alarm
 from edge_agent.core.config_jobs import Job
 from edge_agent.core.config_jobs import Runner as Limits
 from edge_agent.core.config_types import Section
@@ -164,7 +164,7 @@ def _ours(plan: Plan, changes: Mapping[str, object]) -> object:
         ended=lambda run, outcome: scheduler.ended(run, outcome),  # noqa: PLW0108  # it is made below
         host="bench",
     )
-    timers = Timers(KernelAlarm, lambda: clock.now().time)
+    timers = Timers(make_alarm, lambda: clock.now().time)
     scheduler = Scheduler(timers, runner, _Blank(), clock=clock, new_trace=new_trace)
     job = Job.model_validate({"kind": "no-op", "every": "1s", "splay": "1s" if plan.spread else "0s"})
     jobs = {str(number): job.model_copy(update=changes) for number in range(plan.jobs)}

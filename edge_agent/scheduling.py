@@ -10,7 +10,7 @@ from typing import Any
 
 from edge_agent.adapters.host import local_zone, read_facts
 from edge_agent.adapters.job_folder import remove_folder
-from edge_agent.adapters.timerfd import KernelAlarm
+from edge_agent.adapters.timerfd import make_alarm
 from edge_agent.command_ports import Command
 from edge_agent.commands.jobs import JobCommands
 from edge_agent.core.config_document import dotted
@@ -62,7 +62,7 @@ class Scheduling:
             ended=lambda *ended: self._scheduler.ended(*ended),  # noqa: PLW0108  # it is made after the runner
             host=read_facts().hostname or "unknown",
         )
-        timers = Timers(KernelAlarm, lambda: clock.now().time)
+        timers = Timers(make_alarm, lambda: clock.now().time)
         self._scheduler = Scheduler(timers, self._runner, outbox, clock=clock, new_trace=new_trace)
 
     def configure(self, config: Config, cloud_jobs: Container[str] = ()) -> None:

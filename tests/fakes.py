@@ -14,8 +14,6 @@ from edge_agent.core.config_types import BrokerUrl
 from edge_agent.core.connection import Attempt, ClosedBy, Closing, ConnectionPolicy, ProtocolVersion
 from edge_agent.core.events import Stamp
 from edge_agent.core.timebase import (
-    NANOSECONDS_PER_SECOND,
-    BootNs,
     DurationNs,
     MonotonicNs,
     RawNs,
@@ -69,29 +67,6 @@ class FakeClock:
         """Sleep in the loop's time."""
         while (left := deadline - self.monotonic()) > 0:  # noqa: ASYNC110  # time is what is waited for
             await asyncio.sleep(left / 1e9)
-
-
-class LoopAlarm:
-    """``clock_ports.Alarm`` by the running loop: in virtual time where the loop's is."""
-
-    def __init__(self, ring: Callable[[], None]) -> None:
-        self._ring = ring
-        self._loop = asyncio.get_running_loop()
-        self._handle: asyncio.TimerHandle | None = None
-
-    def now(self) -> BootNs:
-        """Return the loop's time in place of CLOCK_BOOTTIME."""
-        return BootNs(seconds(self._loop.time()))
-
-    def arm(self, at: BootNs) -> None:
-        """See ``clock_ports.Alarm``."""
-        self.close()
-        self._handle = self._loop.call_at(at / NANOSECONDS_PER_SECOND, self._ring)
-
-    def close(self) -> None:
-        """See ``clock_ports.Alarm``."""
-        if self._handle is not None:
-            self._handle.cancel()
 
 
 def matches(name: str, topic_filter: str) -> bool:

@@ -40,6 +40,7 @@ CONNECT_WITHIN_S: Final = 30.0  # resolver, TCP and TLS
 HANDSHAKE_WITHIN_S: Final = 10.0
 CONNACK_WITHIN_S: Final = 10.0
 UNSUPPORTED_PROTOCOL: Final = 0x84
+NO_QOS: Final = 0x9B
 _LOGIN: Final = {0x86, 0x87, 0x8C}  # bad user name or password, not authorized, bad authentication method
 _RESET: Final = {errno.ECONNRESET, errno.EPIPE}
 
@@ -165,6 +166,9 @@ class MqttTransport(aiomqtt.Client):
             advice = "check username and password_file" if code.value in _LOGIN else "see the broker's log"
             text = f"refused: {code} (0x{code.value:02X}); {advice}"
             self._connack.set_exception(ConnectFailedError(ConnectFailure.REFUSED, text, reason=code.value))
+        elif getattr(said, "MaximumQoS", 1) == 0:
+            text = "the broker has no QoS 1 (0x9B), which is needed"
+            self._connack.set_exception(ConnectFailedError(ConnectFailure.REFUSED, text, reason=NO_QOS))
         else:
             self.limits = Limits(
                 receive_maximum=getattr(said, "ReceiveMaximum", 65535),

@@ -10,9 +10,18 @@ from collections.abc import Callable
 from time import CLOCK_BOOTTIME, clock_gettime_ns
 from typing import Final
 
-from edge_agent.core.timebase import NANOSECONDS_PER_SECOND, BootNs
+from edge_agent.core.timebase import NANOSECONDS_PER_SECOND, BootNs, seconds
 
-__all__ = ["ABSTIME", "CANCEL_ON_SET", "NONBLOCK", "KernelAlarm", "timerfd_create", "timerfd_settime_ns"]
+__all__ = [
+    "ABSTIME",
+    "CANCEL_ON_SET",
+    "NONBLOCK",
+    "KernelAlarm",
+    "LoopAlarm",
+    "make_alarm",
+    "timerfd_create",
+    "timerfd_settime_ns",
+]
 
 ABSTIME: Final = 1
 CANCEL_ON_SET: Final = 2
@@ -49,6 +58,14 @@ else:
         return result
 
 
+def make_alarm(ring: Callable[[], None]) -> KernelAlarm | LoopAlarm:
+    """Return the best alarm that can be had; when it rings, it calls ``ring()`` on the running loop."""
+    try:
+        return KernelAlarm(ring)
+    except OSError:
+        return LoopAlarm(ring)
+
+
 class KernelAlarm:
     """``clock_ports.Alarm`` by timerfd on CLOCK_BOOTTIME: the loop's own timers are rounded up to milliseconds."""
 
@@ -76,3 +93,26 @@ class KernelAlarm:
         with contextlib.suppress(BlockingIOError):  # armed anew since the loop saw it expire
             os.read(self._timer, 8)
             self._ring()
+
+
+class LoopAlarm:
+    """``clock_ports.Alarm`` by the running loop: it stands still in suspend; who waits has to be told of a resume."""
+
+    def __init__(self, ring: Callable[[], None]) -> None:
+        self._ring = ring
+        self._loop = asyncio.get_running_loop()
+        self._handle: asyncio.TimerHandle | None = None
+
+    def now(self) -> BootNs:
+        """Return the loop's time in place of CLOCK_BOOTTIME."""
+        return BootNs(seconds(self._loop.time()))
+
+    def arm(self, at: BootNs) -> None:
+        """See ``clock_ports.Alarm``."""
+        self.close()
+        self._handle = self._loop.call_at(at / NANOSECONDS_PER_SECOND, self._ring)
+
+    def close(self) -> None:
+        """See ``clock_ports.Alarm``."""
+        if self._handle is not None:
+            self._handle.cancel()

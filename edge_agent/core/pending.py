@@ -13,6 +13,8 @@ from edge_agent.core.records import BLOCK, SEQ_BITS, SEQ_MASK, Gap, Priority, Re
 
 MAX_RECORDS: Final = 1000
 MAX_BYTES: Final = 1 << 20
+MAX_SEEN: Final = 20_000
+"""Keys of records that the broker had before the disk; there are no more but while the disk fails."""
 
 
 class Pending:
@@ -152,6 +154,8 @@ class Pending:
         self.leave_place(record)
         if key in self.seen:
             self.seen_on_their_way |= dict.fromkeys(self.seen.pop(key), self.id_of(key))
+            while len(self.seen_on_their_way) > MAX_SEEN:  # the disk fails
+                del self.seen_on_their_way[next(iter(self.seen_on_their_way))]
         if not lane.settled(record):
             return False
         if key in self.replaced:  # the store has an older form of it

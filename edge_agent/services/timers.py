@@ -1,6 +1,6 @@
 """Timers by name, due at instants of true time; any number of them share one alarm.
 
-    timers = Timers(KernelAlarm, lambda: clock.now().time)   # of edge_agent.adapters.timerfd
+    timers = Timers(make_alarm, lambda: clock.now().time)   # make_alarm of edge_agent.adapters.timerfd
     timers.put("lunch", due, callback)          # add, or replace
     timers.cancel("lunch")
 

@@ -590,6 +590,12 @@ async def test_every_refusal_keeps_its_reason_code() -> None:
             assert failed.value.reason >= 0x80
 
 
+async def test_a_broker_without_qos_1_is_refused_by_its_own_word() -> None:
+    """Also where there is no Will for it to refuse (MQTT 5 §3.2.2.3.4): what is sent without one is not promised."""
+    async with ScriptedBroker(Personality(maximum_qos=0)) as broker:
+        assert (await refused(broker.url)).reason == 0x9B
+
+
 async def test_without_limits_the_protocols_own_hold() -> None:
     """And with them, they are told."""
     async with ScriptedBroker() as broker:

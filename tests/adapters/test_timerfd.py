@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import select
 import subprocess
@@ -17,18 +18,20 @@ from typing import Final
 
 import pytest
 
+from edge_agent.adapters import timerfd as module
 from edge_agent.adapters.system_clock import SystemClock
 from edge_agent.adapters.timerfd import (
     ABSTIME,
     CANCEL_ON_SET,
     NONBLOCK,
     KernelAlarm,
+    LoopAlarm,
+    make_alarm,
     timerfd_create,
     timerfd_settime_ns,
 )
 from edge_agent.core.timebase import BootNs, UtcNs, seconds
 from edge_agent.services.timers import Timers
-from tests.fakes import LoopAlarm
 
 
 def test_a_timer_expires_at_its_instant_and_not_before() -> None:
@@ -141,6 +144,23 @@ async def test_a_closed_alarm_is_quiet_and_nothing_is_left_behind(make: Make) ->
     await asyncio.sleep(0.05)
     assert rings == []
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+async def test_without_timers_in_the_kernel_the_loop_s_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And with them, those."""
+
+    def quiet() -> None:
+        """Do nothing: it is not armed."""
+
+    with contextlib.closing(make_alarm(quiet)) as alarm:
+        assert isinstance(alarm, KernelAlarm)
+
+    def refuse(*_arguments: object, **_flags: object) -> int:
+        raise OSError(errno.ENOSYS, "timerfd_create")
+
+    monkeypatch.setattr(module, "timerfd_create", refuse)
+    with contextlib.closing(make_alarm(quiet)) as alarm:
+        assert isinstance(alarm, LoopAlarm)
 
 
 @pytest.mark.parametrize("busy", [0, 3], ids=["idle", "hogs"])

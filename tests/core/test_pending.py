@@ -5,7 +5,7 @@ from __future__ import annotations
 from edge_agent.core.batch import Committed
 from edge_agent.core.lane import Lane
 from edge_agent.core.notes import Notes
-from edge_agent.core.pending import MAX_RECORDS, Pending
+from edge_agent.core.pending import MAX_RECORDS, MAX_SEEN, Pending
 from edge_agent.core.records import Gap, Priority, Record, pack
 from edge_agent.core.timebase import UtcNs
 
@@ -72,3 +72,14 @@ def test_a_record_is_withdrawn_only_where_nobody_has_it() -> None:
     assert list(lane.fresh) == [flying.key, doubtful.key]
     assert one not in lane.ready
     assert pending.fresh_bytes == 4
+
+
+def test_keys_that_no_disk_takes_are_bounded() -> None:
+    """The newest count: whoever hands in the same again does so soon."""
+    pending = Pending("o", {priority: Lane(priority, used=0, first=None) for priority in Priority}, Notes())
+    for seq in range(1, MAX_SEEN + 3):
+        one = record(seq)
+        pending.seen[one.key] = [str(seq).encode()]
+        pending.settle(one)
+    assert len(pending.seen_on_their_way) == MAX_SEEN
+    assert next(iter(pending.seen_on_their_way)) == b"3"

@@ -11,9 +11,10 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
+from edge_agent.adapters.timerfd import LoopAlarm
 from edge_agent.core.timebase import UtcNs, seconds
 from edge_agent.services.timers import APART, LONG, Timer, Timers
-from tests.fakes import EPOCH, LoopAlarm
+from tests.fakes import EPOCH
 
 MS = 1_000_000
 

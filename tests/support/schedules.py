@@ -13,6 +13,7 @@ from typing import Any, Final
 import orjson
 from typing_extensions import override
 
+from edge_agent.adapters.timerfd import LoopAlarm
 from edge_agent.core.config_jobs import Job
 from edge_agent.core.config_jobs import Runner as Limits
 from edge_agent.core.events import Stamp, TimeState
@@ -24,7 +25,7 @@ from edge_agent.errors import JobError
 from edge_agent.services.runner import Runner
 from edge_agent.services.scheduler import Scheduler
 from edge_agent.services.timers import Timers
-from tests.fakes import EPOCH, FakeClock, LoopAlarm
+from tests.fakes import EPOCH, FakeClock
 
 DEVICE: Final = "gw-1"
 WRITING_S: Final = 0.01
