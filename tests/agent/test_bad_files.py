@@ -20,7 +20,7 @@ from tests.support.bad_files import MAIN, SPOKEN, BadFile, bad_files
 from tests.support.brokers import mosquitto, require
 
 TICKS = f"edge/{DEVICE}/up/data/tick"
-EVENTS = f"edge/{DEVICE}/up/event/config"
+EVENTS = f"edge/{DEVICE}/up/event/"
 EVERY_MS = 500
 TICK = f'[jobs.tick]\nkind = "system"\nevery = "{EVERY_MS}ms"\n[jobs.tick.options]\nwhat = ["uptime"]\n'
 BAD_FILES = bad_files()
@@ -95,7 +95,8 @@ async def test_a_running_agent_goes_on_as_if_there_were_none(tmp_path: Path) -> 
         }
         slots = [datetime.fromisoformat(run["slot"]) for run in process.events("job_run", task_name="tick")]
         assert {(slot - slots[0]).total_seconds() * 1000 % EVERY_MS for slot in slots} == {0}
-        ids = [json.loads(tick.payload)["id"].rpartition(".") for tick in seen.seen if tick.topic in (TICKS, EVENTS)]
+        records = [one.payload for one in seen.seen if one.topic.startswith((TICKS, EVENTS))]
+        ids = [json.loads(record)["id"].rpartition(".") for record in records]
         assert len({stream for stream, _, _ in ids}) == 1
         numbers = [int(number) for _, _, number in ids]
         assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
