@@ -150,7 +150,7 @@ class Agent:
         self._link = Link(*self._connecting(loaded.config), clock, self._liveness, _new_name)
         outbox.said = self._config.changed = self._link.review
         self._stopping = asyncio.Event()
-        self.restarting = False
+        self.restarting = self._control_fails = False
         # in dependency order
         self._parts = [
             _Part("watchdog", lambda _: (), self._run_watchdog),
@@ -246,10 +246,17 @@ class Agent:
         while True:
             try:
                 path = socket_path(config.socket, self._environ)
-                await ControlSocket(path, config.group, answer, max_line=max_record + ENVELOPE).run()
+                control = ControlSocket(path, config.group, answer, max_line=max_record + ENVELOPE)
+                await control.run(partial(self._note_control, fails=False))
             except EdgeAgentError as error:
                 log.error("control_unavailable", extra={"error": str(error)})  # noqa: TRY400  # no bug of ours
+                self._note_control(fails=True)
                 await self._clock.sleep_until(later(self._clock.monotonic(), CONTROL_AGAIN))
+
+    def _note_control(self, *, fails: bool) -> None:
+        if fails != self._control_fails:
+            self._control_fails = fails
+            self._link.review()
 
     async def _run_inbox(self, group: str, max_record: int) -> None:
         folder = InboxFolder(self._state_dir / "inbox", group, max_record)
@@ -305,6 +312,7 @@ class Agent:
         if (more := len(channels) - MAX_CHANNELS_SAID) > 0:
             channels[MAX_CHANNELS_SAID:] = [f"{more} more"]
         wrong = self._outbox.conditions() + self._commands.dispatcher.conditions() + self._config.conditions()
+        wrong += ["control_unavailable"] if self._control_fails else []
         return wrong + [f"channel_refused: {channel}" for channel in channels]
 
     # -- what commands need of it

@@ -55,8 +55,8 @@ class ControlSocket:
     _clients: set[_Client] = field(default_factory=set)  # without those of which is known that they have gone
     _serving: bool = False
 
-    async def run(self) -> None:
-        """Serve until cancelled; then the socket is gone.
+    async def run(self, opened: Callable[[], object] = lambda: None) -> None:
+        """Serve until cancelled; then the socket is gone. Call ``opened()`` once it is there.
 
         Raises:
             EdgeAgentError: the socket cannot be made; the message says what to do.
@@ -68,6 +68,7 @@ class ControlSocket:
                     self._serving = True
                     connected, longest = partial(self._connected, group), self.max_line - 1
                     server = await asyncio.start_unix_server(connected, sock=listener, limit=longest)
+                    opened()
                     try:
                         await asyncio.Event().wait()
                     finally:

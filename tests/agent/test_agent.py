@@ -218,6 +218,20 @@ async def test_sighup_applies_an_edit_and_survives_a_bad_one(tmp_path: Path) -> 
         await seen_second.wait(HEARTBEAT, after=time.monotonic(), count=2)
 
 
+async def test_a_control_socket_that_cannot_be_had_is_named_in_health(tmp_path: Path) -> None:
+    """Until it can: all else goes on."""
+    async with mosquitto(tmp_path) as broker, agent(tmp_path, config_text(broker.url)) as process:
+        await process.logged("health", reasons=[])
+        edit = process.config.with_suffix(".d") / "90-control.toml"
+        edit.write_text('control.socket = "/proc/control.sock"')
+        (failed, *_) = await process.logged("control_unavailable")
+        assert "its directory must exist" in failed["error"]
+        await process.logged("health", reasons=["control_unavailable"])
+        edit.unlink()
+        await process.logged("health", 2, reasons=[])
+        assert len(process.events("connected")) == 1
+
+
 @pytest.mark.timeout_s(40)
 async def test_it_fails_over_and_comes_back_to_the_first(tmp_path: Path) -> None:
     """The first broker is down at start: the second serves; the second dies: whichever is there serves."""
