@@ -613,3 +613,23 @@ async def test_what_is_no_configuration_is_said_to_be_none(tmp_path: Path, caplo
     await one.desire(1, beat("5s"))
     assert one.said() == (1, "pending_confirm")
     await one.kill()
+
+
+# ---------------------------------------------------------------- another device
+async def test_with_another_id_the_clouds_versions_begin_anew(tmp_path: Path) -> None:
+    """From the start with it on, for good: a kill or the id of before brings nothing back."""
+    one = await started(tmp_path)
+    await confirmed(one, 7, "3s")
+    text = (tmp_path / "edge-agent.toml").read_text()
+    (tmp_path / "edge-agent.toml").write_text(text.replace("dev-1", "dev-2"))
+    await one.edited()  # which waits for the restart, and so does this
+    assert one.every == 3
+    other = await restarted(one)
+    assert (other.every, other.said()) == (10, (None, "applied"))
+    assert await other.desire(1, beat("4s"))
+    await other.confirm()
+    again = await restarted(other)
+    assert (again.every, again.said()) == (4, (1, "applied"))
+    (tmp_path / "edge-agent.toml").write_text(text)
+    back = await restarted(again)
+    assert (back.every, back.said()) == (10, (None, "applied"))
